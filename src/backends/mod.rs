@@ -1,0 +1,1 @@
+//! What generates: the seam between the gateway and the engine.

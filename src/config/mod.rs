@@ -1,0 +1,1 @@
+//! Configuration: what was typed, and what it means.

@@ -1,0 +1,104 @@
+//! What goes into the engine and what comes out. Plain data.
+
+use std::sync::Arc;
+
+use crate::model::lora::PreparedAdapter;
+
+/// How the next token is chosen.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Sampling {
+    /// 0 is greedy.
+    pub temperature: f32,
+    /// Nucleus: smallest set of tokens with at least this probability; 1 is off.
+    pub top_p: f32,
+    /// Most likely tokens kept; 0 is off.
+    pub top_k: usize,
+    /// Tokens below this share of the best one's probability are dropped; 0 is off.
+    pub min_p: f32,
+    /// Subtracted from logits of tokens that were generated already, once (OpenAI).
+    pub presence_penalty: f32,
+    /// Subtracted from logits of tokens that were generated already, times their count (OpenAI).
+    pub frequency_penalty: f32,
+    /// Divides positive and multiplies negative logits of tokens seen in prompt or answer (CTRL); 1 is off.
+    pub repetition_penalty: f32,
+    /// Added to logits of these tokens, -100 to 100.
+    pub logit_bias: Vec<(u32, f32)>,
+    /// Same seed, same request, same answer.
+    pub seed: u64,
+}
+
+impl Default for Sampling {
+    fn default() -> Self {
+        Self {
+            temperature: 1.0,
+            top_p: 1.0,
+            top_k: 0,
+            min_p: 0.0,
+            presence_penalty: 0.0,
+            frequency_penalty: 0.0,
+            repetition_penalty: 1.0,
+            logit_bias: Vec::new(),
+            seed: 0,
+        }
+    }
+}
+
+/// One sequence to generate.
+#[derive(Debug, Clone)]
+pub struct Request {
+    /// Prompt token ids, at least one; prompt + `max_tokens` fits the context.
+    pub prompt: Vec<u32>,
+    /// Lease on the adapter version that answers; `None` is the base. Kept until the sequence ends.
+    pub adapter: Option<Arc<PreparedAdapter>>,
+    /// Sampling.
+    pub sampling: Sampling,
+    /// Most tokens to generate; 0 computes only the prompt (its log-probabilities, when asked).
+    pub max_tokens: usize,
+    /// Tokens that end the answer (the model's end-of-text tokens unless ignored, and the request's own).
+    pub stop_tokens: Vec<u32>,
+    /// Most likely tokens reported beside each generated one; `None` reports no log-probabilities.
+    pub logprobs: Option<usize>,
+    /// The same for the prompt's tokens.
+    pub prompt_logprobs: Option<usize>,
+}
+
+/// Log-probability of a token under the model (temperature 1, before penalties and truncation), and the most likely alternatives.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct TokenLogprob {
+    /// Natural logarithm of the token's probability.
+    pub logprob: f32,
+    /// The most likely tokens, best first.
+    pub top: Vec<(u32, f32)>,
+}
+
+/// Why a sequence ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Finish {
+    /// One of the stop tokens was generated (it is sent as the last token event before this).
+    Stop,
+    /// `max_tokens` were generated, or the context is full.
+    Length,
+}
+
+/// What the engine sends for a request, in order: `Prompt?`, `Token*`, then `Done` or `Failed`. A closed channel without either is a bug.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Event {
+    /// Log-probabilities of prompt tokens; the first has none.
+    Prompt(Vec<Option<TokenLogprob>>),
+    /// One generated token.
+    Token {
+        /// Its id.
+        id: u32,
+        /// Its log-probability, when asked.
+        logprob: Option<TokenLogprob>,
+    },
+    /// The end.
+    Done {
+        /// Why.
+        finish: Finish,
+        /// Prompt tokens whose keys and values were found in the prefix cache.
+        cached_tokens: usize,
+    },
+    /// The engine could not go on; the text is for operators.
+    Failed(String),
+}

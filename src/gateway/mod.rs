@@ -1,0 +1,1 @@
+//! The request journey, written once and free of HTTP.

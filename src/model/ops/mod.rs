@@ -1,0 +1,1 @@
+//! The small set of operations that the forward is written against.

@@ -4,6 +4,7 @@ pub mod chat_template;
 pub mod config;
 pub mod loader;
 pub mod lora;
+pub mod native;
 pub mod ops;
 pub mod tokenizer;
 

@@ -1,6 +1,8 @@
 //! Reads bases from disk: GGUF files and Hugging Face directories, both into one `Checkpoint`.
 //! Knows file formats; knows nothing of how tensors are computed with.
 
+pub mod encode;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 

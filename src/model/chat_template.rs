@@ -113,7 +113,7 @@ fn failure(error: &Error) -> RenderError {
         if let Some(Raised(message)) = inner.downcast_ref() {
             return RenderError::Refused(message.clone());
         }
-        cause = inner.stripped();
+        cause = inner.source();
     }
     RenderError::Failed(error.to_string())
 }

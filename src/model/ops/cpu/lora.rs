@@ -104,6 +104,14 @@ fn pack<E: Element>(weights: &LoraWeights, layers: usize) -> Vec<Layer<E>> {
 }
 
 impl<E: Element> Module<E> {
+    /// One output of the update, in f64: the slow reference.
+    #[cfg(test)]
+    pub fn reference(&self, x: &[f32], output: usize) -> f32 {
+        let low = self.a.chunks_exact(self.k).map(|a| a.iter().zip(x).map(|(a, x)| f64::from(a.load() * x)).sum::<f64>());
+        let sum: f64 = low.enumerate().map(|(r, t)| t * f64::from(self.b[r * self.n + output].load())).sum();
+        (sum * f64::from(self.scale)) as f32
+    }
+
     fn down(&self, isa: Isa, x: &[f32], rows: &[usize], t: &mut [f32]) {
         assert_eq!(t.len(), rows.len() * self.rank, "scratch of the wrong size: this is a bug");
         match isa {

@@ -12,6 +12,8 @@ pub mod lora;
 pub mod packed;
 pub mod pool;
 pub mod portable;
+#[cfg(test)]
+mod tests;
 
 use std::cell::RefCell;
 

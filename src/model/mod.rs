@@ -6,6 +6,7 @@ pub mod loader;
 pub mod lora;
 pub mod native;
 pub mod ops;
+pub mod random;
 pub mod tokenizer;
 
 use std::sync::Arc;

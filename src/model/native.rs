@@ -1,10 +1,11 @@
 //! The decoder: one forward for every architecture, written against the operations of a device.
 //! Knows nothing of requests or scheduling; a step is a list of chunks.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::model::config::{LinearSite, ModelConfig};
-use crate::model::loader::{Checkpoint, DType, RawTensor};
+use crate::model::loader::{DType, RawTensor};
 use crate::model::lora::{LoraWeights, PreparedAdapter};
 use crate::model::ops::candle::CandleOps;
 use crate::model::ops::cpu::{CpuOps, Isa};
@@ -33,20 +34,22 @@ pub enum Device {
     Cuda(usize),
 }
 
-/// Packs a checkpoint for its device.
-pub fn load(checkpoint: &Checkpoint, options: LoadOptions) -> Result<Box<dyn Model>, ModelError> {
-    let config = &checkpoint.config;
+/// A base's tensors by Hugging Face names.
+pub type Tensors = BTreeMap<String, RawTensor>;
+
+/// Packs a base for its device.
+pub fn load(config: &ModelConfig, tensors: &Tensors, options: LoadOptions) -> Result<Box<dyn Model>, ModelError> {
     let quantized = |t: &RawTensor| !matches!(t.dtype, DType::F32 | DType::F16 | DType::BF16);
     let quant = match options.quant {
         // A base without any quantized tensor was not made for serving: 8 bits halve or quarter it at no visible loss.
-        Quant::Auto if !checkpoint.tensors.values().any(quantized) => Quant::To(DType::Q8_0),
+        Quant::Auto if !tensors.values().any(quantized) => Quant::To(DType::Q8_0),
         other => other,
     };
     let exact = quant == Quant::None;
     Ok(match options.device {
-        Device::Cpu => Box::new(Decoder::new(CpuOps::new(config, options.threads, exact, Isa::detect())?, checkpoint, quant)?),
-        Device::Reference => Box::new(Decoder::new(CandleOps::cpu(config)?, checkpoint, quant)?),
-        Device::Cuda(index) => Box::new(Decoder::new(CandleOps::cuda(config, index)?, checkpoint, quant)?),
+        Device::Cpu => Box::new(Decoder::new(CpuOps::new(config, options.threads, exact, Isa::detect())?, tensors, quant)?),
+        Device::Reference => Box::new(Decoder::new(CandleOps::cpu(config)?, tensors, quant)?),
+        Device::Cuda(index) => Box::new(Decoder::new(CandleOps::cuda(config, index)?, tensors, quant)?),
     })
 }
 
@@ -82,10 +85,10 @@ pub struct Decoder<O: Ops> {
 }
 
 impl<O: Ops> Decoder<O> {
-    /// Packs every tensor of the checkpoint for `ops`.
-    pub fn new(mut ops: O, checkpoint: &Checkpoint, quant: Quant) -> Result<Self, ModelError> {
-        let config = checkpoint.config.clone();
-        let find = |name: &str| checkpoint.tensors.get(name);
+    /// Packs every tensor for `ops`.
+    pub fn new(mut ops: O, tensors: &Tensors, quant: Quant) -> Result<Self, ModelError> {
+        let config = ops.config().clone();
+        let find = |name: &str| tensors.get(name);
         let need = |name: &str| find(name).ok_or_else(|| ModelError::Invalid(format!("the base lacks tensor {name:?}")));
         let embedding = need("model.embed_tokens.weight")?;
         let head = if config.tied_embeddings { embedding } else { need("lm_head.weight")? };
@@ -248,3 +251,7 @@ impl<O: Ops> AdapterPreparer for Preparer<O> {
         Ok(PreparedAdapter { id: weights.id, bytes: O::lora_bytes(&lora), max_rank: weights.max_rank, inner: Box::new(lora) })
     }
 }
+
+#[cfg(test)]
+#[path = "native_tests.rs"]
+mod tests;

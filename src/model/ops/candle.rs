@@ -25,7 +25,9 @@ pub struct Activation(Option<Tensor>);
 
 impl Activation {
     fn get(&self) -> Result<&Tensor, ModelError> {
-        self.0.as_ref().ok_or_else(|| ModelError::Device("an activation was read before it was written: this is a bug".to_owned()))
+        self.0
+            .as_ref()
+            .ok_or_else(|| ModelError::Device("an activation was read before it was written: this is a bug".to_owned()))
     }
 }
 
@@ -110,6 +112,10 @@ impl Ops for CandleOps {
     type Embedding = Tensor;
     type Lora = CandleLora;
     type LoraPreparer = Box<dyn Fn(&LoraWeights) -> Result<CandleLora, ModelError> + Send + Sync>;
+
+    fn config(&self) -> &ModelConfig {
+        &self.config
+    }
 
     fn linear(&mut self, weight: &RawTensor, bias: Option<&RawTensor>, quant: Quant) -> Result<CandleLinear, ModelError> {
         let stored_float = matches!(weight.dtype, DType::F32 | DType::F16 | DType::BF16);

@@ -84,6 +84,8 @@ pub trait Ops: Send + Sized + 'static {
     /// What prepares adapters, off the engine's thread.
     type LoraPreparer: Fn(&LoraWeights) -> Result<Self::Lora, ModelError> + Send + Sync + 'static;
 
+    /// The model's shape, as given to the device.
+    fn config(&self) -> &ModelConfig;
     /// Packs a linear layer.
     fn linear(&mut self, weight: &RawTensor, bias: Option<&RawTensor>, quant: Quant) -> Result<Self::Linear, ModelError>;
     /// Loads a vector.
@@ -102,7 +104,12 @@ pub trait Ops: Send + Sized + 'static {
     fn allocate_kv(&mut self, blocks: usize) -> Result<(), ModelError>;
 
     /// `out[row] = table[token of row]`.
-    fn embed(&mut self, step: &Step<'_, Self::Lora>, table: &Self::Embedding, out: &mut Self::Activation) -> Result<(), ModelError>;
+    fn embed(
+        &mut self,
+        step: &Step<'_, Self::Lora>,
+        table: &Self::Embedding,
+        out: &mut Self::Activation,
+    ) -> Result<(), ModelError>;
     /// RMS normalisation of each row (Zhang and Sennrich 2019), times `weight`.
     fn norm(&mut self, x: &Self::Activation, weight: &Self::Vector, out: &mut Self::Activation) -> Result<(), ModelError>;
     /// `out = W x + b`, plus each segment's `scale * B (A x)` where its adapter targets the site; all on one input.
@@ -127,7 +134,8 @@ pub trait Ops: Send + Sized + 'static {
     /// `x += y`.
     fn add(&mut self, x: &mut Self::Activation, y: &Self::Activation) -> Result<(), ModelError>;
     /// Keeps the wanted rows: what follows the last layer runs over these alone.
-    fn select(&mut self, step: &Step<'_, Self::Lora>, x: &Self::Activation, out: &mut Self::Activation) -> Result<(), ModelError>;
+    fn select(&mut self, step: &Step<'_, Self::Lora>, x: &Self::Activation, out: &mut Self::Activation)
+    -> Result<(), ModelError>;
     /// `head x` of every row of `x` to host memory, `rows x vocab`.
     fn logits(&mut self, x: &Self::Activation, head: &Self::Linear, out: &mut Vec<f32>) -> Result<(), ModelError>;
 }

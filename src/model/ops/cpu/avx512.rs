@@ -346,12 +346,7 @@ unsafe fn dense_load<const E: u8>(p: *const u8) -> __m512 {
 }
 
 #[inline(always)]
-unsafe fn dense<const E: u8, const R: usize, const T: usize>(
-    w: &Packed,
-    t: usize,
-    x: *const f32,
-    out: OutRows,
-) {
+unsafe fn dense<const E: u8, const R: usize, const T: usize>(w: &Packed, t: usize, x: *const f32, out: OutRows) {
     // SAFETY: `T` tiles from `t` exist; `x` and `out` cover `R` rows.
     unsafe {
         let size = if E == 0 { 4 } else { 2 };

@@ -158,7 +158,13 @@ mod avx512 {
 
     /// `R` rows with `J` rows of `A` from `j`.
     #[inline(always)]
-    unsafe fn dots<E: Element, const R: usize, const J: usize>(m: &Module<E>, x: &[f32], rows: &[usize], j: usize, t: &mut [f32]) {
+    unsafe fn dots<E: Element, const R: usize, const J: usize>(
+        m: &Module<E>,
+        x: &[f32],
+        rows: &[usize],
+        j: usize,
+        t: &mut [f32],
+    ) {
         // SAFETY: rows lie in `x`, `j + J <= rank`, tails are masked.
         unsafe {
             let mut acc = [[_mm512_setzero_ps(); J]; R];

@@ -383,6 +383,10 @@ impl Ops for CpuOps {
     type Lora = CpuLora;
     type LoraPreparer = Box<dyn Fn(&LoraWeights) -> Result<CpuLora, ModelError> + Send + Sync>;
 
+    fn config(&self) -> &ModelConfig {
+        &self.config
+    }
+
     fn linear(&mut self, weight: &RawTensor, bias: Option<&RawTensor>, quant: Quant) -> Result<CpuLinear, ModelError> {
         let threads = self.pool.threads();
         let stored_float = matches!(weight.dtype, DType::F32 | DType::F16 | DType::BF16);

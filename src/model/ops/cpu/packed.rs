@@ -140,13 +140,16 @@ impl Packed {
     ) -> Result<Self, ModelError> {
         let unit = if format.is_quantized() { BLOCK * format.blocks_per_super() } else { 1 };
         if n == 0 || k == 0 || k % unit != 0 {
-            return Err(ModelError::Invalid(format!("a {format:?} matrix of {n} x {k}: the inputs must be a multiple of {unit}")));
+            return Err(ModelError::Invalid(format!(
+                "a {format:?} matrix of {n} x {k}: the inputs must be a multiple of {unit}"
+            )));
         }
         let quants = if format.is_quantized() { k / BLOCK * format.quant_bytes() } else { k * format.quant_bytes() / BLOCK };
         let scales = k / unit * format.scale_bytes();
         let tile_bytes = (quants + scales).next_multiple_of(64);
         let tiles = n.div_ceil(TILE);
-        let mut data = MmapMut::map_anon(tile_bytes * tiles).map_err(|e| ModelError::Device(format!("cannot allocate weights: {e}")))?;
+        let mut data =
+            MmapMut::map_anon(tile_bytes * tiles).map_err(|e| ModelError::Device(format!("cannot allocate weights: {e}")))?;
         // Large pages spare the address translation of a stream of hundreds of megabytes; a kernel without them says no.
         #[cfg(target_os = "linux")]
         drop(data.advise(memmap2::Advice::HugePage));

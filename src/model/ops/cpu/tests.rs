@@ -141,14 +141,8 @@ fn eight_bit_inputs_are_within_half_a_step() {
 }
 
 fn adapter(rank: usize, k: usize, n: usize, seed: u64) -> CpuLora {
-    let module = LoraModule {
-        layer: 0,
-        site: LinearSite::Q,
-        rank,
-        scale: 0.5,
-        a: noise(rank * k, seed),
-        b: noise(n * rank, seed + 1),
-    };
+    let module =
+        LoraModule { layer: 0, site: LinearSite::Q, rank, scale: 0.5, a: noise(rank * k, seed), b: noise(n * rank, seed + 1) };
     let weights = LoraWeights { id: VersionId::new([seed as u8; 32]), modules: vec![module], max_rank: rank };
     CpuLora::new(&weights, 1, true)
 }

@@ -46,13 +46,14 @@ impl Default for Sampling {
 /// One sequence to generate.
 #[derive(Debug, Clone)]
 pub struct Request {
-    /// Prompt token ids, at least one; prompt + `max_tokens` fits the context.
+    /// Prompt token ids, at least one; leaves room for one more token in the context, unless `max_tokens` is 0.
     pub prompt: Vec<u32>,
     /// Lease on the adapter version that answers; `None` is the base. Kept until the sequence ends.
     pub adapter: Option<Arc<PreparedAdapter>>,
     /// Sampling.
     pub sampling: Sampling,
-    /// Most tokens to generate; 0 computes only the prompt (its log-probabilities, when asked).
+    /// Most tokens to generate; more than the context has room for means as many as fit. 0 computes only the prompt (its
+    /// log-probabilities, when asked).
     pub max_tokens: usize,
     /// Tokens that end the answer (the model's end-of-text tokens unless ignored, and the request's own).
     pub stop_tokens: Vec<u32>,

@@ -1,0 +1,187 @@
+//! What the engine keeps for one request beside its tokens: where its events go, its lease, its sampler, why it ends.
+
+use std::sync::Arc;
+
+use tokio::sync::mpsc::UnboundedSender;
+
+use super::request::{Event, Finish, Request, TokenLogprob};
+use super::sampling::{SampleError, Sampler, Scratch, logprob};
+use super::scheduler::{PlannedChunk, Sequence};
+use super::stats::QueueSlot;
+use crate::model::lora::PreparedAdapter;
+use crate::model::{LogitRows, Logits};
+
+/// A request on its way to the engine's thread.
+pub(super) struct Submission {
+    pub(super) request: Request,
+    pub(super) emitter: Emitter,
+    pub(super) slot: QueueSlot,
+}
+
+/// Sends events; whatever happens, the last one is `Done` or `Failed`.
+pub(super) struct Emitter {
+    sender: UnboundedSender<Event>,
+    ended: bool,
+}
+
+impl Emitter {
+    pub(super) const fn new(sender: UnboundedSender<Event>) -> Self {
+        Self { sender, ended: false }
+    }
+
+    /// Whether nobody listens any more.
+    pub(super) fn is_abandoned(&self) -> bool {
+        self.sender.is_closed()
+    }
+
+    fn send(&self, event: Event) {
+        // A listener that left is noticed before the next step.
+        let _ = self.sender.send(event);
+    }
+
+    /// Sends the last event.
+    pub(super) fn end(mut self, event: Event) {
+        self.send(event);
+        self.ended = true;
+    }
+}
+
+impl Drop for Emitter {
+    fn drop(&mut self) {
+        if !self.ended {
+            self.send(Event::Failed("the engine stopped before the answer was complete".to_owned()));
+        }
+    }
+}
+
+/// The engine's side of a request.
+pub(super) struct Job {
+    pub(super) emitter: Emitter,
+    /// Keeps the adapter version in memory.
+    pub(super) lease: Option<Arc<PreparedAdapter>>,
+    /// Held until the sequence first starts.
+    pub(super) slot: Option<QueueSlot>,
+    /// Prompt tokens found in the prefix cache at the first start.
+    pub(super) cached_tokens: usize,
+    /// Set when the sequence has ended; sent when everything it held is given back.
+    pub(super) last: Option<Event>,
+    sampler: Sampler,
+    stop_tokens: Vec<u32>,
+    /// Length of prompt and answer at which the answer ends.
+    full_len: usize,
+    logprobs: Option<usize>,
+    prompt_logprobs: Option<PromptLogprobs>,
+}
+
+struct PromptLogprobs {
+    top: usize,
+    entries: Vec<Option<TokenLogprob>>,
+}
+
+impl Job {
+    /// Splits a submission into the prompt and the rest.
+    pub(super) fn new(submission: Submission, max_context: usize) -> (Vec<u32>, Self) {
+        let Submission { request, emitter, slot } = submission;
+        let full_len = request.prompt.len().saturating_add(request.max_tokens).min(max_context);
+        let job = Self {
+            emitter,
+            lease: request.adapter,
+            slot: Some(slot),
+            cached_tokens: 0,
+            last: None,
+            sampler: Sampler::new(request.sampling, &request.prompt),
+            stop_tokens: request.stop_tokens,
+            full_len,
+            logprobs: request.logprobs,
+            prompt_logprobs: request.prompt_logprobs.map(|top| PromptLogprobs { top, entries: vec![None] }),
+        };
+        (request.prompt, job)
+    }
+
+    /// Whether the rows of the whole prompt are wanted.
+    pub(super) const fn wants_prompt_rows(&self) -> bool {
+        self.prompt_logprobs.is_some()
+    }
+
+    fn done(&mut self, finish: Finish) {
+        self.last = Some(Event::Done { finish, cached_tokens: self.cached_tokens });
+    }
+}
+
+/// The rows of logits that one chunk got.
+pub(super) struct ChunkRows<'a> {
+    logits: &'a Logits,
+    /// Row of `logits` that belongs to position `first`.
+    row: usize,
+    /// First position that got a row.
+    first: usize,
+    /// Number of rows.
+    pub(super) count: usize,
+}
+
+impl<'a> ChunkRows<'a> {
+    /// The rows of `chunk`, which begin at `row` of the step's logits.
+    pub(super) const fn new(chunk: &PlannedChunk, logits: &'a Logits, row: usize) -> Self {
+        let count = match chunk.logits {
+            LogitRows::None => 0,
+            LogitRows::Last => 1,
+            LogitRows::All => chunk.len,
+        };
+        Self { logits, row, first: chunk.end() - count, count }
+    }
+
+    fn at(&self, position: usize) -> Result<&'a [f32], SampleError> {
+        let row = position.checked_sub(self.first).filter(|row| *row < self.count);
+        let row = row.map(|row| self.row + row).filter(|row| *row < self.logits.rows());
+        row.map(|row| self.logits.row(row)).ok_or(SampleError::NoRow { position })
+    }
+}
+
+impl Sequence<Job> {
+    /// Takes what a computed chunk brings: prompt log-probabilities, and the next token where the chunk reaches the end.
+    /// Returns how many tokens were generated.
+    pub(super) fn advance(
+        &mut self,
+        chunk: &PlannedChunk,
+        rows: &ChunkRows<'_>,
+        scratch: &mut Scratch,
+    ) -> Result<usize, SampleError> {
+        self.note_prompt(chunk, rows, scratch)?;
+        if chunk.end() < self.tokens.len() {
+            return Ok(0);
+        }
+        let job = &mut self.payload;
+        if self.tokens.len() >= job.full_len {
+            job.done(Finish::Length);
+            return Ok(0);
+        }
+        let row = rows.at(chunk.end() - 1)?;
+        let id = job.sampler.sample(row, scratch)?;
+        let logprob = job.logprobs.map(|top| logprob(row, id, top, scratch)).transpose()?;
+        self.tokens.push(id);
+        job.sampler.accept(id);
+        job.emitter.send(Event::Token { id, logprob });
+        if job.stop_tokens.contains(&id) {
+            job.done(Finish::Stop);
+        } else if self.tokens.len() >= job.full_len {
+            job.done(Finish::Length);
+        }
+        Ok(1)
+    }
+
+    fn note_prompt(&mut self, chunk: &PlannedChunk, rows: &ChunkRows<'_>, scratch: &mut Scratch) -> Result<(), SampleError> {
+        let Some(prompt) = &mut self.payload.prompt_logprobs else { return Ok(()) };
+        // Entry `i` comes from the row of position `i - 1`; a chunk computed again after a preemption adds nothing.
+        while prompt.entries.len() < self.prompt_len && prompt.entries.len() <= chunk.end() {
+            let next = prompt.entries.len();
+            let row = rows.at(next - 1)?;
+            prompt.entries.push(Some(logprob(row, self.tokens[next], prompt.top, scratch)?));
+        }
+        if prompt.entries.len() == self.prompt_len && chunk.end() >= self.prompt_len {
+            let entries = std::mem::take(&mut prompt.entries);
+            self.payload.prompt_logprobs = None;
+            self.payload.emitter.send(Event::Prompt(entries));
+        }
+        Ok(())
+    }
+}

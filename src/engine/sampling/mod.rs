@@ -1,0 +1,187 @@
+//! Chooses the next token from a row of logits, and reports log-probabilities. Pure: a choice depends on the row, the request's
+//! settings, the tokens so far and their number, never on what else runs.
+//!
+//! Order: repetition penalty, presence and frequency penalties, bias, temperature, `top_k`, `top_p` (over what `top_k` left),
+//! `min_p`. Equal logits rank by token id, lowest first. The vocabulary is never sorted: the few best are selected.
+
+mod select;
+#[cfg(test)]
+mod tests;
+
+use std::collections::HashMap;
+
+use rand::{RngCore, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+
+use super::request::{Sampling, TokenLogprob};
+use select::{best, select_best};
+
+/// No token can be chosen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum SampleError {
+    /// A logit is not a number.
+    #[error("the model gave a logit that is not a number")]
+    NotANumber,
+    /// The best logit is infinite, or all are minus infinity.
+    #[error("the model gave no finite best logit")]
+    NotFinite,
+    /// The model gave no logits where they were asked for.
+    #[error("the model gave no logits for position {position}")]
+    NoRow {
+        /// The position.
+        position: usize,
+    },
+}
+
+/// Buffers used again from token to token and shared by all sequences.
+#[derive(Debug, Default)]
+pub struct Scratch {
+    /// A row with penalties and bias applied, `vocab` values.
+    row: Vec<f32>,
+    /// The best of a row.
+    best: Vec<(f32, u32)>,
+}
+
+/// The sampling state of one sequence. It survives preemption: a token computed again is not drawn again.
+#[derive(Debug)]
+pub struct Sampler {
+    sampling: Sampling,
+    /// Stream named by the seed; the draw of token `i` is word pair `i` of the stream.
+    random: ChaCha8Rng,
+    /// Tokens generated.
+    drawn: u64,
+    /// How often each token of prompt and answer was generated; kept only when a penalty needs it.
+    seen: HashMap<u32, u32>,
+}
+
+impl Sampler {
+    /// The state before the first token.
+    pub fn new(sampling: Sampling, prompt: &[u32]) -> Self {
+        let random = ChaCha8Rng::seed_from_u64(sampling.seed);
+        let mut sampler = Self { sampling, random, drawn: 0, seen: HashMap::new() };
+        if sampler.sampling.repetition_penalty != 1.0 {
+            sampler.seen.extend(prompt.iter().map(|&token| (token, 0)));
+        }
+        sampler
+    }
+
+    /// Notes that `token` was generated.
+    pub fn accept(&mut self, token: u32) {
+        self.drawn += 1;
+        if self.has_penalties() {
+            *self.seen.entry(token).or_default() += 1;
+        }
+    }
+
+    /// Chooses the next token. The same until [`Sampler::accept`] is called.
+    pub fn sample(&mut self, row: &[f32], scratch: &mut Scratch) -> Result<u32, SampleError> {
+        if !self.has_penalties() && self.sampling.logit_bias.is_empty() {
+            return self.choose(row, &mut scratch.best);
+        }
+        // Checked before penalties, which must not hide what the model did.
+        best(row)?;
+        scratch.row.clear();
+        scratch.row.extend_from_slice(row);
+        self.adjust(&mut scratch.row);
+        self.choose(&scratch.row, &mut scratch.best)
+    }
+
+    fn has_penalties(&self) -> bool {
+        let Sampling { presence_penalty, frequency_penalty, repetition_penalty, .. } = self.sampling;
+        presence_penalty != 0.0 || frequency_penalty != 0.0 || repetition_penalty != 1.0
+    }
+
+    fn adjust(&self, row: &mut [f32]) {
+        let Sampling { presence_penalty, frequency_penalty, repetition_penalty, .. } = self.sampling;
+        for (&token, &count) in &self.seen {
+            let Some(logit) = row.get_mut(token as usize) else { continue };
+            // Keskar et al. 2019, "CTRL", with the sign fix that everyone uses.
+            *logit = if *logit > 0.0 { *logit / repetition_penalty } else { *logit * repetition_penalty };
+            if count > 0 {
+                *logit -= presence_penalty + count as f32 * frequency_penalty;
+            }
+        }
+        for &(token, bias) in &self.sampling.logit_bias {
+            if let Some(logit) = row.get_mut(token as usize) {
+                *logit += bias;
+            }
+        }
+    }
+
+    fn choose(&mut self, row: &[f32], buffer: &mut Vec<(f32, u32)>) -> Result<u32, SampleError> {
+        let (top, top_id) = best(row)?;
+        if self.sampling.temperature == 0.0 {
+            return Ok(top_id);
+        }
+        let uniform = self.uniform();
+        let Sampling { temperature, top_p, top_k, min_p, .. } = self.sampling;
+        // Probability relative to the best token's, 0 to 1.
+        let weight = |logit: f32| f64::from(((logit - top) / temperature).exp());
+        let floor = f64::from(min_p);
+        if top_k == 0 && top_p >= 1.0 {
+            let kept = row.iter().zip(0..).map(|(&logit, id)| (weight(logit), id)).filter(|(weight, _)| *weight >= floor);
+            return Ok(draw(kept, uniform, top_id));
+        }
+        let limit = if top_k == 0 { row.len() } else { top_k.min(row.len()) };
+        let nucleus = (top_p < 1.0).then_some(f64::from(top_p));
+        let whole: Option<f64> = (top_k == 0).then(|| row.iter().map(|&logit| weight(logit)).sum());
+        // The nucleus is small as a rule: look at few, and at more only when they do not reach `top_p`.
+        let mut size = if top_k == 0 { limit.min(FIRST_LOOK) } else { limit };
+        loop {
+            select_best(row, size, buffer);
+            let total = whole.unwrap_or_else(|| buffer.iter().map(|&(logit, _)| weight(logit)).sum());
+            let reached = nucleus.map_or(Some(buffer.len()), |share| reach(buffer, weight, share * total));
+            if let Some(len) = reached.or((size == limit).then_some(buffer.len())) {
+                buffer.truncate(len);
+                break;
+            }
+            size = size.saturating_mul(8).min(limit);
+        }
+        let kept = buffer.iter().map(|&(logit, id)| (weight(logit), id)).filter(|(weight, _)| *weight >= floor);
+        Ok(draw(kept, uniform, top_id))
+    }
+
+    /// 53 random bits as a number from 0 (included) to 1 (excluded).
+    fn uniform(&mut self) -> f64 {
+        self.random.set_word_pos(u128::from(self.drawn) * 2);
+        (self.random.next_u64() >> 11) as f64 / (1u64 << 53) as f64
+    }
+}
+
+/// Candidates looked at first when only `top_p` cuts.
+const FIRST_LOOK: usize = 64;
+
+/// Length of the shortest front whose weights reach `share`; at least 1.
+fn reach(sorted: &[(f32, u32)], weight: impl Fn(f32) -> f64, share: f64) -> Option<usize> {
+    let mut sum = 0.0;
+    let reached = sorted.iter().position(|&(logit, _)| {
+        sum += weight(logit);
+        sum >= share
+    });
+    reached.map(|index| index + 1)
+}
+
+/// The candidate at `uniform` of the summed weights.
+fn draw(candidates: impl Iterator<Item = (f64, u32)> + Clone, uniform: f64, fallback: u32) -> u32 {
+    let total: f64 = candidates.clone().map(|(weight, _)| weight).sum();
+    let (target, mut sum, mut last) = (uniform * total, 0.0, fallback);
+    for (weight, id) in candidates.filter(|(weight, _)| *weight > 0.0) {
+        sum += weight;
+        last = id;
+        if sum > target {
+            break;
+        }
+    }
+    last
+}
+
+/// Log-probability of `token` under the unmodified row, and the `top` most likely tokens.
+pub fn logprob(row: &[f32], token: u32, top: usize, scratch: &mut Scratch) -> Result<TokenLogprob, SampleError> {
+    let (max, _) = best(row)?;
+    let sum: f64 = row.iter().map(|&logit| f64::from((logit - max).exp())).sum();
+    let log_total = f64::from(max) + sum.ln();
+    let of = |logit: f32| (f64::from(logit) - log_total) as f32;
+    select_best(row, top.min(row.len()), &mut scratch.best);
+    let own = row.get(token as usize).copied().unwrap_or(f32::NEG_INFINITY);
+    Ok(TokenLogprob { logprob: of(own), top: scratch.best.iter().map(|&(logit, id)| (id, of(logit))).collect() })
+}

@@ -1,0 +1,284 @@
+//! The loop of the engine's thread: take commands, plan, run the model, hand tokens out. Owns the model and every sequence.
+
+use std::any::Any;
+use std::collections::HashSet;
+use std::ops::ControlFlow;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, TryRecvError};
+use std::time::Instant;
+
+use super::handle::EngineConfig;
+use super::job::{ChunkRows, Job, Submission};
+use super::kv::BlockPool;
+use super::request::Event;
+use super::sampling::Scratch;
+use super::scheduler::{Limits, PromptRows, Scheduler, StepPlan};
+use super::stats::{Health, Shared, Stats};
+use crate::model::{Chunk, Logits, Model};
+
+/// Rows of prompt log-probabilities per step: with a vocabulary of 128,000 they take 64 MiB.
+const PROMPT_ROWS_PER_STEP: usize = 128;
+
+/// What the thread is told.
+pub(super) enum Command {
+    /// A new request.
+    Submit(Box<Submission>),
+    /// End when everything is answered, or at this moment (`None` is never).
+    Stop {
+        /// The deadline.
+        at: Option<Instant>,
+    },
+}
+
+/// The thread's state.
+pub(super) struct EngineThread {
+    model: Box<dyn Model>,
+    max_context: usize,
+    inbox: Receiver<Command>,
+    shared: Arc<Shared>,
+    pool: BlockPool,
+    scheduler: Scheduler<Job>,
+    stats: Stats,
+    stopping: bool,
+    deadline: Option<Instant>,
+    logits: Logits,
+    scratch: Scratch,
+}
+
+impl EngineThread {
+    /// Runs until told to stop, until all handles are gone, or until a step panics.
+    pub(super) fn run(
+        model: Box<dyn Model>,
+        config: &EngineConfig,
+        max_context: usize,
+        inbox: Receiver<Command>,
+        shared: Arc<Shared>,
+    ) {
+        let pool = BlockPool::new(config.kv_blocks, config.prefix_cache);
+        let limits =
+            Limits { batch_tokens: config.max_batch_tokens, sequences: config.max_sequences, prompt_rows: PROMPT_ROWS_PER_STEP };
+        let mut engine = Self {
+            model,
+            max_context,
+            inbox,
+            shared: Arc::clone(&shared),
+            pool: pool.clone(),
+            scheduler: Scheduler::new(limits, pool),
+            stats: shared.stats(),
+            stopping: false,
+            deadline: None,
+            logits: Logits::default(),
+            scratch: Scratch::default(),
+        };
+        let outcome = catch_unwind(AssertUnwindSafe(|| engine.work()));
+        let (health, why) = match outcome {
+            Ok(()) => (Health::Stopped, "the engine is shutting down".to_owned()),
+            Err(panic) => {
+                let text = format!("the engine broke: {}", panic_text(panic.as_ref()));
+                tracing::error!(reason = %text, "the engine's thread ends");
+                (Health::Failed(text.clone()), text)
+            }
+        };
+        // First nobody comes in any more, then everybody inside is told.
+        if matches!(health, Health::Failed(_)) {
+            shared.health.send_replace(health.clone());
+        }
+        engine.fail_all(&why);
+        // Requests that were sent in the last moment fail when the channel drops them with the engine.
+        drop(engine);
+        shared.health.send_replace(health);
+    }
+
+    fn work(&mut self) {
+        while self.listen().is_continue() {
+            self.drop_abandoned();
+            if self.deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+                return;
+            }
+            if !self.scheduler.is_idle() {
+                self.step();
+            }
+        }
+    }
+
+    /// Takes what arrived; waits for something when there is nothing to do. Breaks when there never will be.
+    fn listen(&mut self) -> ControlFlow<()> {
+        loop {
+            let command = match self.inbox.try_recv() {
+                Ok(command) => command,
+                Err(TryRecvError::Empty) if !self.scheduler.is_idle() => return ControlFlow::Continue(()),
+                Err(TryRecvError::Empty) if self.stopping => return ControlFlow::Break(()),
+                Err(TryRecvError::Empty) => match self.inbox.recv() {
+                    Ok(command) => command,
+                    Err(_) => return ControlFlow::Break(()),
+                },
+                Err(TryRecvError::Disconnected) if self.scheduler.is_idle() => return ControlFlow::Break(()),
+                Err(TryRecvError::Disconnected) => return ControlFlow::Continue(()),
+            };
+            match command {
+                Command::Submit(submission) => self.accept(*submission),
+                Command::Stop { at } => {
+                    self.stopping = true;
+                    self.deadline = match (self.deadline, at) {
+                        (Some(one), Some(other)) => Some(one.min(other)),
+                        (one, other) => one.or(other),
+                    };
+                }
+            }
+        }
+    }
+
+    fn accept(&mut self, submission: Submission) {
+        if submission.emitter.is_abandoned() {
+            self.stats.cancelled += 1;
+            return;
+        }
+        let (prompt, job) = Job::new(submission, self.max_context);
+        let version = job.lease.as_ref().map(|adapter| adapter.id);
+        let rows = if job.wants_prompt_rows() { PromptRows::All } else { PromptRows::Last };
+        self.scheduler.push(prompt, version, rows, job);
+    }
+
+    fn drop_abandoned(&mut self) {
+        let gone = self.scheduler.take_out(|job| job.emitter.is_abandoned()).len();
+        if gone > 0 {
+            self.stats.cancelled += gone as u64;
+            self.publish();
+        }
+    }
+
+    fn step(&mut self) {
+        let began = Instant::now();
+        let plan = self.scheduler.plan();
+        self.note_plan(&plan);
+        let (forward, outcome) = self.forward(&plan);
+        match outcome {
+            Ok(()) => self.take_results(&plan),
+            Err(error) => {
+                self.stats.failed_steps += 1;
+                tracing::error!(%error, sequences = plan.chunks.len(), "a step failed");
+                for chunk in &plan.chunks {
+                    self.scheduler.running_mut(chunk.sequence).payload.last =
+                        Some(Event::Failed(format!("a step failed: {error}")));
+                }
+            }
+        }
+        let took = began.elapsed();
+        self.stats.steps += 1;
+        self.stats.last_step = took;
+        self.stats.max_step = self.stats.max_step.max(took);
+        self.stats.total_step += took;
+        self.stats.total_forward += forward;
+        self.end_finished();
+    }
+
+    fn note_plan(&mut self, plan: &StepPlan) {
+        for &(index, found) in &plan.started {
+            let job = &mut self.scheduler.running_mut(index).payload;
+            if job.slot.take().is_some() {
+                job.cached_tokens = found;
+                self.stats.prefix_hit_tokens += found as u64;
+            }
+        }
+        let running = self.scheduler.running();
+        let leases = plan.chunks.iter().filter_map(|chunk| running[chunk.sequence].payload.lease.as_ref());
+        let adapters = leases.map(|lease| lease.id).collect::<HashSet<_>>().len();
+        self.stats.preemptions += plan.preempted as u64;
+        self.stats.adapters_per_step_max = self.stats.adapters_per_step_max.max(adapters);
+        self.stats.sequences_per_step_max = self.stats.sequences_per_step_max.max(plan.chunks.len());
+        self.stats.sequences_per_step_sum += plan.chunks.len() as u64;
+    }
+
+    fn forward(&mut self, plan: &StepPlan) -> (std::time::Duration, Result<(), crate::model::ModelError>) {
+        let running = self.scheduler.running();
+        let chunks: Vec<Chunk<'_>> = plan
+            .chunks
+            .iter()
+            .map(|chunk| {
+                let sequence = &running[chunk.sequence];
+                Chunk {
+                    tokens: &sequence.tokens[chunk.start..chunk.end()],
+                    start: chunk.start,
+                    blocks: sequence.blocks(),
+                    adapter: sequence.payload.lease.as_ref(),
+                    logits: chunk.logits,
+                }
+            })
+            .collect();
+        let began = Instant::now();
+        let outcome = self.model.forward(&chunks, &mut self.logits);
+        (began.elapsed(), outcome)
+    }
+
+    fn take_results(&mut self, plan: &StepPlan) {
+        let mut row = 0;
+        for chunk in &plan.chunks {
+            let rows = ChunkRows::new(chunk, &self.logits, row);
+            row += rows.count;
+            let sequence = self.scheduler.running_mut(chunk.sequence);
+            if sequence.tokens.len() - chunk.start > 1 {
+                self.stats.prompt_tokens += chunk.len as u64;
+            }
+            match sequence.advance(chunk, &rows, &mut self.scratch) {
+                Ok(generated) => {
+                    self.stats.generated_tokens += generated as u64;
+                    self.scheduler.computed(chunk);
+                }
+                // What was computed is not trusted: its blocks are not published.
+                Err(error) => sequence.payload.last = Some(Event::Failed(error.to_string())),
+            }
+        }
+    }
+
+    /// Takes ended sequences out; their last event is sent when everything that they held is given back.
+    fn end_finished(&mut self) {
+        let ended = self.scheduler.take_out(|job| job.last.is_some());
+        let mut last_words = Vec::with_capacity(ended.len());
+        for sequence in ended {
+            // Blocks, lease and queue slot are dropped here.
+            let Job { emitter, last, .. } = sequence.into_payload();
+            if let Some(last) = last {
+                match last {
+                    Event::Failed(_) => self.stats.failed += 1,
+                    _ => self.stats.completed += 1,
+                }
+                last_words.push((emitter, last));
+            }
+        }
+        self.publish();
+        for (emitter, last) in last_words {
+            emitter.end(last);
+        }
+    }
+
+    fn fail_all(&mut self, why: &str) {
+        while let Ok(command) = self.inbox.try_recv() {
+            if let Command::Submit(submission) = command {
+                self.accept(*submission);
+            }
+        }
+        for sequence in self.scheduler.take_out(|_| true) {
+            let Job { emitter, .. } = sequence.into_payload();
+            self.stats.failed += 1;
+            self.publish();
+            emitter.end(Event::Failed(why.to_owned()));
+        }
+        self.publish();
+    }
+
+    fn publish(&mut self) {
+        let counts = self.pool.counts();
+        self.stats.running = self.scheduler.running().len();
+        self.stats.waiting = self.scheduler.waiting_where(|job| job.slot.is_none());
+        self.stats.kv_used = counts.held;
+        self.stats.kv_cached = counts.cached;
+        self.stats.kv_free = counts.available() - counts.cached;
+        self.shared.publish(self.stats);
+    }
+}
+
+fn panic_text(panic: &(dyn Any + Send)) -> &str {
+    let text = panic.downcast_ref::<&str>().copied();
+    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("a panic without a message")
+}

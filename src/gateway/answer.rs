@@ -2,6 +2,7 @@
 //! Dropping it cancels what still runs.
 
 use std::collections::VecDeque;
+use std::task::Poll;
 use std::time::Instant;
 
 use futures::stream::{AbortHandle, BoxStream, SelectAll, abortable, select_all, unfold};
@@ -13,17 +14,23 @@ use super::prompt::Rendered;
 use super::types::{Echo, EndToken, FinishReason, Piece, Served, Stops, Usage};
 use super::{GatewayError, StopText};
 use crate::backends::{Event, Finish, Generation, TokenLogprob};
-use crate::model::tokenizer::{DecodeStream, Tokenizer};
+use crate::model::tokenizer::{Position, Specials, TextStream, Tokenizer};
+use crate::registry::Lease;
 
 /// What all sequences of a request share.
 pub(super) struct Shape {
     pub served: Served,
+    /// Held while any answer runs.
+    #[expect(dead_code, reason = "holding it is its use")]
+    pub lease: Option<Lease>,
     pub echo: Echo,
     /// Tokens are reported with log-probabilities.
     pub reports: bool,
     pub end_token: EndToken,
     /// Answers to each prompt.
     pub n: usize,
+    /// Where answers stand in their text.
+    pub position: Position,
     /// Tokens that end an answer.
     pub end_tokens: Vec<u32>,
     pub stops: Stops,
@@ -37,7 +44,7 @@ pub struct Answer {
     started: Instant,
     prompts: Vec<Rendered>,
     sequences: Vec<Sequence>,
-    events: SelectAll<BoxStream<'static, (usize, Event)>>,
+    events: SelectAll<BoxStream<'static, (usize, Event, usize)>>,
     ready: VecDeque<Piece>,
     usage: Usage,
     failed: bool,
@@ -45,9 +52,11 @@ pub struct Answer {
 
 struct Sequence {
     prompt: usize,
-    decoder: DecodeStream,
+    decoder: TextStream,
     text: Assembler,
     running: Option<AbortHandle>,
+    /// An event came.
+    begun: bool,
 }
 
 impl Answer {
@@ -67,12 +76,14 @@ impl Answer {
     }
 
     /// Begins a prompt; the sequences that are added next answer it.
-    pub(super) fn add_prompt(&mut self, mut prompt: Rendered) {
+    pub(super) fn add_prompt(&mut self, mut prompt: Rendered) -> Result<(), GatewayError> {
         self.usage.prompt_tokens += prompt.tokens.len();
-        if self.shape.echo == Echo::PromptAndAnswer {
-            prompt.text.get_or_insert_with(|| self.tokenizer.decode(&prompt.tokens));
+        if self.shape.echo == Echo::PromptAndAnswer && prompt.text.is_none() {
+            let decoded = self.tokenizer.decode(&prompt.tokens, Specials::Omit);
+            prompt.text = Some(decoded.map_err(|error| GatewayError::Tokenizer(error.to_string()))?);
         }
         self.prompts.push(prompt);
+        Ok(())
     }
 
     pub(super) fn add_sequence(&mut self, generation: Generation) {
@@ -84,15 +95,17 @@ impl Answer {
         };
         let events = unfold(generation, move |mut generation| async move {
             let event = generation.next().await?;
-            Some(((index, event), generation))
+            let cached = generation.cached_tokens();
+            Some(((index, event, cached), generation))
         });
         let (events, running) = abortable(events);
         self.events.push(events.boxed());
         self.sequences.push(Sequence {
             prompt,
-            decoder: self.tokenizer.decode_stream(),
+            decoder: self.tokenizer.stream(Specials::Omit, self.shape.position),
             text: Assembler::new(self.shape.stops.strings.clone(), self.shape.stops.text, echoed.chars().count()),
             running: Some(running),
+            begun: false,
         });
         if !echoed.is_empty() && !self.shape.reports {
             self.ready.push_back(Piece { choice: index, text: echoed, ..Piece::default() });
@@ -124,7 +137,7 @@ impl Answer {
                 return None;
             }
             let taken = match self.events.next().await {
-                Some((index, event)) => self.take(index, event),
+                Some((index, event, cached)) => self.take(index, event, cached),
                 None => Err(GatewayError::Engine("it closed a sequence without ending it. This is a bug.".to_owned())),
             };
             if let Err(error) = taken {
@@ -136,26 +149,28 @@ impl Answer {
     }
 
     /// The next piece, if it is there without waiting.
-    pub fn next_ready(&mut self) -> Option<Result<Piece, GatewayError>> {
-        self.next().now_or_never().flatten()
+    pub fn next_ready(&mut self) -> Poll<Option<Result<Piece, GatewayError>>> {
+        self.next().now_or_never().map_or(Poll::Pending, Poll::Ready)
     }
 
     fn is_running(&self) -> bool {
         self.sequences.iter().any(|sequence| sequence.running.is_some())
     }
 
-    fn take(&mut self, index: usize, event: Event) -> Result<(), GatewayError> {
+    fn take(&mut self, index: usize, event: Event, cached: usize) -> Result<(), GatewayError> {
         // A stop string ended the sequence while the engine was a token ahead.
         if self.sequences[index].running.is_none() {
             return Ok(());
         }
+        // Every prompt counts once: further answers to it find what the first one computed.
+        if index.is_multiple_of(self.shape.n) && !self.sequences[index].begun {
+            self.usage.cached_tokens += cached;
+        }
+        self.sequences[index].begun = true;
         match event {
             Event::Prompt(logprobs) => self.take_prompt(index, &logprobs),
             Event::Token { id, logprob } => self.take_token(index, id, logprob),
-            Event::Done { finish, cached_tokens } => {
-                if index.is_multiple_of(self.shape.n) {
-                    self.usage.cached_tokens += cached_tokens;
-                }
+            Event::Done { finish, .. } => {
                 let sequence = &mut self.sequences[index];
                 let held = sequence.decoder.finish();
                 let delta = sequence.text.finish(&held);
@@ -173,7 +188,7 @@ impl Answer {
 
     fn take_prompt(&mut self, index: usize, logprobs: &[Option<TokenLogprob>]) {
         let prompt = &self.prompts[self.sequences[index].prompt];
-        let mut decoder = self.tokenizer.decode_stream();
+        let mut decoder = self.tokenizer.stream(Specials::Omit, Position::Start);
         let mut tokens = Vec::with_capacity(prompt.tokens.len());
         let mut offset = 0;
         for (position, &id) in prompt.tokens.iter().enumerate() {
@@ -224,9 +239,9 @@ impl Drop for Answer {
 fn report(tokenizer: &Tokenizer, id: u32, logprob: Option<&TokenLogprob>) -> ReportedToken {
     let top = logprob.map(|logprob| logprob.top.as_slice()).unwrap_or_default();
     ReportedToken {
-        bytes: tokenizer.token_bytes(id),
+        bytes: tokenizer.token_bytes(id).unwrap_or_default(),
         logprob: logprob.map(|logprob| logprob.logprob),
-        top: top.iter().map(|&(id, logprob)| (tokenizer.token_bytes(id), logprob)).collect(),
+        top: top.iter().map(|&(id, logprob)| (tokenizer.token_bytes(id).unwrap_or_default(), logprob)).collect(),
         offset: 0,
     }
 }

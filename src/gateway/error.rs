@@ -27,8 +27,8 @@ pub enum GatewayError {
     /// The base has no chat template.
     #[error("the base model has no chat template")]
     NoChatTemplate,
-    /// The template refused the conversation; the text is the template's own, for the client.
-    #[error("the chat template refuses the messages: {0}")]
+    /// The template refused the conversation; the text is for the client.
+    #[error("{0}")]
     Template(String),
     /// The tokenizer failed.
     #[error("the tokenizer failed: {0}")]

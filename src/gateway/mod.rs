@@ -13,6 +13,7 @@ use std::sync::Arc;
 
 use rand::RngCore;
 
+pub use crate::backends::{Health, Stats};
 pub use answer::Answer;
 pub use assemble::ReportedToken;
 pub use error::GatewayError;
@@ -24,10 +25,10 @@ pub use types::{
     Stops, Turn, Usage,
 };
 
-use crate::backends::{EngineHandle, Health, PreparedAdapter, Request, Stats, SubmitError};
+use crate::backends::{EngineHandle, Request, SubmitError};
 use crate::model::chat_template::ChatTemplate;
-use crate::model::tokenizer::Tokenizer;
-use crate::registry::Catalog;
+use crate::model::tokenizer::{Position, Specials, Tokenizer};
+use crate::registry::{Catalog, Lease, RegistryError};
 
 /// The base model as the gateway needs to know it.
 pub struct Base {
@@ -50,13 +51,13 @@ pub struct Gateway(Arc<Inner>);
 struct Inner {
     base: Base,
     engine: EngineHandle,
-    catalog: Arc<Catalog>,
+    catalog: Catalog,
     metrics: Metrics,
 }
 
 impl Gateway {
     /// Wires a gateway.
-    pub fn new(base: Base, engine: EngineHandle, catalog: Arc<Catalog>, metrics: Metrics) -> Self {
+    pub fn new(base: Base, engine: EngineHandle, catalog: Catalog, metrics: Metrics) -> Self {
         Self(Arc::new(Inner { base, engine, catalog, metrics }))
     }
 
@@ -88,12 +89,14 @@ impl Gateway {
     /// Begins to answer. The answer is cancelled when it is dropped.
     pub async fn generate(&self, request: GenerationRequest) -> Result<Answer, GatewayError> {
         let inner = &self.0;
+        let position = text_position(&request.prompts);
         let rendered = self.render_all(request.prompts).await?;
         let mut lengths = Vec::with_capacity(rendered.len());
         for prompt in &rendered {
             lengths.push(answer_length(self.context_length(), prompt.tokens.len(), request.max_tokens)?);
         }
-        let target = self.resolve(&request.model).await?;
+        let (served, lease) = self.resolve(&request.model).await?;
+        let adapter = lease.as_ref().map(|lease| Arc::clone(&lease.adapter));
         let seed = request.seed.unwrap_or_else(|| rand::rng().next_u64());
         let mut end_tokens = request.stops.tokens.clone();
         if request.stops.end_of_text == EndOfText::Stops {
@@ -102,11 +105,13 @@ impl Gateway {
         let prompt_logprobs = if request.echo == Echo::PromptAndAnswer { request.logprobs } else { None };
         let mut answer = Answer::new(
             answer::Shape {
-                served: target.served,
+                served,
+                lease,
                 echo: request.echo,
                 reports: request.logprobs.is_some(),
                 end_token: request.end_token,
                 n: request.n,
+                position,
                 end_tokens: end_tokens.clone(),
                 stops: request.stops,
             },
@@ -115,11 +120,11 @@ impl Gateway {
         );
         for (prompt, max_tokens) in rendered.into_iter().zip(lengths) {
             let tokens = prompt.tokens.clone();
-            answer.add_prompt(prompt);
+            answer.add_prompt(prompt)?;
             for index in 0..request.n {
                 let submitted = inner.engine.submit(Request {
                     prompt: tokens.clone(),
-                    adapter: target.adapter.clone(),
+                    adapter: adapter.clone(),
                     sampling: Sampling { seed: seed.wrapping_add(index as u64), ..request.sampling.clone() },
                     max_tokens,
                     stop_tokens: end_tokens.clone(),
@@ -133,19 +138,35 @@ impl Gateway {
     }
 
     /// Turns a model's name into what answers.
-    async fn resolve(&self, model: &str) -> Result<Target, GatewayError> {
+    async fn resolve(&self, model: &str) -> Result<(Served, Option<Lease>), GatewayError> {
+        let served = |version| Served { model: model.to_owned(), version };
         if model == self.0.base.name {
-            return Ok(Target { served: Served { model: model.to_owned(), version: "base".to_owned() }, adapter: None });
+            return Ok((served("base".to_owned()), None));
         }
-        let resolved = self.0.catalog.lease(model).await.map_err(GatewayError::from)?;
-        let version = format!("{}@{}+{}", resolved.name, resolved.number, resolved.adapter.id.short());
-        Ok(Target { served: Served { model: model.to_owned(), version }, adapter: Some(resolved.adapter) })
+        match self.0.catalog.resolve(model).await {
+            Ok(lease) => Ok((served(format!("{}+{}", lease.version(), lease.id.short())), Some(lease))),
+            Err(RegistryError::NotFound { .. } | RegistryError::InvalidName { .. }) => {
+                Err(GatewayError::UnknownModel(model.to_owned()))
+            }
+            Err(error) => Err(GatewayError::Registry(error)),
+        }
     }
-}
 
-struct Target {
-    served: Served,
-    adapter: Option<Arc<PreparedAdapter>>,
+    /// The adapter that a name means, `None` for the base; an error where it means nothing.
+    pub async fn check_model(&self, model: &str) -> Result<Option<String>, GatewayError> {
+        Ok(self.resolve(model).await?.1.map(|lease| lease.name))
+    }
+
+    /// Text of token ids, special tokens included.
+    pub fn decode(&self, tokens: &[u32]) -> Result<String, GatewayError> {
+        let decoded = self.0.base.tokenizer.decode(tokens, Specials::Keep);
+        decoded.map_err(|error| GatewayError::Tokenizer(error.to_string()))
+    }
+
+    /// Each token as the vocabulary spells it.
+    pub fn token_strings(&self, tokens: &[u32]) -> Vec<String> {
+        tokens.iter().map(|&id| self.0.base.tokenizer.token(id).unwrap_or_default()).collect()
+    }
 }
 
 fn refused(error: SubmitError) -> GatewayError {
@@ -153,10 +174,16 @@ fn refused(error: SubmitError) -> GatewayError {
         SubmitError::Overloaded { .. } => GatewayError::Overloaded,
         SubmitError::Stopping => GatewayError::Stopping,
         SubmitError::Unhealthy(reason) => GatewayError::Engine(reason),
-        SubmitError::PromptTooLong { tokens, limit } => {
-            GatewayError::ContextTooLong { limit, prompt: tokens, answer: None }
-        }
+        SubmitError::PromptTooLong { tokens, limit } => GatewayError::ContextTooLong { limit, prompt: tokens, answer: None },
         SubmitError::Invalid { .. } => GatewayError::Refused(error.to_string()),
+    }
+}
+
+/// Where answers stand: a chat answer is a text of its own, a completion goes on from its prompt.
+fn text_position(prompts: &[Prompt]) -> Position {
+    match prompts.first() {
+        Some(Prompt::Chat { .. }) => Position::Start,
+        _ => Position::Middle,
     }
 }
 

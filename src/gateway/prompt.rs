@@ -2,7 +2,11 @@
 
 use super::types::{Message, Prompt, SpecialTokens, Turn};
 use super::{Gateway, GatewayError};
-use crate::model::chat_template::ChatMessage;
+use serde_json::json;
+use time::OffsetDateTime;
+
+use crate::model::chat_template::{Conversation, Ending};
+use crate::model::tokenizer::Specials;
 
 /// Texts longer than this many bytes are tokenized on a thread for blocking work: shorter ones take less time than the hand-over.
 const INLINE_BYTES: usize = 16 * 1024;
@@ -47,17 +51,24 @@ impl Gateway {
     }
 
     fn encode(&self, text: &str, special: SpecialTokens) -> Result<Vec<u32>, GatewayError> {
-        let tokenizer = &self.base().tokenizer;
-        tokenizer.encode(text, special == SpecialTokens::Add).map_err(|error| GatewayError::Tokenizer(error.to_string()))
+        let specials = match special {
+            SpecialTokens::Add => Specials::Keep,
+            SpecialTokens::Omit => Specials::Omit,
+        };
+        self.base().tokenizer.encode(text, specials).map_err(|error| GatewayError::Tokenizer(error.to_string()))
     }
 
     fn apply_template(&self, messages: &[Message], turn: Turn) -> Result<String, GatewayError> {
         let template = self.base().chat_template.as_ref().ok_or(GatewayError::NoChatTemplate)?;
-        let messages: Vec<ChatMessage> = messages
-            .iter()
-            .map(|message| ChatMessage { role: message.role.name().to_owned(), content: message.content.clone() })
-            .collect();
-        template.render(&messages, None, turn == Turn::Open).map_err(|error| GatewayError::Template(error.to_string()))
+        let messages: Vec<_> =
+            messages.iter().map(|message| json!({"role": message.role.name(), "content": message.content})).collect();
+        let ending = match turn {
+            Turn::Open => Ending::AnswerBegins,
+            Turn::AsIs => Ending::Nothing,
+        };
+        let now = OffsetDateTime::now_utc();
+        let conversation = Conversation { messages: &messages, tools: None, ending, variables: None, now };
+        template.render(&conversation).map_err(|error| GatewayError::Template(error.to_string()))
     }
 }
 

@@ -41,8 +41,9 @@ async fn read(headers: &HeaderMap, body: Body, limit: usize) -> Result<Vec<u8>, 
     }
     let mut bytes = Vec::with_capacity(length.unwrap_or(0));
     while let Some(chunk) = stream.next().await {
-        let chunk = chunk.map_err(|error| {
-            ApiError { param: None, ..ApiError::invalid("", "body_incomplete", format!("The request body broke off: {error}.")) }
+        let chunk = chunk.map_err(|error| ApiError {
+            param: None,
+            ..ApiError::invalid("", "body_incomplete", format!("The request body broke off: {error}."))
         })?;
         if bytes.len() + chunk.len() > limit {
             drop(bytes);

@@ -6,6 +6,9 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde_json::json;
 
+use crate::gateway::GatewayError;
+use crate::registry::RegistryError;
+
 /// An error on its way to a client.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ApiError {
@@ -66,6 +69,11 @@ impl ApiError {
         Self::new(StatusCode::UNAUTHORIZED, "invalid_request_error", Some("invalid_api_key"), message)
     }
 
+    /// 503.
+    pub fn unavailable(code: &'static str, message: impl Into<String>) -> Self {
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "server_error", Some(code), message)
+    }
+
     /// The same error as vLLM's adapter routes send it: its types, the status as `code`.
     pub fn in_vllm_words(self, kind: &'static str) -> Self {
         Self { kind, numeric_code: true, ..self }
@@ -93,5 +101,74 @@ impl IntoResponse for ApiError {
             headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
         response
+    }
+}
+
+impl From<GatewayError> for ApiError {
+    fn from(error: GatewayError) -> Self {
+        match error {
+            GatewayError::UnknownModel(name) => Self::model_not_found(&name),
+            GatewayError::Registry(error) => Self::from(error),
+            GatewayError::ContextTooLong { limit, prompt, answer } => {
+                let asked = match answer {
+                    Some(answer) => {
+                        let all = prompt.saturating_add(answer);
+                        format!("you requested {all} tokens ({prompt} in the prompt, {answer} in the completion)")
+                    }
+                    None => format!("your prompt has {prompt} tokens and leaves no room for a completion"),
+                };
+                let message = format!(
+                    "This model's maximum context length is {limit} tokens. However, {asked}. Please shorten the prompt or the completion."
+                );
+                let error = Self::new(StatusCode::BAD_REQUEST, "invalid_request_error", Some("context_length_exceeded"), message);
+                Self { param: Some("messages".to_owned()), ..error }
+            }
+            GatewayError::EmptyPrompt => {
+                Self::invalid("prompt", "empty_prompt", "Invalid 'prompt': it has no tokens. Expected at least one.")
+            }
+            GatewayError::NoChatTemplate => {
+                let message = "The base model has no chat template; /v1/completions takes plain text.";
+                Self::invalid("messages", "no_chat_template", message)
+            }
+            GatewayError::Template(reason) => {
+                Self::invalid("messages", "invalid_messages", format!("Invalid 'messages': {reason}."))
+            }
+            GatewayError::Overloaded => Self {
+                retry_after: Some(1),
+                ..Self::unavailable("overloaded", "The server has as many requests as it takes. Please try again in a moment.")
+            },
+            GatewayError::Stopping => {
+                Self { retry_after: Some(5), ..Self::unavailable("shutting_down", "The server is shutting down.") }
+            }
+            GatewayError::Tokenizer(_) | GatewayError::Refused(_) | GatewayError::Engine(_) => Self::internal(&error),
+        }
+    }
+}
+
+impl From<RegistryError> for ApiError {
+    fn from(error: RegistryError) -> Self {
+        let message = error.to_string();
+        match error {
+            RegistryError::InvalidName { .. } => Self::invalid("lora_name", "invalid_value", message),
+            RegistryError::InvalidExpected { .. } => Self::invalid("expected_version", "invalid_value", message),
+            RegistryError::AlreadyLoaded { .. } => Self::invalid("lora_name", "already_loaded", message),
+            RegistryError::PathRefused { .. } => Self::invalid("lora_path", "path_refused", message),
+            RegistryError::Unusable(_) => Self::invalid("lora_path", "unusable_adapter", message),
+            RegistryError::NotFound { .. } | RegistryError::Unavailable { .. } => {
+                let error = Self::new(StatusCode::NOT_FOUND, "invalid_request_error", Some("model_not_found"), message);
+                Self { param: Some("model".to_owned()), ..error }
+            }
+            RegistryError::PathNotFound { .. } => {
+                let error = Self::new(StatusCode::NOT_FOUND, "invalid_request_error", Some("path_not_found"), message);
+                Self { param: Some("lora_path".to_owned()), ..error }
+            }
+            RegistryError::Conflict { .. } => {
+                let error = Self::new(StatusCode::CONFLICT, "invalid_request_error", Some("version_conflict"), message);
+                Self { param: Some("expected_version".to_owned()), ..error }
+            }
+            RegistryError::Root { .. } | RegistryError::Prepare(_) | RegistryError::Storage(_) | RegistryError::Interrupted => {
+                Self::internal(&error)
+            }
+        }
     }
 }

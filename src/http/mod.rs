@@ -17,7 +17,7 @@ use std::sync::Arc;
 
 pub use health::{Latch, Readiness};
 pub use routes::router;
-pub use serve::serve;
+pub use serve::{Ended, serve};
 
 use crate::gateway::Gateway;
 use crate::registry::Catalog;
@@ -38,12 +38,7 @@ pub struct Config {
 
 impl Default for Config {
     fn default() -> Self {
-        Self {
-            body_limit: 8 * 1024 * 1024,
-            max_choices: 128,
-            max_prompts: 256,
-            keep_alive: std::time::Duration::from_secs(15),
-        }
+        Self { body_limit: 8 * 1024 * 1024, max_choices: 128, max_prompts: 256, keep_alive: std::time::Duration::from_secs(15) }
     }
 }
 
@@ -52,7 +47,7 @@ pub struct Parts {
     /// Answers requests.
     pub gateway: Gateway,
     /// Adapters.
-    pub catalog: Arc<Catalog>,
+    pub catalog: Catalog,
     /// Callers.
     pub keys: Arc<Keys>,
     /// Who is not ready yet.

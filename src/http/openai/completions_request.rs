@@ -63,8 +63,7 @@ fn prompts(value: Value, special: SpecialTokens, limits: &Limits) -> Result<Vec<
         None => Err(ApiError::invalid("prompt", "empty_array", "Invalid 'prompt': empty array. Expected at least one prompt.")),
         Some(Value::Number(_)) => Ok(vec![Prompt::Tokens(token_ids("prompt", Value::Array(values), limits)?)]),
         Some(_) if values.len() > limits.max_prompts => {
-            let message =
-                format!("Invalid 'prompt': expected at most {} prompts, but got {}.", limits.max_prompts, values.len());
+            let message = format!("Invalid 'prompt': expected at most {} prompts, but got {}.", limits.max_prompts, values.len());
             Err(ApiError::invalid("prompt", "array_above_max_length", message))
         }
         Some(_) => values

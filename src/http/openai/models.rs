@@ -13,19 +13,19 @@ pub async fn list_models(State(server): State<Server>) -> Json<Value> {
     let base = &server.gateway().base().name;
     let adapters = server.catalog().list();
     let cards = std::iter::once(base_card(&server))
-        .chain(adapters.iter().map(|adapter| card(&server, &adapter.name, adapter.created, Some(base))));
+        .chain(adapters.iter().map(|adapter| card(&server, &adapter.name, adapter.loaded_at, Some(base))));
     Json(json!({"object": "list", "data": cards.collect::<Vec<_>>()}))
 }
 
 /// `GET /v1/models/{id}`
-#[expect(clippy::unused_async, reason = "axum's handlers are async")]
 pub async fn get_model(State(server): State<Server>, Path(id): Path<String>) -> Result<Json<Value>, ApiError> {
     let base = &server.gateway().base().name;
     if id == *base {
         return Ok(Json(base_card(&server)));
     }
-    let adapter = server.catalog().find(&id).ok_or_else(|| ApiError::model_not_found(&id))?;
-    Ok(Json(card(&server, &id, adapter.created, Some(base))))
+    let name = server.gateway().check_model(&id).await?;
+    let loaded_at = server.catalog().list().into_iter().find(|adapter| Some(&adapter.name) == name.as_ref());
+    Ok(Json(card(&server, &id, loaded_at.map_or(0, |adapter| adapter.loaded_at), Some(base))))
 }
 
 fn base_card(server: &Server) -> Value {

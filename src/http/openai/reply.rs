@@ -1,6 +1,7 @@
 //! From a checked request to a response: whole, or as a stream that cancels the answer when it is dropped.
 
 use std::convert::Infallible;
+use std::task::Poll;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use axum::Json;
@@ -8,7 +9,8 @@ use axum::body::{Body, Bytes};
 use axum::http::{HeaderName, HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 use futures::stream::unfold;
-use serde_json::{Value, json};
+use serde::Serialize;
+use serde_json::Value;
 
 use super::frames::{Frames, Head, KEEP_ALIVE, Reports};
 use super::generation::Delivery;
@@ -37,9 +39,7 @@ pub async fn reply(
     let head = Head { id: &id, created: now(), model: &served.model };
     let mut response = match delivery {
         Delivery::Whole => whole(endpoint, &head, answer, reports).await?,
-        Delivery::Stream { usage } => {
-            streamed(Frames::new(endpoint, &head, usage, reports), answer, server.config().keep_alive)
-        }
+        Delivery::Stream { usage } => streamed(Frames::new(endpoint, &head, usage, reports), answer, server.config().keep_alive),
     };
     let version = HeaderValue::try_from(served.version).map_err(|error| ApiError::internal(&error))?;
     response.headers_mut().insert(ADAPTER_VERSION, version);
@@ -67,36 +67,57 @@ async fn whole(endpoint: Endpoint, head: &Head<'_>, mut answer: Answer, reports:
         choice.tokens.extend(piece.tokens);
         choice.finish = choice.finish.or(piece.finish);
     }
-    let choices: Vec<Value> =
-        choices.into_iter().enumerate().map(|(index, choice)| choice_json(endpoint, index, choice, reports)).collect();
-    let body = json!({
-        "id": head.id,
-        "object": endpoint.object(),
-        "created": head.created,
-        "model": head.model,
-        "choices": choices,
-        "usage": wire::usage(answer.usage()),
-    });
+    let choices = choices
+        .iter()
+        .enumerate()
+        .map(|(index, choice)| {
+            let message = Message { role: "assistant", content: &choice.text, refusal: () };
+            WholeChoice {
+                index,
+                message: (endpoint == Endpoint::Chat).then_some(message),
+                text: (endpoint == Endpoint::Completions).then_some(&choice.text),
+                logprobs: (reports == Reports::Sent).then_some(Logprobs { endpoint, tokens: &choice.tokens }),
+                finish_reason: choice.finish.map(wire::finish_reason),
+            }
+        })
+        .collect();
+    let body = Whole {
+        id: head.id,
+        object: endpoint.object(),
+        created: head.created,
+        model: head.model,
+        choices,
+        usage: wire::usage(answer.usage()),
+    };
     Ok(Json(body).into_response())
 }
 
-fn choice_json(endpoint: Endpoint, index: usize, choice: Choice, reports: Reports) -> Value {
-    let logprobs = match reports {
-        Reports::Sent => json!(Logprobs { endpoint, tokens: &choice.tokens }),
-        Reports::Omitted => Value::Null,
-    };
-    let finish = choice.finish.map(wire::finish_reason);
-    match endpoint {
-        Endpoint::Chat => json!({
-            "index": index,
-            "message": {"role": "assistant", "content": choice.text, "refusal": null},
-            "logprobs": logprobs,
-            "finish_reason": finish,
-        }),
-        Endpoint::Completions => {
-            json!({"index": index, "text": choice.text, "logprobs": logprobs, "finish_reason": finish})
-        }
-    }
+#[derive(Serialize)]
+struct Whole<'a> {
+    id: &'a str,
+    object: &'static str,
+    created: u64,
+    model: &'a str,
+    choices: Vec<WholeChoice<'a>>,
+    usage: Value,
+}
+
+#[derive(Serialize)]
+struct WholeChoice<'a> {
+    index: usize,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    message: Option<Message<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    text: Option<&'a String>,
+    logprobs: Option<Logprobs<'a>>,
+    finish_reason: Option<&'static str>,
+}
+
+#[derive(Serialize)]
+struct Message<'a> {
+    role: &'static str,
+    content: &'a str,
+    refusal: (),
 }
 
 /// A stream of events, one write for all pieces that are there.
@@ -135,13 +156,13 @@ impl Stream {
         // The first write carries the head at once; later ones wait for a piece.
         let mut piece = if out.is_empty() {
             match tokio::time::timeout(self.keep_alive, self.answer.next()).await {
-                Ok(piece) => Some(piece),
+                Ok(piece) => Poll::Ready(piece),
                 Err(_) => return Some(Bytes::from_static(KEEP_ALIVE)),
             }
         } else {
-            self.answer.next_ready().map(Some)
+            self.answer.next_ready()
         };
-        while let Some(now) = piece {
+        while let Poll::Ready(now) = piece {
             match now {
                 Some(Ok(now)) => self.frames.piece(&mut out, &now),
                 Some(Err(error)) => {

@@ -15,7 +15,7 @@ use crate::http::fields::{Fields, Rule};
 /// `POST /tokenize`
 pub async fn tokenize(State(server): State<Server>, JsonBody(body): JsonBody) -> Result<Json<Value>, ApiError> {
     let mut fields = Fields::body(body)?;
-    take_model(&server, &mut fields)?;
+    take_model(&server, &mut fields).await?;
     let text = fields.string("prompt")?;
     let return_strings = fields.boolean("return_token_strs")?.unwrap_or(false);
     let prompt = match text {
@@ -49,22 +49,19 @@ pub async fn tokenize(State(server): State<Server>, JsonBody(body): JsonBody) ->
 }
 
 /// `POST /detokenize`
-#[expect(clippy::unused_async, reason = "axum's handlers are async")]
 pub async fn detokenize(State(server): State<Server>, JsonBody(body): JsonBody) -> Result<Json<Value>, ApiError> {
     let mut fields = Fields::body(body)?;
-    take_model(&server, &mut fields)?;
+    take_model(&server, &mut fields).await?;
     let tokens = fields.take("tokens").ok_or_else(|| fields.missing("tokens"))?;
     let tokens = token_ids("tokens", tokens, &server.limits())?;
     fields.finish(&[])?;
-    Ok(Json(json!({"prompt": server.gateway().decode(&tokens)})))
+    Ok(Json(json!({"prompt": server.gateway().decode(&tokens)?})))
 }
 
 /// The model may be named; all of them share the base's tokenizer.
-fn take_model(server: &Server, fields: &mut Fields) -> Result<(), ApiError> {
-    match fields.string("model")? {
-        Some(model) if model != server.gateway().base().name && server.catalog().find(&model).is_none() => {
-            Err(ApiError::model_not_found(&model))
-        }
-        _ => Ok(()),
+async fn take_model(server: &Server, fields: &mut Fields) -> Result<(), ApiError> {
+    if let Some(model) = fields.string("model")? {
+        server.gateway().check_model(&model).await?;
     }
+    Ok(())
 }

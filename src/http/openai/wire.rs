@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use serde::{Serialize, Serializer};
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use crate::gateway::{FinishReason, ReportedToken, Usage};
 
@@ -122,7 +122,7 @@ impl<'a> ChatToken<'a> {
 struct CompletionLogprobs<'a> {
     tokens: Vec<Cow<'a, str>>,
     token_logprobs: Vec<Option<f32>>,
-    top_logprobs: Vec<Option<Map<String, Value>>>,
+    top_logprobs: Vec<Option<TopMap<'a>>>,
     text_offset: Vec<usize>,
 }
 
@@ -138,14 +138,24 @@ impl<'a> CompletionLogprobs<'a> {
 }
 
 /// The most likely tokens and the token itself, which may make one more than was asked (OpenAI's rule).
-fn top_map(token: &ReportedToken) -> Option<Map<String, Value>> {
-    let logprob = token.logprob?;
-    let mut map = Map::new();
-    let own = std::iter::once((&token.bytes, logprob));
-    for (bytes, logprob) in token.top.iter().map(|(bytes, logprob)| (bytes, *logprob)).chain(own) {
-        map.entry(name(bytes)).or_insert_with(|| json!(finite(logprob)));
+struct TopMap<'a>(Vec<(Cow<'a, str>, f32)>);
+
+impl Serialize for TopMap<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.0.iter().map(|(name, logprob)| (name, logprob)))
     }
-    Some(map)
+}
+
+fn top_map(token: &ReportedToken) -> Option<TopMap<'_>> {
+    let own = (name(&token.bytes), finite(token.logprob?));
+    let mut top: Vec<_> = token.top.iter().map(|(bytes, logprob)| (name(bytes), finite(*logprob))).collect();
+    // Different tokens may spell the same bytes: the more likely one stays.
+    let mut seen = std::collections::HashSet::new();
+    top.retain(|(name, _)| seen.insert(name.clone()));
+    if !seen.contains(&own.0) {
+        top.push(own);
+    }
+    Some(TopMap(top))
 }
 
 /// A token's text; parts of characters are written as OpenAI writes them here, so that different tokens have different names.

@@ -1,5 +1,291 @@
-//! Text to token ids and back.
+//! Text to token ids and back, whole and piece by piece. Knows no model and no file format but `tokenizer.json`.
 
-/// A tokenizer.
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use serde_json::Value;
+
+use crate::model::ModelError;
+
+/// What becomes of special tokens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Specials {
+    /// Encoding adds the configured beginning (and end) of text; decoding writes special tokens out.
+    Keep,
+    /// Encoding adds nothing; decoding leaves special tokens out.
+    Omit,
+}
+
+/// Where decoded text stands: some vocabularies (SentencePiece) drop one space at the very beginning of a text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Position {
+    /// The text begins here.
+    Start,
+    /// Text came before: a completion that continues its prompt.
+    Middle,
+}
+
+/// How tokens spell bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Spelling {
+    /// Every byte is written as a printable character (GPT-2).
+    ByteLevel,
+    /// `▁` is a space, `<0x0A>` a byte (SentencePiece with byte fallback).
+    SentencePiece {
+        /// One space at the beginning of a text was added by encoding.
+        drops_first_space: bool,
+    },
+}
+
+struct Inner {
+    tokenizer: tokenizers::Tokenizer,
+    spelling: Spelling,
+    special: HashSet<u32>,
+    vocab_size: usize,
+    bos: Option<u32>,
+}
+
+/// A tokenizer; cheap to clone.
 #[derive(Clone)]
-pub struct Tokenizer;
+pub struct Tokenizer(Arc<Inner>);
+
+impl Tokenizer {
+    /// Reads the content of a `tokenizer.json`.
+    pub fn from_json(bytes: &[u8]) -> Result<Self, ModelError> {
+        let mut tokenizer = tokenizers::Tokenizer::from_bytes(bytes).map_err(|error| invalid(&error.to_string()))?;
+        // Both are leftovers of training: a prompt is never cut or padded here.
+        tokenizer.with_truncation(None).map_err(|error| invalid(&error.to_string()))?;
+        tokenizer.with_padding(None);
+        let decoder = serde_json::to_value(tokenizer.get_decoder()).map_err(|error| invalid(&error.to_string()))?;
+        let spelling = spelling(&decoder)?;
+        let special =
+            tokenizer.get_added_tokens_decoder().into_iter().filter(|(_, token)| token.special).map(|(id, _)| id).collect();
+        let vocab_size = tokenizer.get_vocab(true).into_values().max().map_or(0, |id| id as usize + 1);
+        if vocab_size == 0 {
+            return Err(invalid("it has no tokens"));
+        }
+        let mut inner = Inner { tokenizer, spelling, special, vocab_size, bos: None };
+        inner.bos = added_beginning(&inner)?;
+        Ok(Self(Arc::new(inner)))
+    }
+
+    /// The content of a `tokenizer.json` that [`Tokenizer::from_json`] reads back.
+    pub fn to_json(&self) -> Result<String, ModelError> {
+        self.0.tokenizer.to_string(false).map_err(|error| invalid(&error.to_string()))
+    }
+
+    /// Token ids of a text; special tokens written in it are recognised either way.
+    pub fn encode(&self, text: &str, specials: Specials) -> Result<Vec<u32>, ModelError> {
+        self.0.encode(text, specials)
+    }
+
+    /// Text of token ids, from the beginning of a text.
+    pub fn decode(&self, ids: &[u32], specials: Specials) -> Result<String, ModelError> {
+        let decoded = self.0.tokenizer.decode(ids, specials == Specials::Omit);
+        decoded.map_err(|error| ModelError::Invalid(format!("tokens cannot be decoded: {error}")))
+    }
+
+    /// Decodes token by token.
+    pub fn stream(&self, specials: Specials, position: Position) -> TextStream {
+        let drops_space = self.0.spelling == Spelling::SentencePiece { drops_first_space: true } && position == Position::Start;
+        TextStream { tokenizer: self.clone(), specials, pending: Vec::new(), drops_space }
+    }
+
+    /// Bytes that a token stands for in the middle of a text; `None` outside the vocabulary. Not always whole characters.
+    pub fn token_bytes(&self, id: u32) -> Option<Vec<u8>> {
+        let token = self.0.tokenizer.id_to_token(id)?;
+        Some(self.0.spelling.bytes(&token))
+    }
+
+    /// The token as text, incomplete characters replaced; `None` outside the vocabulary.
+    pub fn token_text(&self, id: u32) -> Option<String> {
+        self.token_bytes(id).map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
+    }
+
+    /// The token as the vocabulary spells it (`Ġthe`, `▁the`).
+    pub fn token(&self, id: u32) -> Option<String> {
+        self.0.tokenizer.id_to_token(id)
+    }
+
+    /// Id of a token by its spelling in the vocabulary (`<|im_end|>`).
+    pub fn token_id(&self, token: &str) -> Option<u32> {
+        self.0.tokenizer.token_to_id(token)
+    }
+
+    /// Highest id and one; the model's vocabulary may have more rows.
+    pub fn vocab_size(&self) -> usize {
+        self.0.vocab_size
+    }
+
+    /// Whether a token is special: structure, not text.
+    pub fn is_special(&self, id: u32) -> bool {
+        self.0.special.contains(&id)
+    }
+
+    /// Special tokens, in order of their ids.
+    pub fn special_ids(&self) -> Vec<u32> {
+        let mut ids: Vec<u32> = self.0.special.iter().copied().collect();
+        ids.sort_unstable();
+        ids
+    }
+
+    /// The token that encoding with [`Specials::Keep`] puts first, where it does.
+    pub fn bos(&self) -> Option<u32> {
+        self.0.bos
+    }
+}
+
+impl std::fmt::Debug for Tokenizer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Tokenizer").field("vocab_size", &self.0.vocab_size).finish_non_exhaustive()
+    }
+}
+
+impl Inner {
+    fn encode(&self, text: &str, specials: Specials) -> Result<Vec<u32>, ModelError> {
+        let encoding = self.tokenizer.encode_fast(text, specials == Specials::Keep);
+        let encoding = encoding.map_err(|error| ModelError::Invalid(format!("the text cannot be tokenized: {error}")))?;
+        Ok(encoding.get_ids().to_vec())
+    }
+}
+
+impl Spelling {
+    /// Bytes that a token's spelling stands for; the same rule as the tokenizer's own decoder.
+    fn bytes(self, token: &str) -> Vec<u8> {
+        match self {
+            // A token with a character outside the alphabet is text as it is (an added token).
+            Self::ByteLevel => token.chars().map(byte_of).collect::<Option<Vec<u8>>>().unwrap_or_else(|| token.into()),
+            Self::SentencePiece { .. } => match fallback_byte(token) {
+                Some(byte) => vec![byte],
+                None => token.replace('▁', " ").into_bytes(),
+            },
+        }
+    }
+}
+
+/// Text of a sequence as its tokens come: a character is given out once, when its last byte is there.
+#[derive(Debug, Clone)]
+pub struct TextStream {
+    tokenizer: Tokenizer,
+    specials: Specials,
+    pending: Vec<u8>,
+    drops_space: bool,
+}
+
+impl TextStream {
+    /// Adds a token; returns the text that became complete, which may be empty.
+    pub fn push(&mut self, id: u32) -> String {
+        if self.specials == Specials::Omit && self.tokenizer.is_special(id) {
+            return String::new();
+        }
+        let mut bytes = self.tokenizer.token_bytes(id).unwrap_or_default();
+        if self.drops_space && !bytes.is_empty() {
+            self.drops_space = false;
+            if bytes[0] == b' ' {
+                bytes.remove(0);
+            }
+        }
+        self.pending.append(&mut bytes);
+        self.take_complete()
+    }
+
+    /// The end: what is left of an unfinished character becomes one replacement character.
+    pub fn finish(&mut self) -> String {
+        String::from_utf8_lossy(&std::mem::take(&mut self.pending)).into_owned()
+    }
+
+    /// Bytes that wait for the rest of their character.
+    pub fn pending(&self) -> &[u8] {
+        &self.pending
+    }
+
+    /// Takes everything but an unfinished last character; bytes that can never become one turn into replacement characters.
+    fn take_complete(&mut self) -> String {
+        let mut text = String::new();
+        let mut rest = &self.pending[..];
+        loop {
+            match std::str::from_utf8(rest) {
+                Ok(valid) => {
+                    text.push_str(valid);
+                    rest = &[];
+                    break;
+                }
+                Err(error) => {
+                    let (valid, after) = rest.split_at(error.valid_up_to());
+                    text.push_str(&String::from_utf8_lossy(valid));
+                    rest = after;
+                    let Some(bad) = error.error_len() else { break };
+                    text.push(char::REPLACEMENT_CHARACTER);
+                    rest = &rest[bad..];
+                }
+            }
+        }
+        self.pending = rest.to_vec();
+        text
+    }
+}
+
+/// The byte that GPT-2's alphabet writes as this character: printable Latin-1 for itself, the others in order from U+0100.
+fn byte_of(c: char) -> Option<u8> {
+    let code = u32::from(c);
+    let printable = |code: u32| matches!(code, 0x21..=0x7e | 0xa1..=0xac | 0xae..=0xff);
+    if printable(code) {
+        return u8::try_from(code).ok();
+    }
+    let index = code.checked_sub(0x100)?;
+    let others = (0u8..=255).filter(|byte| !printable((*byte).into()));
+    others.into_iter().nth(usize::try_from(index).ok()?)
+}
+
+/// The byte of a token such as `<0x0A>`.
+fn fallback_byte(token: &str) -> Option<u8> {
+    let digits = token.strip_prefix("<0x")?.strip_suffix('>')?;
+    (digits.len() == 2).then(|| u8::from_str_radix(digits, 16).ok()).flatten()
+}
+
+/// What the decoder says of how tokens spell bytes; only the two ways of the supported architectures' tokenizers.
+fn spelling(decoder: &Value) -> Result<Spelling, ModelError> {
+    let parts = match decoder.get("decoders").and_then(Value::as_array) {
+        Some(parts) => parts.iter().collect(),
+        None => vec![decoder],
+    };
+    let kind = |part: &Value| part.get("type").and_then(Value::as_str).unwrap_or("null").to_owned();
+    let has = |name: &str| parts.iter().find(|part| kind(part) == name);
+    if has("ByteLevel").is_some() {
+        return Ok(Spelling::ByteLevel);
+    }
+    if let Some(metaspace) = has("Metaspace") {
+        let prepends = metaspace.get("prepend_scheme").and_then(Value::as_str) != Some("never");
+        return Ok(Spelling::SentencePiece { drops_first_space: prepends });
+    }
+    if has("ByteFallback").is_some() {
+        return Ok(Spelling::SentencePiece { drops_first_space: has("Strip").is_some() });
+    }
+    let kinds: Vec<String> = parts.iter().map(|part| kind(part)).collect();
+    Err(invalid(&format!("its decoder is {}; ByteLevel, ByteFallback and Metaspace are supported", kinds.join(", "))))
+}
+
+/// The token that encoding adds in front of a text, found by encoding one.
+fn added_beginning(inner: &Inner) -> Result<Option<u32>, ModelError> {
+    let with = inner.encode("a", Specials::Keep)?;
+    let without = inner.encode("a", Specials::Omit)?;
+    Ok(with.first().filter(|first| without.first() != Some(first)).copied())
+}
+
+fn invalid(problem: &str) -> ModelError {
+    ModelError::Invalid(format!("the tokenizer cannot be used: {problem}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_byte_alphabet_covers_every_byte_once() {
+        let mut seen: Vec<u8> = (0..0x200).filter_map(char::from_u32).filter_map(byte_of).collect();
+        seen.sort_unstable();
+        assert_eq!(seen, (0..=255).collect::<Vec<u8>>());
+        assert_eq!(byte_of('Ġ'), Some(b' '));
+        assert_eq!(byte_of('Ċ'), Some(b'\n'));
+    }
+}

@@ -1,8 +1,23 @@
 //! Reads bases from disk: GGUF files and Hugging Face directories, both into one `Checkpoint`.
 //! Knows file formats; knows nothing of how tensors are computed with.
 
+pub mod check;
+pub mod dequant;
+pub mod encode;
+pub mod gguf;
+mod gguf_checkpoint;
+mod gguf_metadata;
+mod gguf_names;
+mod gguf_tokenizer;
+pub mod huggingface;
+mod huggingface_config;
+pub mod safetensors_file;
+
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::Arc;
+
+use crate::model::ModelError;
 
 use crate::model::chat_template::ChatTemplate;
 use crate::model::config::ModelConfig;
@@ -21,6 +36,58 @@ pub enum DType {
     Q4K,
     Q5_0,
     Q4_0,
+}
+
+impl DType {
+    /// Elements of one block and the bytes that it takes (GGML's block layouts; plain types are blocks of one).
+    pub const fn block(self) -> (usize, usize) {
+        match self {
+            Self::F32 => (1, 4),
+            Self::F16 | Self::BF16 => (1, 2),
+            // f16 scale, 32 x i8
+            Self::Q8_0 => (32, 34),
+            // 128 low nibbles, 64 high pairs, 16 x i8 scales, f16 scale
+            Self::Q6K => (256, 210),
+            // f16 scale, f16 minimum, 12 bytes of 6-bit scales and minima, 32 high bits, 128 nibbles
+            Self::Q5K => (256, 176),
+            // the same without high bits
+            Self::Q4K => (256, 144),
+            // f16 scale, 4 bytes of high bits, 16 nibbles
+            Self::Q5_0 => (32, 22),
+            // f16 scale, 16 nibbles
+            Self::Q4_0 => (32, 18),
+        }
+    }
+
+    /// Bytes of a row of `cols` elements; `None` when `cols` is not whole blocks or the size overflows.
+    pub fn row_bytes(self, cols: usize) -> Option<usize> {
+        let (elements, bytes) = self.block();
+        if !cols.is_multiple_of(elements) {
+            return None;
+        }
+        (cols / elements).checked_mul(bytes)
+    }
+
+    /// The name as people write it (`q4_k`).
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::F32 => "f32",
+            Self::F16 => "f16",
+            Self::BF16 => "bf16",
+            Self::Q8_0 => "q8_0",
+            Self::Q6K => "q6_k",
+            Self::Q5K => "q5_k",
+            Self::Q4K => "q4_k",
+            Self::Q5_0 => "q5_0",
+            Self::Q4_0 => "q4_0",
+        }
+    }
+}
+
+impl std::fmt::Display for DType {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name())
+    }
 }
 
 /// A tensor as stored: bytes in a mapped file, not copied.
@@ -45,6 +112,13 @@ impl RawTensor {
     /// Stored bytes.
     pub fn bytes(&self) -> &[u8] {
         &self.file[self.range.clone()]
+    }
+
+    /// Lets the operating system take back the tensor's pages of the mapped file; reading them again is slow but right.
+    pub fn release(&self) {
+        #[cfg(target_os = "linux")]
+        // SAFETY: the map is of a file and read-only: dropped pages come back with the same content.
+        drop(unsafe { self.file.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, self.range.start, self.range.len()) });
     }
 
     /// Index in storage of the row that is `row` in Hugging Face's order (half-rotation layout).
@@ -84,4 +158,27 @@ pub struct Checkpoint {
     pub tensors: BTreeMap<String, RawTensor>,
     /// Name for people: the GGUF's `general.name` or the directory's name.
     pub name: String,
+}
+
+/// Opens a base: a directory in Hugging Face's layout, or a GGUF file.
+pub fn open(path: &Path) -> Result<Checkpoint, ModelError> {
+    if path.is_dir() { huggingface::open_directory(path) } else { gguf_checkpoint::open_gguf(path) }
+}
+
+/// Maps a file for reading.
+pub(crate) fn map_file(path: &Path) -> Result<Arc<memmap2::Mmap>, ModelError> {
+    let io = |source| ModelError::Io { path: path.to_owned(), source };
+    let file = std::fs::File::open(path).map_err(io)?;
+    if file.metadata().map_err(io)?.is_dir() {
+        return Err(ModelError::Invalid(format!("{} is a directory where a file is needed", path.display())));
+    }
+    // SAFETY: the mapping is read-only and private to this process; every access goes through slices inside its length.
+    // Whoever shortens a model file under a running server breaks the server, as with every program that maps its data.
+    let map = unsafe { memmap2::Mmap::map(&file) }.map_err(io)?;
+    Ok(Arc::new(map))
+}
+
+/// Reads a whole small file.
+pub(crate) fn read_file(path: &Path) -> Result<Vec<u8>, ModelError> {
+    std::fs::read(path).map_err(|source| ModelError::Io { path: path.to_owned(), source })
 }

@@ -132,12 +132,17 @@ pub fn write_durably(path: &Path, bytes: &[u8], access: Access) -> Result<(), St
     file.write_all(bytes).map_err(StoreError::io("write", &temporary))?;
     file.sync_all().map_err(StoreError::io("sync", &temporary))?;
     drop(file);
-    fs::rename(&temporary, path).map_err(StoreError::io("replace", path))?;
-    sync_parent(path)
+    rename_durably(&temporary, path)
+}
+
+/// Renames a finished file or directory to its final name, durably.
+pub fn rename_durably(from: &Path, to: &Path) -> Result<(), StoreError> {
+    fs::rename(from, to).map_err(StoreError::io("replace", to))?;
+    sync_parent(to)
 }
 
 /// Makes a rename durable. Directories cannot be opened for that everywhere, hence only on Unix.
-pub(super) fn sync_parent(path: &Path) -> Result<(), StoreError> {
+fn sync_parent(path: &Path) -> Result<(), StoreError> {
     #[cfg(unix)]
     if let Some(parent) = path.parent() {
         File::open(parent).and_then(|dir| dir.sync_all()).map_err(StoreError::io("sync", parent))?;

@@ -1,0 +1,396 @@
+//! The catalog: which version each name means now, who holds what, and the changes of both.
+//!
+//! Reading and checking adapters happens on blocking threads. Once begun, a change runs to its end even if its caller goes away,
+//! so that what is on disk and what is in memory cannot part. Two locks, never taken in the other order: `changes` (one durable
+//! change at a time, held over disk writes), then `state` (held for moments only).
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use super::files::VersionFiles;
+use super::name::{self, Selector};
+use super::records::{Facts, Records};
+use super::roots::Roots;
+use super::{AdapterInfo, IfLoaded, Lease, LoadRequest, Loaded, LoadedBy, RegistryError};
+use crate::ids::VersionId;
+use crate::model::lora::peft::AdapterFiles;
+use crate::model::lora::{LoraWeights, PreparedAdapter};
+use crate::model::{AdapterPreparer, ModelConfig, ModelError};
+use crate::store::DataDir;
+
+/// What a catalog is made of.
+pub struct Setup {
+    /// Where durable truth lives.
+    pub data: Arc<DataDir>,
+    /// Directories that the API may load from.
+    pub roots: Vec<PathBuf>,
+    /// Names of the base: no adapter may have them.
+    pub reserved_names: Vec<String>,
+    /// Shape of the base.
+    pub base: ModelConfig,
+    /// Packs adapters for the base.
+    pub preparer: Arc<dyn AdapterPreparer>,
+}
+
+/// An adapter that was in service before the restart and is not now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Skipped {
+    /// Its name.
+    pub name: String,
+    /// Why.
+    pub reason: String,
+}
+
+/// Durable truth about adapters; cheap to clone.
+#[derive(Clone)]
+pub struct Catalog {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    data: Arc<DataDir>,
+    files: VersionFiles,
+    roots: Roots,
+    reserved_names: Vec<String>,
+    base: ModelConfig,
+    preparer: Arc<dyn AdapterPreparer>,
+    changes: Mutex<()>,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    records: Records,
+    /// The current version of each name in service; this keeps it in memory.
+    served: BTreeMap<String, Served>,
+    /// Names on record that cannot be served, with the reason.
+    unavailable: BTreeMap<String, String>,
+    /// Every version that somebody holds.
+    resident: HashMap<VersionId, Weak<PreparedAdapter>>,
+    /// Held by whoever prepares the version, so that others wait instead of doing the work again.
+    preparing: HashMap<VersionId, Arc<Mutex<()>>>,
+    /// Lease counters by name and number.
+    tokens: HashMap<(String, u32), Weak<()>>,
+}
+
+struct Served {
+    number: u32,
+    adapter: Arc<PreparedAdapter>,
+    token: Arc<()>,
+}
+
+impl Catalog {
+    /// Reads the records and brings every name that was in service back. Adapters that cannot be used on this base any more are
+    /// left out and reported; they stay on record.
+    pub async fn open(setup: Setup) -> Result<(Self, Vec<Skipped>), RegistryError> {
+        blocking(move || {
+            let inner = Inner {
+                files: VersionFiles::open(&setup.data)?,
+                roots: Roots::new(setup.roots)?,
+                state: Mutex::new(State { records: Records::read(&setup.data)?, ..State::default() }),
+                data: setup.data,
+                reserved_names: setup.reserved_names,
+                base: setup.base,
+                preparer: setup.preparer,
+                changes: Mutex::new(()),
+            };
+            let skipped = inner.restore()?;
+            Ok((Self { inner: Arc::new(inner) }, skipped))
+        })
+        .await
+    }
+
+    /// Puts a directory into service under a name.
+    pub async fn load(&self, request: LoadRequest) -> Result<Loaded, RegistryError> {
+        let inner = Arc::clone(&self.inner);
+        blocking(move || inner.load(request)).await
+    }
+
+    /// Takes a name out of service. Running requests keep their leases.
+    pub async fn unload(&self, name: &str, expected_version: Option<&str>) -> Result<(), RegistryError> {
+        let inner = Arc::clone(&self.inner);
+        let (name, expected) = (name.to_owned(), expected_version.map(str::to_owned));
+        blocking(move || inner.unload(&name, expected.as_deref())).await
+    }
+
+    /// A lease on the version that `name`, `name@number` or `name@digest` means now.
+    pub async fn resolve(&self, model: &str) -> Result<Lease, RegistryError> {
+        match self.inner.look_up(model)? {
+            Found::InMemory(lease) => Ok(lease),
+            Found::OnDisk { name, number, id } => {
+                let inner = Arc::clone(&self.inner);
+                blocking(move || inner.bring_back(name, number, id)).await
+            }
+        }
+    }
+
+    /// Adapters in service, by name.
+    pub fn list(&self) -> Vec<AdapterInfo> {
+        self.inner.list()
+    }
+
+    /// Adapters on record that the base cannot serve, by name, with the reason.
+    pub fn unavailable(&self) -> Vec<Skipped> {
+        let state = self.inner.state();
+        state.unavailable.iter().map(|(name, reason)| Skipped { name: name.clone(), reason: reason.clone() }).collect()
+    }
+}
+
+impl std::fmt::Debug for Catalog {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Catalog").finish_non_exhaustive()
+    }
+}
+
+enum Found {
+    InMemory(Lease),
+    OnDisk { name: String, number: u32, id: VersionId },
+}
+
+impl State {
+    fn token(&mut self, name: &str, number: u32) -> Arc<()> {
+        let key = (name.to_owned(), number);
+        if let Some(token) = self.tokens.get(&key).and_then(Weak::upgrade) {
+            return token;
+        }
+        self.tokens.retain(|_, token| token.strong_count() > 0);
+        let token = Arc::new(());
+        self.tokens.insert(key, Arc::downgrade(&token));
+        token
+    }
+
+    fn resident(&self, id: &VersionId) -> Option<Arc<PreparedAdapter>> {
+        self.resident.get(id).and_then(Weak::upgrade)
+    }
+
+    fn serve(&mut self, name: String, number: u32, adapter: Arc<PreparedAdapter>) {
+        let token = self.token(&name, number);
+        self.unavailable.remove(&name);
+        self.served.insert(name, Served { number, adapter, token });
+    }
+}
+
+impl Inner {
+    fn state(&self) -> MutexGuard<'_, State> {
+        // A panic elsewhere cannot leave the state half changed: every change below is one assignment after its checks.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn restore(&self) -> Result<Vec<Skipped>, RegistryError> {
+        let records = self.state().records.clone();
+        self.files.sweep(&records.referenced())?;
+        let mut skipped = Vec::new();
+        for (name, adapter) in &records.adapters {
+            let Some(current) = adapter.current() else { continue };
+            let restored = name::check(name, &self.reserved_names)
+                .and_then(|()| self.prepared(current.id, || self.files.read(current.id).and_then(|files| self.checked(&files))));
+            match restored {
+                Ok(adapter) => self.state().serve(name.clone(), current.number, adapter),
+                Err(error) => {
+                    let reason = error.to_string();
+                    self.state().unavailable.insert(name.clone(), reason.clone());
+                    skipped.push(Skipped { name: name.clone(), reason });
+                }
+            }
+        }
+        Ok(skipped)
+    }
+
+    fn load(&self, request: LoadRequest) -> Result<Loaded, RegistryError> {
+        let LoadRequest { name, path, if_loaded, expected_version, by } = request;
+        name::check(&name, &self.reserved_names)?;
+        let expected = expected_version.as_deref();
+        self.may_load(&self.state(), &name, if_loaded, expected)?;
+        let dir = match by {
+            LoadedBy::Operator => path,
+            LoadedBy::Api { .. } => self.roots.resolve(&path)?,
+        };
+        let files = AdapterFiles::read(&dir).map_err(RegistryError::Unusable)?;
+        let id = files.digest().map_err(RegistryError::Unusable)?;
+        if if_loaded == IfLoaded::ReplaceIfNew
+            && let Some(kept) = self.already_known(&name, id)
+        {
+            return Ok(kept);
+        }
+        let adapter = self.prepared(id, || self.checked(&files))?;
+        let facts = Facts { id, rank: adapter.max_rank, file_bytes: files.len() as u64, now: now(), by };
+
+        let _one_at_a_time = self.changes.lock().unwrap_or_else(PoisonError::into_inner);
+        let (mut records, replaced) = {
+            let state = self.state();
+            // Asked again: the name may have moved while the files were read.
+            self.may_load(&state, &name, if_loaded, expected)?;
+            (state.records.clone(), state.served.get(&name).map(|served| served.number))
+        };
+        let number = records.install(&name, facts);
+        self.files.store(id, &files)?;
+        records.write(&self.data)?;
+        let referenced = records.referenced();
+        {
+            let mut state = self.state();
+            state.records = records;
+            state.serve(name.clone(), number, adapter);
+        }
+        self.sweep(&referenced);
+        Ok(Loaded { name, number, id, replaced })
+    }
+
+    fn may_load(&self, state: &State, name: &str, if_loaded: IfLoaded, expected: Option<&str>) -> Result<(), RegistryError> {
+        if let (IfLoaded::Refuse, Some(served)) = (if_loaded, state.served.get(name)) {
+            return Err(RegistryError::AlreadyLoaded { name: name.to_owned(), number: served.number });
+        }
+        state.records.compare(name, expected)
+    }
+
+    /// The version in service, if this content is one of the adapter's versions.
+    fn already_known(&self, name: &str, id: VersionId) -> Option<Loaded> {
+        let state = self.state();
+        let served = state.served.get(name)?;
+        let known = state.records.adapters.get(name)?.versions.iter().any(|version| version.id == id);
+        known.then(|| Loaded {
+            name: name.to_owned(),
+            number: served.number,
+            id: served.adapter.id,
+            replaced: Some(served.number),
+        })
+    }
+
+    fn unload(&self, name: &str, expected: Option<&str>) -> Result<(), RegistryError> {
+        let _one_at_a_time = self.changes.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut records = self.state().records.clone();
+        if records.adapters.get(name).is_none_or(|adapter| adapter.current.is_none()) {
+            return Err(RegistryError::NotFound { model: name.chars().take(256).collect() });
+        }
+        records.compare(name, expected)?;
+        records.remove(name);
+        records.write(&self.data)?;
+        let referenced = records.referenced();
+        {
+            let mut state = self.state();
+            state.records = records;
+            state.served.remove(name);
+            state.unavailable.remove(name);
+        }
+        self.sweep(&referenced);
+        Ok(())
+    }
+
+    fn look_up(&self, model: &str) -> Result<Found, RegistryError> {
+        let not_found = || RegistryError::NotFound { model: model.chars().take(256).collect() };
+        let (name, selector) = name::split(model).ok_or_else(not_found)?;
+        let mut state = self.state();
+        let current = match state.served.get(name) {
+            Some(served) => served.number,
+            None => {
+                return Err(match state.unavailable.get(name) {
+                    Some(reason) => RegistryError::Unavailable { name: name.to_owned(), reason: reason.clone() },
+                    None => not_found(),
+                });
+            }
+        };
+        let selector = selector.unwrap_or(Selector::Number(current));
+        let adapter = state.records.adapters.get(name).ok_or_else(not_found)?;
+        let version = adapter.select(&selector).ok_or_else(not_found)?;
+        let (number, id) = (version.number, version.id);
+        Ok(match state.resident(&id) {
+            Some(adapter) => {
+                Found::InMemory(Lease { name: name.to_owned(), number, id, adapter, token: state.token(name, number) })
+            }
+            None => Found::OnDisk { name: name.to_owned(), number, id },
+        })
+    }
+
+    /// A lease on an old version that nobody holds any more.
+    fn bring_back(&self, name: String, number: u32, id: VersionId) -> Result<Lease, RegistryError> {
+        let adapter = self.prepared(id, || self.files.read(id).and_then(|files| self.checked(&files))).map_err(|error| {
+            // Between the look-up and the reading the version may have been forgotten.
+            let gone = !self.state().records.referenced().contains(&id);
+            if gone { RegistryError::NotFound { model: format!("{name}@{number}") } } else { error }
+        })?;
+        let token = self.state().token(&name, number);
+        Ok(Lease { name, number, id, adapter, token })
+    }
+
+    fn checked(&self, files: &AdapterFiles) -> Result<LoraWeights, RegistryError> {
+        files.parse(&self.base).map_err(RegistryError::Unusable)
+    }
+
+    /// The version in the form that the model computes with; whoever asks first does the work, others wait for it.
+    fn prepared(
+        &self,
+        id: VersionId,
+        read: impl FnOnce() -> Result<LoraWeights, RegistryError>,
+    ) -> Result<Arc<PreparedAdapter>, RegistryError> {
+        let turn = {
+            let mut state = self.state();
+            if let Some(adapter) = state.resident(&id) {
+                return Ok(adapter);
+            }
+            Arc::clone(state.preparing.entry(id).or_default())
+        };
+        let _my_turn = turn.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(adapter) = self.state().resident(&id) {
+            return Ok(adapter);
+        }
+        let made = read().and_then(|weights| {
+            self.preparer.prepare(weights).map_err(|error| match error {
+                error @ ModelError::Invalid(_) => RegistryError::Unusable(error),
+                error => RegistryError::Prepare(error),
+            })
+        });
+        let mut state = self.state();
+        state.preparing.remove(&id);
+        let adapter = Arc::new(made?);
+        state.resident.retain(|_, held| held.strong_count() > 0);
+        state.resident.insert(id, Arc::downgrade(&adapter));
+        Ok(adapter)
+    }
+
+    /// Files that stay too long do no harm, so that a failure here does not fail the change that was made.
+    fn sweep(&self, referenced: &std::collections::BTreeSet<VersionId>) {
+        if let Err(error) = self.files.sweep(referenced) {
+            tracing::warn!(%error, "old adapter versions were not removed");
+        }
+    }
+
+    fn list(&self) -> Vec<AdapterInfo> {
+        let state = self.state();
+        let mut list = Vec::with_capacity(state.served.len());
+        for (name, served) in &state.served {
+            let Some(record) = state.records.adapters.get(name).and_then(|adapter| adapter.current()) else { continue };
+            let mut draining: Vec<(u32, usize)> = state
+                .tokens
+                .iter()
+                .filter(|((of, number), token)| of == name && *number != served.number && token.strong_count() > 0)
+                .map(|((_, number), token)| (*number, token.strong_count()))
+                .collect();
+            draining.sort_unstable();
+            list.push(AdapterInfo {
+                name: name.clone(),
+                number: served.number,
+                id: served.adapter.id,
+                rank: served.adapter.max_rank,
+                bytes: served.adapter.bytes,
+                loaded_at: record.loaded_at,
+                loaded_by: record.loaded_by.clone(),
+                // The catalog itself holds one.
+                leases: Arc::strong_count(&served.token).saturating_sub(1),
+                draining,
+            });
+        }
+        list
+    }
+}
+
+/// Seconds since 1970; a clock before that counts as 1970.
+fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
+
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, RegistryError> + Send + 'static,
+) -> Result<T, RegistryError> {
+    tokio::task::spawn_blocking(work).await.unwrap_or(Err(RegistryError::Interrupted))
+}

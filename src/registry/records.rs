@@ -1,0 +1,256 @@
+//! What is remembered of adapters, and how it may change: pure functions on plain data, written to disk as one file.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::{Deserialize, Serialize};
+
+use super::name::{Expected, Selector};
+use super::{LoadedBy, RegistryError};
+use crate::ids::VersionId;
+use crate::store::{Access, DataDir, StoreError};
+
+/// Name of the state file in the data directory.
+const FILE: &str = "registry.json";
+const FORMAT: u32 = 1;
+/// Versions kept on disk per adapter, the current one included.
+pub(super) const KEPT_VERSIONS: usize = 8;
+
+/// What is remembered of one version.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct VersionRecord {
+    /// Number within its adapter, from 1.
+    pub number: u32,
+    /// Content digest.
+    pub id: VersionId,
+    /// Highest rank.
+    pub rank: usize,
+    /// Bytes of its files.
+    pub file_bytes: u64,
+    /// When it was first loaded, seconds since 1970.
+    pub loaded_at: u64,
+    /// Who loaded it: its waiver.
+    pub loaded_by: LoadedBy,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Adapter {
+    /// Number of the next version. Never goes back, so that `support@3` never means two contents.
+    next: u32,
+    /// `None` after an unload.
+    pub(super) current: Option<u32>,
+    pub(super) versions: Vec<VersionRecord>,
+}
+
+impl Adapter {
+    pub(super) fn current(&self) -> Option<&VersionRecord> {
+        let number = self.current?;
+        self.versions.iter().find(|version| version.number == number)
+    }
+
+    /// The version that a selector names; a digest prefix that fits two versions names none.
+    pub(super) fn select(&self, selector: &Selector) -> Option<&VersionRecord> {
+        let mut matching = self.versions.iter().filter(|version| selector.selects(version.number, &version.id));
+        let first = matching.next()?;
+        matching.next().is_none().then_some(first)
+    }
+}
+
+/// The content of the state file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Records {
+    format: u32,
+    pub(super) adapters: BTreeMap<String, Adapter>,
+}
+
+impl Default for Records {
+    fn default() -> Self {
+        Self { format: FORMAT, adapters: BTreeMap::new() }
+    }
+}
+
+/// Facts about a version that is being put into service.
+#[derive(Debug, Clone)]
+pub(super) struct Facts {
+    pub(super) id: VersionId,
+    pub(super) rank: usize,
+    pub(super) file_bytes: u64,
+    pub(super) now: u64,
+    pub(super) by: LoadedBy,
+}
+
+impl Records {
+    pub(super) fn read(data: &DataDir) -> Result<Self, StoreError> {
+        let Some(records) = data.read_json::<Self>(FILE)? else { return Ok(Self::default()) };
+        if records.format != FORMAT {
+            let reason = format!("format {} is not {FORMAT}", records.format);
+            return Err(StoreError::Damaged { path: data.path().join(FILE), reason });
+        }
+        Ok(records)
+    }
+
+    pub(super) fn write(&self, data: &DataDir) -> Result<(), StoreError> {
+        data.write_json(FILE, self, Access::Normal)
+    }
+
+    /// The compare of compare-and-set.
+    pub(super) fn compare(&self, name: &str, expected: Option<&str>) -> Result<(), RegistryError> {
+        let Some(given) = expected else { return Ok(()) };
+        let current = self.adapters.get(name).and_then(Adapter::current);
+        let agrees = match (Expected::parse(given)?, current) {
+            (Expected::NotLoaded, current) => current.is_none(),
+            (Expected::Version(selector), Some(current)) => selector.selects(current.number, &current.id),
+            (Expected::Version(_), None) => false,
+        };
+        if agrees {
+            return Ok(());
+        }
+        let actual = match current {
+            Some(current) => format!("{name}@{} ({})", current.number, current.id.short()),
+            None => "no version (it is not loaded)".to_owned(),
+        };
+        Err(RegistryError::Conflict { name: name.to_owned(), expected: given.to_owned(), actual })
+    }
+
+    /// The set of compare-and-set: points the name at a content and forgets versions that are too old. Content that is a
+    /// version of this adapter already keeps its number. Returns that number.
+    pub(super) fn install(&mut self, name: &str, facts: Facts) -> u32 {
+        let adapter =
+            self.adapters.entry(name.to_owned()).or_insert_with(|| Adapter { next: 1, current: None, versions: Vec::new() });
+        let number = match adapter.versions.iter().find(|version| version.id == facts.id) {
+            Some(version) => version.number,
+            None => {
+                let number = adapter.next;
+                adapter.next = number.saturating_add(1);
+                adapter.versions.push(VersionRecord {
+                    number,
+                    id: facts.id,
+                    rank: facts.rank,
+                    file_bytes: facts.file_bytes,
+                    loaded_at: facts.now,
+                    loaded_by: facts.by,
+                });
+                number
+            }
+        };
+        adapter.current = Some(number);
+        let surplus = adapter.versions.len().saturating_sub(KEPT_VERSIONS);
+        let oldest: Vec<u32> =
+            adapter.versions.iter().map(|version| version.number).filter(|old| *old != number).take(surplus).collect();
+        adapter.versions.retain(|version| !oldest.contains(&version.number));
+        number
+    }
+
+    /// Takes a name out of service. Its versions are forgotten, its numbering is not. False where it was not in service.
+    pub(super) fn remove(&mut self, name: &str) -> bool {
+        let Some(adapter) = self.adapters.get_mut(name) else { return false };
+        adapter.versions.clear();
+        adapter.current.take().is_some()
+    }
+
+    /// Versions whose files must stay.
+    pub(super) fn referenced(&self) -> BTreeSet<VersionId> {
+        self.adapters.values().flat_map(|adapter| adapter.versions.iter().map(|version| version.id)).collect()
+    }
+}
+
+/// The registry's records without a running server, for `switchyard adapters`.
+pub struct Offline<'data> {
+    data: &'data DataDir,
+    records: Records,
+}
+
+impl<'data> Offline<'data> {
+    /// Reads the records of a data directory.
+    pub fn open(data: &'data DataDir) -> Result<Self, RegistryError> {
+        Ok(Self { data, records: Records::read(data)? })
+    }
+
+    /// Names in service, each with its current version and the numbers of all kept ones.
+    pub fn list(&self) -> Vec<(String, VersionRecord, Vec<u32>)> {
+        self.records
+            .adapters
+            .iter()
+            .filter_map(|(name, adapter)| {
+                let numbers = adapter.versions.iter().map(|version| version.number).collect();
+                Some((name.clone(), adapter.current()?.clone(), numbers))
+            })
+            .collect()
+    }
+
+    /// Takes a name out of service; its files are removed at the next start.
+    pub fn remove(&mut self, name: &str) -> Result<(), RegistryError> {
+        if !self.records.remove(name) {
+            return Err(RegistryError::NotFound { model: name.to_owned() });
+        }
+        Ok(self.records.write(self.data)?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
+
+    use super::*;
+
+    fn facts(content: u8) -> Facts {
+        Facts { id: VersionId::new([content; 32]), rank: 4, file_bytes: 10, now: 5, by: LoadedBy::Operator }
+    }
+
+    #[test]
+    fn numbers_follow_content_and_never_repeat() {
+        let mut records = Records::default();
+        assert_eq!(records.install("a", facts(1)), 1);
+        assert_eq!(records.install("a", facts(2)), 2);
+        assert_eq!(records.install("a", facts(1)), 1, "known content keeps its number");
+        assert!(records.remove("a"));
+        assert!(!records.remove("a"));
+        assert_eq!(records.install("a", facts(1)), 3, "numbers are not used twice");
+        assert_eq!(records.install("b", facts(1)), 1, "numbers belong to one adapter");
+    }
+
+    #[test]
+    fn old_versions_are_forgotten_but_never_the_current_one() {
+        let mut records = Records::default();
+        (0..8).for_each(|content| _ = records.install("a", facts(content)));
+        records.install("a", facts(0));
+        records.install("a", facts(8));
+        records.install("a", facts(1));
+        let adapter = &records.adapters["a"];
+        assert_eq!(adapter.versions.len(), KEPT_VERSIONS);
+        assert!(adapter.current().is_some());
+        let mut others = records.clone();
+        (20..40).for_each(|content| _ = others.install("b", facts(content)));
+        assert_eq!(others.referenced().len(), 16);
+    }
+
+    #[test]
+    fn compare_names_both_versions() {
+        let mut records = Records::default();
+        records.compare("a", Some("0")).unwrap();
+        records.install("a", facts(0xab));
+        records.compare("a", None).unwrap();
+        records.compare("a", Some("1")).unwrap();
+        records.compare("a", Some("abababab")).unwrap();
+        let error = records.compare("a", Some("7")).unwrap_err().to_string();
+        assert!(error.contains("a@1 (abababababab)") && error.contains("expected 7"), "{error}");
+        assert!(matches!(records.compare("a", Some("0")), Err(RegistryError::Conflict { .. })));
+        assert!(matches!(records.compare("b", Some("1")), Err(RegistryError::Conflict { .. })));
+        assert!(matches!(records.compare("a", Some("new")), Err(RegistryError::InvalidExpected { .. })));
+    }
+
+    #[test]
+    fn an_ambiguous_digest_names_nothing() {
+        let mut records = Records::default();
+        let mut twin = [7; 32];
+        twin[31] = 8;
+        records.install("a", facts(7));
+        records.install("a", Facts { id: VersionId::new(twin), ..facts(7) });
+        let select = |text: &str| records.adapters["a"].select(&Selector::parse(text).unwrap()).map(|v| v.number);
+        assert_eq!(select("07070707"), None);
+        assert_eq!(select(&VersionId::new(twin).to_string()), Some(2));
+        assert_eq!(select("1"), Some(1));
+    }
+}

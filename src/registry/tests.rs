@@ -1,0 +1,311 @@
+//! The catalog on real directories, with a preparer that counts.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
+
+use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use safetensors::tensor::{Dtype, TensorView};
+
+use super::*;
+use crate::model::config::{Architecture, RopeScaling};
+use crate::model::lora::LoraWeights;
+use crate::model::{AdapterPreparer, ModelConfig, ModelError};
+use crate::store::DataDir;
+
+#[derive(Default)]
+struct Counting {
+    prepared: AtomicUsize,
+}
+
+impl AdapterPreparer for Counting {
+    fn prepare(&self, weights: LoraWeights) -> Result<PreparedAdapter, ModelError> {
+        self.prepared.fetch_add(1, Ordering::SeqCst);
+        let bytes = weights.modules.iter().map(|module| 4 * (module.a.len() + module.b.len())).sum();
+        Ok(PreparedAdapter { id: weights.id, bytes, max_rank: weights.max_rank, inner: Box::new(()) })
+    }
+}
+
+fn base(hidden_size: usize) -> ModelConfig {
+    ModelConfig {
+        architecture: Architecture::Llama,
+        vocab_size: 32,
+        hidden_size,
+        intermediate_size: 12,
+        layers: 1,
+        heads: 2,
+        kv_heads: 1,
+        head_dim: 4,
+        rms_eps: 1e-5,
+        rope_theta: 10_000.0,
+        rope_scaling: RopeScaling::None,
+        context_length: 64,
+        sliding_window: None,
+        tied_embeddings: false,
+    }
+}
+
+/// Writes a rank-1 adapter on layer 0's q projection, every weight `value`.
+fn write_adapter(dir: &Path, value: f32) {
+    let tensor = |count: usize| value.to_le_bytes().repeat(count);
+    let (a, b) = (tensor(8), tensor(8));
+    let name = |half: &str| format!("base_model.model.model.layers.0.self_attn.q_proj.{half}.weight");
+    let views = [
+        (name("lora_A"), TensorView::new(Dtype::F32, vec![1, 8], &a).unwrap()),
+        (name("lora_B"), TensorView::new(Dtype::F32, vec![8, 1], &b).unwrap()),
+    ];
+    std::fs::create_dir_all(dir).unwrap();
+    std::fs::write(dir.join("adapter_model.safetensors"), safetensors::serialize(views, None).unwrap()).unwrap();
+    let config = r#"{"peft_type": "LORA", "r": 1, "lora_alpha": 2, "target_modules": ["q_proj"]}"#;
+    std::fs::write(dir.join("adapter_config.json"), config).unwrap();
+}
+
+struct Fixture {
+    dir: tempfile::TempDir,
+    preparer: Arc<Counting>,
+}
+
+impl Fixture {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        for (name, value) in [("one", 1.0), ("two", 2.0), ("three", 3.0)] {
+            write_adapter(&dir.path().join("root").join(name), value);
+        }
+        write_adapter(&dir.path().join("outside"), 4.0);
+        Self { dir, preparer: Arc::default() }
+    }
+
+    async fn open(&self) -> Catalog {
+        let (catalog, skipped) = self.open_on(8).await;
+        assert_eq!(skipped, []);
+        catalog
+    }
+
+    async fn open_on(&self, hidden_size: usize) -> (Catalog, Vec<Skipped>) {
+        Catalog::open(Setup {
+            data: Arc::new(DataDir::open(&self.dir.path().join("data")).unwrap()),
+            roots: vec![self.dir.path().join("root")],
+            reserved_names: vec!["base".to_owned()],
+            base: base(hidden_size),
+            preparer: Arc::clone(&self.preparer) as Arc<dyn AdapterPreparer>,
+        })
+        .await
+        .unwrap()
+    }
+
+    fn prepared(&self) -> usize {
+        self.preparer.prepared.load(Ordering::SeqCst)
+    }
+
+    fn kept(&self) -> usize {
+        std::fs::read_dir(self.dir.path().join("data/versions")).unwrap().count()
+    }
+}
+
+fn request(name: &str, path: &str) -> LoadRequest {
+    LoadRequest {
+        name: name.to_owned(),
+        path: path.into(),
+        if_loaded: IfLoaded::Refuse,
+        expected_version: None,
+        by: LoadedBy::Api { key_id: "admin".to_owned() },
+    }
+}
+
+fn replace(name: &str, path: &str) -> LoadRequest {
+    LoadRequest { if_loaded: IfLoaded::Replace, ..request(name, path) }
+}
+
+fn expecting(expected: &str, request: LoadRequest) -> LoadRequest {
+    LoadRequest { expected_version: Some(expected.to_owned()), ..request }
+}
+
+#[tokio::test]
+async fn a_swap_moves_the_name_and_leaves_running_leases_alone() {
+    let fixture = Fixture::new();
+    let catalog = fixture.open().await;
+    let first = catalog.load(request("support", "one")).await.unwrap();
+    assert_eq!((first.number, first.replaced), (1, None));
+    let running = catalog.resolve("support").await.unwrap();
+
+    assert!(matches!(catalog.load(request("support", "two")).await, Err(RegistryError::AlreadyLoaded { number: 1, .. })));
+    let second = catalog.load(replace("support", "two")).await.unwrap();
+    assert_eq!((second.number, second.replaced), (2, Some(1)));
+    assert_eq!(running.adapter.id, first.id);
+    assert_eq!(running.version(), "support@1");
+    assert_eq!(catalog.resolve("support").await.unwrap().id, second.id);
+    let info = catalog.list();
+    assert_eq!((info[0].number, info[0].leases, info[0].draining.clone()), (2, 0, vec![(1, 1)]));
+
+    // The same content again is the same version.
+    let again = catalog.load(replace("support", "two")).await.unwrap();
+    assert_eq!((again.number, again.replaced), (2, Some(2)));
+
+    let weak = Arc::downgrade(&running.adapter);
+    drop(running);
+    assert!(weak.upgrade().is_none(), "the old version leaves memory with its last lease");
+    assert_eq!(catalog.list()[0].draining, []);
+}
+
+#[tokio::test]
+async fn exact_versions_come_back_from_disk() {
+    let fixture = Fixture::new();
+    let catalog = fixture.open().await;
+    let first = catalog.load(request("support", "one")).await.unwrap();
+    catalog.load(replace("support", "two")).await.unwrap();
+    let before = fixture.prepared();
+    let (one, two) =
+        tokio::join!(catalog.resolve("support@1"), async { catalog.resolve(&format!("support@{}", first.id.short())).await });
+    assert_eq!(one.unwrap().id, first.id);
+    assert_eq!(two.unwrap().id, first.id);
+    for absent in ["support@3", "support@ffffffffffff", "other", "support@", "", "support@1@2"] {
+        assert!(matches!(catalog.resolve(absent).await, Err(RegistryError::NotFound { .. })), "{absent}");
+    }
+    assert!(fixture.prepared() <= before + 2);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn concurrent_requests_for_one_version_do_the_work_once() {
+    let fixture = Fixture::new();
+    let catalog = fixture.open().await;
+    let names = ["a", "b", "c", "d", "e", "f"];
+    let loads = names.map(|name| {
+        let catalog = catalog.clone();
+        tokio::spawn(async move { catalog.load(request(name, "one")).await })
+    });
+    let mut held = Vec::new();
+    for (load, name) in loads.into_iter().zip(names) {
+        load.await.unwrap().unwrap();
+        held.push(catalog.resolve(name).await.unwrap());
+    }
+    assert_eq!(fixture.prepared(), 1);
+    assert!(held.iter().all(|lease| Arc::ptr_eq(&lease.adapter, &held[0].adapter)));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn of_two_swaps_that_expect_the_same_version_one_wins() {
+    let fixture = Fixture::new();
+    let catalog = fixture.open().await;
+    catalog.load(expecting("0", request("support", "one"))).await.unwrap();
+    let swaps = ["two", "three"].map(|path| {
+        let catalog = catalog.clone();
+        tokio::spawn(async move { catalog.load(expecting("1", replace("support", path))).await })
+    });
+    let mut won = 0;
+    for swap in swaps {
+        match swap.await.unwrap() {
+            Ok(loaded) => won += usize::from(loaded.number == 2),
+            Err(error) => {
+                let text = error.to_string();
+                assert!(text.contains("support@2") && text.contains("expected 1"), "{text}");
+            }
+        }
+    }
+    assert_eq!(won, 1);
+    assert!(matches!(catalog.unload("support", Some("1")).await, Err(RegistryError::Conflict { .. })));
+    assert!(matches!(catalog.load(expecting("x", replace("support", "one"))).await, Err(RegistryError::InvalidExpected { .. })));
+}
+
+#[tokio::test]
+async fn a_restart_restores_names_numbers_and_who_loaded_them() {
+    let fixture = Fixture::new();
+    let catalog = fixture.open().await;
+    catalog.load(request("support", "one")).await.unwrap();
+    catalog.load(replace("support", "two")).await.unwrap();
+    catalog.load(request("gone", "three")).await.unwrap();
+    catalog.unload("gone", None).await.unwrap();
+    let before = catalog.list();
+    drop(catalog);
+    std::fs::remove_dir_all(fixture.dir.path().join("root")).unwrap();
+    std::fs::create_dir(fixture.dir.path().join("root")).unwrap();
+    std::fs::create_dir(fixture.dir.path().join("data/versions/unfinished-x")).unwrap();
+
+    let catalog = fixture.open().await;
+    assert_eq!(catalog.list(), before);
+    assert_eq!(before[0].loaded_by, LoadedBy::Api { key_id: "admin".to_owned() });
+    assert!(catalog.resolve("gone").await.is_err());
+    assert_eq!(catalog.resolve("support@1").await.unwrap().number, 1);
+    assert_eq!(fixture.kept(), 2, "leftovers and unloaded versions are removed");
+}
+
+#[tokio::test]
+async fn an_adapter_that_no_longer_fits_is_reported_and_not_fatal() {
+    let fixture = Fixture::new();
+    let catalog = fixture.open().await;
+    catalog.load(request("support", "one")).await.unwrap();
+    drop(catalog);
+    let (catalog, skipped) = fixture.open_on(16).await;
+    assert_eq!(skipped.len(), 1);
+    assert!(skipped[0].reason.contains("another base"), "{skipped:?}");
+    assert_eq!(catalog.unavailable(), skipped);
+    assert!(matches!(catalog.resolve("support").await, Err(RegistryError::Unavailable { .. })));
+    drop(catalog);
+    assert_eq!(fixture.open().await.list().len(), 1, "it is back on its own base");
+}
+
+#[tokio::test]
+async fn files_that_changed_on_disk_are_not_served_and_loading_again_repairs_them() {
+    let fixture = Fixture::new();
+    let catalog = fixture.open().await;
+    let loaded = catalog.load(request("support", "one")).await.unwrap();
+    drop(catalog);
+    let stored = fixture.dir.path().join(format!("data/versions/{}/adapter_model.safetensors", loaded.id));
+    let mut bytes = std::fs::read(&stored).unwrap();
+    *bytes.last_mut().unwrap() ^= 1;
+    std::fs::write(&stored, bytes).unwrap();
+    let (catalog, skipped) = fixture.open_on(8).await;
+    assert!(skipped[0].reason.contains("digest"), "{skipped:?}");
+    assert_eq!(catalog.load(request("support", "one")).await.unwrap().number, 1);
+    drop(catalog);
+    assert_eq!(fixture.open().await.list().len(), 1);
+}
+
+#[tokio::test]
+async fn the_api_stays_in_its_roots_and_the_operator_need_not() {
+    let fixture = Fixture::new();
+    let catalog = fixture.open().await;
+    let outside = fixture.dir.path().join("outside").to_string_lossy().into_owned();
+    for path in [outside.as_str(), "../outside", "/etc"] {
+        assert!(matches!(catalog.load(request("x", path)).await, Err(RegistryError::PathRefused { .. })), "{path}");
+    }
+    catalog.load(LoadRequest { by: LoadedBy::Operator, ..request("x", &outside) }).await.unwrap();
+    for name in ["base", "a@1", "", "a/b"] {
+        assert!(matches!(catalog.load(request(name, "one")).await, Err(RegistryError::InvalidName { .. })), "{name}");
+    }
+    std::fs::write(fixture.dir.path().join("root/one/adapter_model.safetensors"), b"short").unwrap();
+    let error = catalog.load(request("y", "one")).await.unwrap_err();
+    assert!(matches!(error, RegistryError::Unusable(_)), "{error}");
+    assert!(!error.to_string().contains(&*fixture.dir.path().to_string_lossy()), "{error}");
+    assert_eq!(catalog.list().len(), 1, "a refused adapter changes nothing");
+}
+
+#[tokio::test]
+async fn a_flag_that_is_repeated_at_every_start_does_not_undo_a_swap() {
+    let fixture = Fixture::new();
+    let flag = |path: &str| LoadRequest { if_loaded: IfLoaded::ReplaceIfNew, ..request("support", path) };
+    let catalog = fixture.open().await;
+    assert_eq!(catalog.load(flag("one")).await.unwrap().number, 1);
+    assert_eq!(catalog.load(replace("support", "two")).await.unwrap().number, 2);
+    drop(catalog);
+    let catalog = fixture.open().await;
+    assert_eq!(catalog.load(flag("one")).await.unwrap().number, 2, "known content: the swap stays");
+    assert_eq!(catalog.load(flag("three")).await.unwrap().number, 3, "new content is taken");
+}
+
+#[tokio::test]
+async fn old_versions_leave_the_disk() {
+    let fixture = Fixture::new();
+    let catalog = fixture.open().await;
+    let root = fixture.dir.path().join("root");
+    for index in 0..12u8 {
+        write_adapter(&root.join("many"), f32::from(index));
+        catalog.load(replace("support", "many")).await.unwrap();
+    }
+    assert_eq!(fixture.kept(), 8);
+    assert!(catalog.resolve("support@4").await.is_err());
+    assert_eq!(catalog.resolve("support@5").await.unwrap().number, 5);
+    catalog.unload("support", Some("12")).await.unwrap();
+    assert_eq!(fixture.kept(), 0);
+    assert!(matches!(catalog.unload("support", None).await, Err(RegistryError::NotFound { .. })));
+    assert_eq!(catalog.load(request("support", "one")).await.unwrap().number, 13);
+}

@@ -151,6 +151,8 @@ impl EngineThread {
     fn step(&mut self) {
         let began = Instant::now();
         let plan = self.scheduler.plan();
+        // Before the started ones give their queue places back, so that nobody is ever counted nowhere.
+        self.publish();
         self.note_plan(&plan);
         let (forward, outcome) = self.forward(&plan);
         match outcome {

@@ -4,7 +4,9 @@ pub mod chat_template;
 pub mod config;
 pub mod loader;
 pub mod lora;
+pub mod native;
 pub mod ops;
+pub mod random;
 pub mod tokenizer;
 
 use std::sync::Arc;

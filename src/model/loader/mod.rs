@@ -3,6 +3,7 @@
 
 pub mod check;
 pub mod dequant;
+pub mod encode;
 pub mod gguf;
 mod gguf_checkpoint;
 mod gguf_metadata;
@@ -111,6 +112,13 @@ impl RawTensor {
     /// Stored bytes.
     pub fn bytes(&self) -> &[u8] {
         &self.file[self.range.clone()]
+    }
+
+    /// Lets the operating system take back the tensor's pages of the mapped file; reading them again is slow but right.
+    pub fn release(&self) {
+        #[cfg(target_os = "linux")]
+        // SAFETY: the map is of a file and read-only: dropped pages come back with the same content.
+        drop(unsafe { self.file.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, self.range.start, self.range.len()) });
     }
 
     /// Index in storage of the row that is `row` in Hugging Face's order (half-rotation layout).

@@ -1,1 +1,169 @@
-//! The small set of operations that the forward is written against.
+//! The small set of operations that the forward is written against. A device is an implementation of [`Ops`].
+//!
+//! `cpu` is ours: packed quantized kernels, paged attention, segment LoRA. `candle` is the slow reference beside it on the
+//! CPU, and the CUDA side behind the feature `cuda`.
+
+pub mod candle;
+pub mod cpu;
+
+use crate::model::config::{LinearSite, ModelConfig};
+use crate::model::loader::{DType, RawTensor};
+use crate::model::lora::LoraWeights;
+use crate::model::{BlockId, ModelError};
+
+/// How float weights are kept in memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Quant {
+    /// As stored in a GGUF file; float weights of a Hugging Face directory become Q8_0.
+    Auto,
+    /// In the float type of the file, computed in f32 with an f32 KV cache; quantized tensors are expanded.
+    None,
+    /// Float weights become this type while loading.
+    To(DType),
+}
+
+/// One sequence's rows in a step.
+#[derive(Debug, Clone, Copy)]
+pub struct Span<'a> {
+    /// First row.
+    pub row: usize,
+    /// Number of rows.
+    pub rows: usize,
+    /// Position of the first row.
+    pub start: usize,
+    /// Block table.
+    pub blocks: &'a [BlockId],
+}
+
+/// Rows of a step that use one adapter.
+pub struct Segment<'a, L> {
+    /// The adapter.
+    pub adapter: &'a L,
+    /// Its rows, ascending.
+    pub rows: Vec<usize>,
+}
+
+/// Everything about a step but its activations. Rows are the tokens of all chunks, one after the other.
+pub struct Step<'a, L> {
+    /// Token id of each row.
+    pub tokens: Vec<u32>,
+    /// Position of each row.
+    pub positions: Vec<usize>,
+    /// Where each row's key and value go: `block * BLOCK_TOKENS + offset`.
+    pub slots: Vec<usize>,
+    /// Sequences.
+    pub spans: Vec<Span<'a>>,
+    /// Adapters in use; rows of none are the base's alone.
+    pub segments: Vec<Segment<'a, L>>,
+    /// Rows whose logits are wanted, ascending.
+    pub wanted: Vec<usize>,
+}
+
+/// One linear of a group that shares its input.
+pub struct Projection<'a, O: Ops + ?Sized> {
+    /// Which linear of the layer.
+    pub site: LinearSite,
+    /// Its weights.
+    pub linear: &'a O::Linear,
+    /// Receives `rows x out`.
+    pub out: &'a mut O::Activation,
+}
+
+/// What a device must do for the decoder. All activations are f32, row-major `[rows, width]`.
+pub trait Ops: Send + Sized + 'static {
+    /// Activations on the device.
+    type Activation: Default + Send;
+    /// A linear layer's weights, `[out, in]`, with its bias.
+    type Linear: Send;
+    /// A vector of weights.
+    type Vector: Send;
+    /// The embedding table, `[vocab, hidden]`.
+    type Embedding: Send;
+    /// An adapter in the device's form.
+    type Lora: Send + Sync + 'static;
+    /// What prepares adapters, off the engine's thread.
+    type LoraPreparer: Fn(&LoraWeights) -> Result<Self::Lora, ModelError> + Send + Sync + 'static;
+
+    /// The model's shape, as given to the device.
+    fn config(&self) -> &ModelConfig;
+    /// Packs a linear layer.
+    fn linear(&mut self, weight: &RawTensor, bias: Option<&RawTensor>, quant: Quant) -> Result<Self::Linear, ModelError>;
+    /// Loads a vector.
+    fn vector(&mut self, tensor: &RawTensor) -> Result<Self::Vector, ModelError>;
+    /// Loads the embedding table.
+    fn embedding(&mut self, tensor: &RawTensor) -> Result<Self::Embedding, ModelError>;
+    /// Bytes that a linear holds.
+    fn linear_bytes(linear: &Self::Linear) -> usize;
+    /// Bytes that an adapter holds.
+    fn lora_bytes(lora: &Self::Lora) -> usize;
+    /// What prepares adapters for this device.
+    fn lora_preparer(&self) -> Self::LoraPreparer;
+    /// Bytes of one KV block over all layers.
+    fn kv_block_bytes(&self) -> usize;
+    /// Allocates `blocks` KV blocks.
+    fn allocate_kv(&mut self, blocks: usize) -> Result<(), ModelError>;
+
+    /// `out[row] = table[token of row]`.
+    fn embed(
+        &mut self,
+        step: &Step<'_, Self::Lora>,
+        table: &Self::Embedding,
+        out: &mut Self::Activation,
+    ) -> Result<(), ModelError>;
+    /// RMS normalisation of each row (Zhang and Sennrich 2019), times `weight`.
+    fn norm(&mut self, x: &Self::Activation, weight: &Self::Vector, out: &mut Self::Activation) -> Result<(), ModelError>;
+    /// `out = W x + b`, plus each segment's `scale * B (A x)` where its adapter targets the site; all on one input.
+    fn project(
+        &mut self,
+        step: &Step<'_, Self::Lora>,
+        layer: usize,
+        x: &Self::Activation,
+        parts: &mut [Projection<'_, Self>],
+    ) -> Result<(), ModelError>;
+    /// Rotates queries and keys (Su et al. 2021), writes keys and values to their slots, then attends over each row's own
+    /// sequence up to its own position (and no further back than the window): `out` is `rows x q_width`.
+    fn attend(
+        &mut self,
+        step: &Step<'_, Self::Lora>,
+        layer: usize,
+        qkv: [&mut Self::Activation; 3],
+        out: &mut Self::Activation,
+    ) -> Result<(), ModelError>;
+    /// `gate = silu(gate) * up` (Shazeer 2020).
+    fn gate(&mut self, gate: &mut Self::Activation, up: &Self::Activation) -> Result<(), ModelError>;
+    /// `x += y`.
+    fn add(&mut self, x: &mut Self::Activation, y: &Self::Activation) -> Result<(), ModelError>;
+    /// Keeps the wanted rows: what follows the last layer runs over these alone.
+    fn select(&mut self, step: &Step<'_, Self::Lora>, x: &Self::Activation, out: &mut Self::Activation)
+    -> Result<(), ModelError>;
+    /// `head x` of every row of `x` to host memory, `rows x vocab`.
+    fn logits(&mut self, x: &Self::Activation, head: &Self::Linear, out: &mut Vec<f32>) -> Result<(), ModelError>;
+}
+
+/// Angular frequency of each pair of a head, radians per position, after scaling; `head_dim / 2` values.
+///
+/// Llama 3.1's scaling divides low frequencies by `factor`, keeps high ones, and blends between.
+pub fn rope_frequencies(config: &ModelConfig) -> Vec<f32> {
+    use crate::model::config::RopeScaling;
+    let half = config.head_dim / 2;
+    let plain = (0..half).map(|i| 1.0 / config.rope_theta.powf((2 * i) as f32 / config.head_dim as f32));
+    match &config.rope_scaling {
+        RopeScaling::None => plain.collect(),
+        RopeScaling::Linear { factor } => plain.map(|f| f / factor).collect(),
+        RopeScaling::Factors(factors) => plain.zip(factors).map(|(f, factor)| f / factor).collect(),
+        RopeScaling::Llama3 { factor, low_freq_factor, high_freq_factor, original_context } => plain
+            .map(|f| {
+                let wavelength = 2.0 * std::f32::consts::PI / f;
+                let original = *original_context as f32;
+                if wavelength < original / high_freq_factor {
+                    f
+                } else if wavelength > original / low_freq_factor {
+                    f / factor
+                } else {
+                    let smooth = (original / wavelength - low_freq_factor) / (high_freq_factor - low_freq_factor);
+                    (1.0 - smooth) * f / factor + smooth * f
+                }
+            })
+            .collect(),
+    }
+}

@@ -1,0 +1,257 @@
+//! The decoder: one forward for every architecture, written against the operations of a device.
+//! Knows nothing of requests or scheduling; a step is a list of chunks.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use crate::model::config::{LinearSite, ModelConfig};
+use crate::model::loader::{DType, RawTensor};
+use crate::model::lora::{LoraWeights, PreparedAdapter};
+use crate::model::ops::candle::CandleOps;
+use crate::model::ops::cpu::{CpuOps, Isa};
+use crate::model::ops::{Ops, Projection, Quant, Segment, Span, Step};
+use crate::model::{AdapterPreparer, BLOCK_TOKENS, Chunk, LogitRows, Logits, Model, ModelError};
+
+/// Where and how a base computes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LoadOptions {
+    /// How float weights are kept.
+    pub quant: Quant,
+    /// Compute threads; the caller of `forward` is one of them.
+    pub threads: usize,
+    /// Device.
+    pub device: Device,
+}
+
+/// Where the base lives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Device {
+    /// Our kernels.
+    Cpu,
+    /// candle's operations on the CPU: the slow reference.
+    Reference,
+    /// CUDA device by index; needs the feature `cuda`.
+    Cuda(usize),
+}
+
+/// A base's tensors by Hugging Face names.
+pub type Tensors = BTreeMap<String, RawTensor>;
+
+/// Packs a base for its device.
+pub fn load(config: &ModelConfig, tensors: &Tensors, options: LoadOptions) -> Result<Box<dyn Model>, ModelError> {
+    let quantized = |t: &RawTensor| !matches!(t.dtype, DType::F32 | DType::F16 | DType::BF16);
+    let quant = match options.quant {
+        // A base without any quantized tensor was not made for serving: 8 bits halve or quarter it at no visible loss.
+        Quant::Auto if !tensors.values().any(quantized) => Quant::To(DType::Q8_0),
+        other => other,
+    };
+    let exact = quant == Quant::None;
+    Ok(match options.device {
+        Device::Cpu => Box::new(Decoder::new(CpuOps::new(config, options.threads, exact, Isa::detect())?, tensors, quant)?),
+        Device::Reference => Box::new(Decoder::new(CandleOps::cpu(config)?, tensors, quant)?),
+        Device::Cuda(index) => Box::new(Decoder::new(CandleOps::cuda(config, index)?, tensors, quant)?),
+    })
+}
+
+struct Layer<O: Ops> {
+    attention_norm: O::Vector,
+    /// In the order of [`LinearSite`].
+    linears: [O::Linear; 7],
+    mlp_norm: O::Vector,
+}
+
+/// Activations of a step, kept from step to step.
+struct Workspace<O: Ops> {
+    x: O::Activation,
+    normed: O::Activation,
+    q: O::Activation,
+    k: O::Activation,
+    v: O::Activation,
+    attended: O::Activation,
+    gate: O::Activation,
+    up: O::Activation,
+    update: O::Activation,
+}
+
+/// A decoder-only transformer on a device.
+pub struct Decoder<O: Ops> {
+    ops: O,
+    config: ModelConfig,
+    embedding: O::Embedding,
+    layers: Vec<Layer<O>>,
+    norm: O::Vector,
+    head: O::Linear,
+    work: Workspace<O>,
+}
+
+impl<O: Ops> Decoder<O> {
+    /// Packs every tensor for `ops`.
+    pub fn new(mut ops: O, tensors: &Tensors, quant: Quant) -> Result<Self, ModelError> {
+        let config = ops.config().clone();
+        let find = |name: &str| tensors.get(name);
+        let need = |name: &str| find(name).ok_or_else(|| ModelError::Invalid(format!("the base lacks tensor {name:?}")));
+        let embedding = need("model.embed_tokens.weight")?;
+        let head = if config.tied_embeddings { embedding } else { need("lm_head.weight")? };
+        let mut layers = Vec::with_capacity(config.layers);
+        for index in 0..config.layers {
+            let name = |part: &str| format!("model.layers.{index}.{part}");
+            let mut linears = Vec::with_capacity(7);
+            for site in LinearSite::ALL {
+                let weight = need(&name(&format!("{}.weight", site.module())))?;
+                linears.push(ops.linear(weight, find(&name(&format!("{}.bias", site.module()))), quant)?);
+                weight.release();
+            }
+            let Ok(linears) = <[O::Linear; 7]>::try_from(linears) else {
+                return Err(ModelError::Invalid("a layer has not seven linears: this is a bug".to_owned()));
+            };
+            layers.push(Layer {
+                attention_norm: ops.vector(need(&name("input_layernorm.weight"))?)?,
+                linears,
+                mlp_norm: ops.vector(need(&name("post_attention_layernorm.weight"))?)?,
+            });
+        }
+        let head = ops.linear(head, None, quant)?;
+        let norm = ops.vector(need("model.norm.weight")?)?;
+        let embedding = ops.embedding(embedding)?;
+        let work = Workspace {
+            x: O::Activation::default(),
+            normed: O::Activation::default(),
+            q: O::Activation::default(),
+            k: O::Activation::default(),
+            v: O::Activation::default(),
+            attended: O::Activation::default(),
+            gate: O::Activation::default(),
+            up: O::Activation::default(),
+            update: O::Activation::default(),
+        };
+        Ok(Self { ops, config, embedding, layers, norm, head, work })
+    }
+
+    fn run(&mut self, step: &Step<'_, O::Lora>, logits: &mut Vec<f32>) -> Result<(), ModelError> {
+        use LinearSite::{Down, Gate, K, O as Output, Q, Up, V};
+        let (ops, w) = (&mut self.ops, &mut self.work);
+        ops.embed(step, &self.embedding, &mut w.x)?;
+        for (index, layer) in self.layers.iter().enumerate() {
+            let linear = |site: LinearSite| &layer.linears[site as usize];
+            ops.norm(&w.x, &layer.attention_norm, &mut w.normed)?;
+            let mut parts = [
+                Projection { site: Q, linear: linear(Q), out: &mut w.q },
+                Projection { site: K, linear: linear(K), out: &mut w.k },
+                Projection { site: V, linear: linear(V), out: &mut w.v },
+            ];
+            ops.project(step, index, &w.normed, &mut parts)?;
+            ops.attend(step, index, [&mut w.q, &mut w.k, &mut w.v], &mut w.attended)?;
+            let mut parts = [Projection { site: Output, linear: linear(Output), out: &mut w.update }];
+            ops.project(step, index, &w.attended, &mut parts)?;
+            ops.add(&mut w.x, &w.update)?;
+
+            ops.norm(&w.x, &layer.mlp_norm, &mut w.normed)?;
+            let mut parts = [
+                Projection { site: Gate, linear: linear(Gate), out: &mut w.gate },
+                Projection { site: Up, linear: linear(Up), out: &mut w.up },
+            ];
+            ops.project(step, index, &w.normed, &mut parts)?;
+            ops.gate(&mut w.gate, &w.up)?;
+            let mut parts = [Projection { site: Down, linear: linear(Down), out: &mut w.update }];
+            ops.project(step, index, &w.gate, &mut parts)?;
+            ops.add(&mut w.x, &w.update)?;
+        }
+        if step.wanted.is_empty() {
+            logits.clear();
+            return Ok(());
+        }
+        ops.select(step, &w.x, &mut w.update)?;
+        ops.norm(&w.update, &self.norm, &mut w.normed)?;
+        ops.logits(&w.normed, &self.head, logits)
+    }
+}
+
+impl<O: Ops> Model for Decoder<O> {
+    fn config(&self) -> &ModelConfig {
+        &self.config
+    }
+
+    fn kv_block_bytes(&self) -> usize {
+        self.ops.kv_block_bytes()
+    }
+
+    fn allocate_kv(&mut self, blocks: usize) -> Result<(), ModelError> {
+        self.ops.allocate_kv(blocks)
+    }
+
+    fn weight_bytes(&self) -> usize {
+        self.layers.iter().flat_map(|layer| &layer.linears).chain([&self.head]).map(O::linear_bytes).sum()
+    }
+
+    fn forward(&mut self, chunks: &[Chunk<'_>], logits: &mut Logits) -> Result<(), ModelError> {
+        let step = step::<O>(chunks, self.config.vocab_size)?;
+        logits.vocab = self.config.vocab_size;
+        self.run(&step, &mut logits.values)
+    }
+
+    fn adapter_preparer(&self) -> Arc<dyn AdapterPreparer> {
+        Arc::new(Preparer::<O>(self.ops.lora_preparer()))
+    }
+}
+
+/// Lays the chunks' tokens out as rows.
+fn step<'a, O: Ops>(chunks: &[Chunk<'a>], vocab: usize) -> Result<Step<'a, O::Lora>, ModelError> {
+    let mut step = Step {
+        tokens: Vec::new(),
+        positions: Vec::new(),
+        slots: Vec::new(),
+        spans: Vec::with_capacity(chunks.len()),
+        segments: Vec::new(),
+        wanted: Vec::new(),
+    };
+    // Segments by identity of the prepared adapter: a version is prepared once.
+    let mut owners: Vec<*const PreparedAdapter> = Vec::new();
+    for chunk in chunks {
+        let (row, rows) = (step.tokens.len(), chunk.tokens.len());
+        if let Some(token) = chunk.tokens.iter().find(|token| **token as usize >= vocab) {
+            return Err(ModelError::Invalid(format!("token id {token} is outside the vocabulary of {vocab}")));
+        }
+        if rows == 0 || chunk.blocks.len() * BLOCK_TOKENS < chunk.start + rows {
+            return Err(ModelError::Invalid("a chunk's block table does not cover its tokens: this is a bug".to_owned()));
+        }
+        step.tokens.extend(chunk.tokens);
+        for position in chunk.start..chunk.start + rows {
+            step.positions.push(position);
+            step.slots.push(chunk.blocks[position / BLOCK_TOKENS] as usize * BLOCK_TOKENS + position % BLOCK_TOKENS);
+        }
+        step.spans.push(Span { row, rows, start: chunk.start, blocks: chunk.blocks });
+        match chunk.logits {
+            LogitRows::None => {}
+            LogitRows::Last => step.wanted.push(row + rows - 1),
+            LogitRows::All => step.wanted.extend(row..row + rows),
+        }
+        if let Some(adapter) = chunk.adapter {
+            let owner = Arc::as_ptr(adapter);
+            let index = if let Some(index) = owners.iter().position(|known| *known == owner) {
+                index
+            } else {
+                let Some(lora) = adapter.inner.downcast_ref::<O::Lora>() else {
+                    return Err(ModelError::Invalid("an adapter was prepared for another device: this is a bug".to_owned()));
+                };
+                owners.push(owner);
+                step.segments.push(Segment { adapter: lora, rows: Vec::new() });
+                owners.len() - 1
+            };
+            step.segments[index].rows.extend(row..row + rows);
+        }
+    }
+    Ok(step)
+}
+
+struct Preparer<O: Ops>(O::LoraPreparer);
+
+impl<O: Ops> AdapterPreparer for Preparer<O> {
+    fn prepare(&self, weights: LoraWeights) -> Result<PreparedAdapter, ModelError> {
+        let lora = (self.0)(&weights)?;
+        Ok(PreparedAdapter { id: weights.id, bytes: O::lora_bytes(&lora), max_rank: weights.max_rank, inner: Box::new(lora) })
+    }
+}
+
+#[cfg(test)]
+#[path = "native_tests.rs"]
+mod tests;

@@ -1,0 +1,173 @@
+//! The decoder against its slow reference, and its promises: batching, chunking and company never change a row.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
+
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+
+use super::*;
+use crate::ids::VersionId;
+use crate::model::lora::LoraModule;
+use crate::model::random::{self, Mix};
+
+/// Largest difference of a logit between our kernels and candle's f32 ones; logits are about 1.
+const REFERENCE_TOLERANCE: f32 = 2e-4;
+/// The same where inputs are rounded to 8 bits in blocks of 32 (ours) or 256 (candle's, K-quants).
+const EIGHT_BIT_TOLERANCE: f32 = 0.15;
+
+fn lora(config: &ModelConfig, rank: usize, sites: &[LinearSite], seed: u64) -> LoraWeights {
+    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+    let mut noise = |len: usize| (0..len).map(|_| (rng.random::<f32>() - 0.5) * 0.4).collect::<Vec<f32>>();
+    let mut modules = Vec::new();
+    for layer in 0..config.layers {
+        for site in sites {
+            let (n, k) = config.linear_shape(*site);
+            modules.push(LoraModule { layer, site: *site, rank, scale: 0.7, a: noise(rank * k), b: noise(n * rank) });
+        }
+    }
+    LoraWeights { id: VersionId::new([seed as u8; 32]), modules, max_rank: rank }
+}
+
+fn model(config: &ModelConfig, mix: Mix, quant: Quant, device: Device) -> Box<dyn Model> {
+    let tensors = random::tensors(config, mix, 9).unwrap();
+    let mut model = load(config, &tensors, LoadOptions { quant, threads: 2, device }).unwrap();
+    model.allocate_kv(64).unwrap();
+    model
+}
+
+/// One sequence: its tokens, adapter and block table.
+struct Sequence {
+    tokens: Vec<u32>,
+    adapter: Option<Arc<PreparedAdapter>>,
+    blocks: Vec<BlockId>,
+}
+use crate::model::BlockId;
+
+fn sequences(model: &dyn Model, lengths: &[usize]) -> Vec<Sequence> {
+    let config = model.config().clone();
+    let mut rng = ChaCha8Rng::seed_from_u64(1);
+    let adapters: Vec<Option<Arc<PreparedAdapter>>> = (0..lengths.len())
+        .map(|i| {
+            let sites = if i % 2 == 0 { &LinearSite::ALL[..] } else { &[LinearSite::Q, LinearSite::V, LinearSite::Down] };
+            (i > 0).then(|| Arc::new(model.adapter_preparer().prepare(lora(&config, 3 * i, sites, i as u64)).unwrap()))
+        })
+        .collect();
+    // Blocks of the sequences are interleaved, so that a wrong table is seen.
+    let count = lengths.len() as u32;
+    lengths
+        .iter()
+        .zip(adapters)
+        .enumerate()
+        .map(|(i, (length, adapter))| Sequence {
+            tokens: (0..*length).map(|_| rng.random_range(0..config.vocab_size as u32)).collect(),
+            adapter,
+            blocks: (0..length.div_ceil(BLOCK_TOKENS) as u32).map(|b| b * count + i as u32).collect(),
+        })
+        .collect()
+}
+
+/// Logits of every row of every sequence, computed in steps of at most `chunk` tokens a sequence, all sequences together or each alone.
+fn all_logits(model: &mut dyn Model, sequences: &[Sequence], chunk: usize, together: bool) -> Vec<Vec<f32>> {
+    let mut out = vec![Vec::new(); sequences.len()];
+    let groups: Vec<Vec<usize>> =
+        if together { vec![(0..sequences.len()).collect()] } else { (0..sequences.len()).map(|i| vec![i]).collect() };
+    for group in groups {
+        for start in (0..).map(|step| step * chunk).take_while(|s| group.iter().any(|i| *s < sequences[*i].tokens.len())) {
+            let active: Vec<usize> = group.iter().copied().filter(|i| start < sequences[*i].tokens.len()).collect();
+            let chunks: Vec<Chunk<'_>> = active
+                .iter()
+                .map(|i| {
+                    let s = &sequences[*i];
+                    Chunk {
+                        tokens: &s.tokens[start..s.tokens.len().min(start + chunk)],
+                        start,
+                        blocks: &s.blocks,
+                        adapter: s.adapter.as_ref(),
+                        logits: LogitRows::All,
+                    }
+                })
+                .collect();
+            let mut logits = Logits::default();
+            model.forward(&chunks, &mut logits).unwrap();
+            let mut row = 0;
+            for (i, chunk) in active.iter().zip(&chunks) {
+                for _ in chunk.tokens {
+                    out[*i].extend_from_slice(logits.row(row));
+                    row += 1;
+                }
+            }
+            assert_eq!(row, logits.rows());
+        }
+    }
+    out
+}
+
+fn shapes() -> Vec<ModelConfig> {
+    let tiny = random::shape("tiny").unwrap();
+    let mistral = ModelConfig { sliding_window: Some(21), kv_heads: 4, ..tiny.clone() };
+    let qwen = ModelConfig { architecture: crate::model::config::Architecture::Qwen2, kv_heads: 1, ..tiny.clone() };
+    let narrow = ModelConfig { head_dim: 24, tied_embeddings: false, ..tiny.clone() };
+    vec![tiny, mistral, qwen, narrow]
+}
+
+fn worst(a: &[Vec<f32>], b: &[Vec<f32>]) -> f32 {
+    a.iter().flatten().zip(b.iter().flatten()).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
+}
+
+#[test]
+fn logits_equal_the_reference_with_and_without_adapters() {
+    for config in shapes() {
+        let mut fast = model(&config, Mix::Uniform(DType::F32), Quant::None, Device::Cpu);
+        let mut slow = model(&config, Mix::Uniform(DType::F32), Quant::None, Device::Reference);
+        let (ours, theirs) = (sequences(&*fast, &[50, 33, 40]), sequences(&*slow, &[50, 33, 40]));
+        let got = all_logits(&mut *fast, &ours, 64, true);
+        let want = all_logits(&mut *slow, &theirs, 64, true);
+        assert!(worst(&got, &want) < REFERENCE_TOLERANCE, "{config:?}: {}", worst(&got, &want));
+        let bases: Vec<Sequence> = ours.into_iter().map(|s| Sequence { adapter: None, ..s }).collect();
+        let base = all_logits(&mut *fast, &bases, 64, true);
+        assert_eq!(base[0], got[0], "the first sequence has no adapter");
+        assert!(worst(&base[1..], &got[1..]) > 0.1, "adapters change nothing");
+    }
+}
+
+#[test]
+fn quantized_logits_follow_the_reference() {
+    let config = random::shape("tiny").unwrap();
+    for mix in [Mix::Q4KM, Mix::Uniform(DType::Q8_0), Mix::Uniform(DType::Q5K), Mix::Uniform(DType::Q4_0)] {
+        let mut fast = model(&config, mix, Quant::Auto, Device::Cpu);
+        let mut exact = model(&config, mix, Quant::None, Device::Reference);
+        let (ours, theirs) = (sequences(&*fast, &[30, 20]), sequences(&*exact, &[30, 20]));
+        let difference = worst(&all_logits(&mut *fast, &ours, 64, true), &all_logits(&mut *exact, &theirs, 64, true));
+        assert!(difference < EIGHT_BIT_TOLERANCE, "{mix:?}: {difference}");
+    }
+}
+
+#[test]
+fn rows_are_bit_identical_whatever_shares_their_step() {
+    for config in shapes() {
+        let quantized = config.head_dim == 64;
+        for (mix, quant) in
+            [(Mix::Uniform(DType::F32), Quant::None), (Mix::Q4KM, Quant::Auto), (Mix::Uniform(DType::Q8_0), Quant::Auto)]
+        {
+            if !quantized && mix == Mix::Q4KM {
+                continue;
+            }
+            let mut model = model(&config, mix, quant, Device::Cpu);
+            let sequences = sequences(&*model, &[61, 17, 40, 1, 35]);
+            let together = all_logits(&mut *model, &sequences, 64, true);
+            for (chunk, company) in [(64, false), (7, true), (1, true), (16, false), (1, false)] {
+                let other = all_logits(&mut *model, &sequences, chunk, company);
+                assert!(together == other, "{mix:?}: chunks of {chunk}, together: {company}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_token_outside_the_vocabulary_is_an_error() {
+    let config = random::shape("tiny").unwrap();
+    let mut model = model(&config, Mix::Uniform(DType::Q8_0), Quant::Auto, Device::Cpu);
+    let chunk = Chunk { tokens: &[288], start: 0, blocks: &[0], adapter: None, logits: LogitRows::Last };
+    let error = model.forward(&[chunk], &mut Logits::default()).unwrap_err();
+    assert!(error.to_string().contains("288"), "{error}");
+}

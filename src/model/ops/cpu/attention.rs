@@ -1,0 +1,411 @@
+//! Attention over paged keys and values (Kwon et al. 2023), for decodes and prefill chunks alike.
+//!
+//! A block stores, for each key/value head, keys as `[head_dim][16]` and values as `[16][head_dim]`: the scores of a
+//! block's 16 positions are then one register, and nothing is gathered or copied. Two passes: all scores, then softmax and
+//! the weighted values, each summed from the first position to the last, so a row's result does not depend on its chunk.
+
+use super::Isa;
+use super::element::Element;
+use super::pool::Parts;
+use crate::model::BLOCK_TOKENS;
+
+/// Shape of attention.
+#[derive(Debug, Clone, Copy)]
+pub struct Shape {
+    /// Layers.
+    pub layers: usize,
+    /// Query heads per key/value head.
+    pub group: usize,
+    /// Key/value heads.
+    pub kv_heads: usize,
+    /// Width of a head.
+    pub head_dim: usize,
+    /// Positions that a query sees, itself included.
+    pub window: usize,
+}
+
+/// Keys and values of all layers.
+pub struct Kv<E> {
+    shape: Shape,
+    blocks: usize,
+    keys: Vec<E>,
+    values: Vec<E>,
+}
+
+/// One unit of work: some rows of one sequence, one key/value head.
+pub struct Item<'a> {
+    /// First row of the step.
+    pub row: usize,
+    /// Rows.
+    pub rows: usize,
+    /// Position of the first row.
+    pub position: usize,
+    /// Block table.
+    pub blocks: &'a [u32],
+    /// Key/value head.
+    pub head: usize,
+}
+
+/// Scratch of one item.
+#[derive(Default)]
+pub struct Scratch {
+    scores: Vec<f32>,
+    acc: Vec<f32>,
+}
+
+impl<E: Element> Kv<E> {
+    /// Storage for `blocks` blocks.
+    pub fn new(shape: Shape, blocks: usize) -> Self {
+        let len = shape.layers * blocks * shape.kv_heads * shape.head_dim * BLOCK_TOKENS;
+        Self { shape, blocks, keys: vec![E::default(); len], values: vec![E::default(); len] }
+    }
+
+    /// Blocks.
+    pub fn blocks(&self) -> usize {
+        self.blocks
+    }
+
+    /// First element of a block's head.
+    fn at(&self, layer: usize, block: usize, head: usize) -> usize {
+        ((layer * self.blocks + block) * self.shape.kv_heads + head) * self.shape.head_dim * BLOCK_TOKENS
+    }
+
+    /// Stores a row's key and value, all heads, in `slot`.
+    pub fn write(&mut self, layer: usize, slot: usize, key: &[f32], value: &[f32]) {
+        let (block, offset, dim) = (slot / BLOCK_TOKENS, slot % BLOCK_TOKENS, self.shape.head_dim);
+        for head in 0..self.shape.kv_heads {
+            let at = self.at(layer, block, head);
+            let (key, value) = (&key[head * dim..(head + 1) * dim], &value[head * dim..(head + 1) * dim]);
+            for (d, key) in key.iter().enumerate() {
+                self.keys[at + d * BLOCK_TOKENS + offset] = E::store(*key);
+            }
+            for (out, value) in self.values[at + offset * dim..at + (offset + 1) * dim].iter_mut().zip(value) {
+                *out = E::store(*value);
+            }
+        }
+    }
+
+    /// Attends for one item. `q` holds rotated and scaled queries, `rows x heads x head_dim`; `out` has the same shape.
+    pub fn attend(&self, isa: Isa, layer: usize, item: &Item<'_>, q: &[f32], out: &Parts<f32>, scratch: &mut Scratch) {
+        match isa {
+            // SAFETY: the instruction set was detected.
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512 if self.shape.head_dim.is_multiple_of(16) => unsafe { self.attend_avx512(layer, item, q, out, scratch) },
+            _ => self.attend_with(layer, item, q, out, scratch, &Plain),
+        }
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,f16c,fma")]
+    unsafe fn attend_avx512(&self, layer: usize, item: &Item<'_>, q: &[f32], out: &Parts<f32>, scratch: &mut Scratch) {
+        self.attend_with(layer, item, q, out, scratch, &avx512::Vector);
+    }
+
+    #[inline(always)]
+    fn attend_with<I: Inner>(
+        &self,
+        layer: usize,
+        item: &Item<'_>,
+        q: &[f32],
+        out: &Parts<f32>,
+        scratch: &mut Scratch,
+        inner: &I,
+    ) {
+        let Shape { group, kv_heads, head_dim: dim, window, .. } = self.shape;
+        let width = group * kv_heads * dim;
+        let last = item.position + item.rows - 1;
+        let first_block = (item.position + 1).saturating_sub(window) / BLOCK_TOKENS;
+        let blocks = last / BLOCK_TOKENS + 1 - first_block;
+        let stride = blocks * BLOCK_TOKENS;
+        scratch.scores.resize(item.rows * group * stride, 0.0);
+        scratch.acc.clear();
+        scratch.acc.resize(item.rows * group * dim, 0.0);
+        let query = |row: usize| {
+            let at = (item.row + row) * width + item.head * group * dim;
+            &q[at..at + group * dim]
+        };
+        // Positions of block `index` that `row` sees, relative to the block.
+        let visible = |row: usize, index: usize| {
+            let (block, position) = ((first_block + index) * BLOCK_TOKENS, item.position + row);
+            let low = (position + 1).saturating_sub(window).saturating_sub(block).min(BLOCK_TOKENS);
+            low..(position + 1).saturating_sub(block).min(BLOCK_TOKENS)
+        };
+        for index in 0..blocks {
+            let at = self.at(layer, item.blocks[first_block + index] as usize, item.head);
+            let keys = &self.keys[at..at + dim * BLOCK_TOKENS];
+            for row in 0..item.rows {
+                if visible(row, index).is_empty() {
+                    continue;
+                }
+                let scores = &mut scratch.scores[row * group * stride..(row + 1) * group * stride];
+                inner.scores(query(row), keys, group, &mut scores[index * BLOCK_TOKENS..], stride);
+            }
+        }
+        for row in 0..item.rows {
+            let position = item.position + row;
+            let low = (position + 1).saturating_sub(window) - first_block * BLOCK_TOKENS;
+            let high = position + 1 - first_block * BLOCK_TOKENS;
+            for g in 0..group {
+                let scores = &mut scratch.scores[(row * group + g) * stride..(row * group + g + 1) * stride];
+                inner.softmax(scores, low..high);
+            }
+        }
+        for index in 0..blocks {
+            let at = self.at(layer, item.blocks[first_block + index] as usize, item.head);
+            let values = &self.values[at..at + dim * BLOCK_TOKENS];
+            for row in 0..item.rows {
+                let visible = visible(row, index);
+                if visible.is_empty() {
+                    continue;
+                }
+                let probabilities = &scratch.scores[row * group * stride..(row + 1) * group * stride];
+                let acc = &mut scratch.acc[row * group * dim..(row + 1) * group * dim];
+                inner.accumulate(&probabilities[index * BLOCK_TOKENS..], stride, values, visible, acc, dim);
+            }
+        }
+        for row in 0..item.rows {
+            let at = (item.row + row) * width + item.head * group * dim;
+            // SAFETY: items differ in row or head, so their output ranges are disjoint.
+            let out = unsafe { out.slice(at..at + group * dim) };
+            out.copy_from_slice(&scratch.acc[row * group * dim..(row + 1) * group * dim]);
+        }
+    }
+}
+
+/// The three inner loops.
+trait Inner {
+    /// Scores of a block's positions for each query of a group: `scores[g * stride..][..16]`.
+    fn scores<E: Element>(&self, queries: &[f32], keys: &[E], group: usize, scores: &mut [f32], stride: usize);
+    /// Softmax over `visible`, in place.
+    fn softmax(&self, scores: &mut [f32], visible: std::ops::Range<usize>);
+    /// Adds a block's visible values, weighted: `acc[g][d] += p[g * stride + t] * values[t][d]`.
+    fn accumulate<E: Element>(
+        &self,
+        p: &[f32],
+        stride: usize,
+        values: &[E],
+        visible: std::ops::Range<usize>,
+        acc: &mut [f32],
+        dim: usize,
+    );
+}
+
+struct Plain;
+
+impl Inner for Plain {
+    #[inline(always)]
+    fn scores<E: Element>(&self, queries: &[f32], keys: &[E], group: usize, scores: &mut [f32], stride: usize) {
+        let dim = queries.len() / group;
+        for (g, query) in queries.chunks_exact(dim).enumerate() {
+            let mut sums = [0f32; BLOCK_TOKENS];
+            for (q, keys) in query.iter().zip(keys.as_chunks::<BLOCK_TOKENS>().0) {
+                sums.iter_mut().zip(keys).for_each(|(sum, key)| *sum += q * key.load());
+            }
+            scores[g * stride..g * stride + BLOCK_TOKENS].copy_from_slice(&sums);
+        }
+    }
+
+    #[inline(always)]
+    fn softmax(&self, scores: &mut [f32], visible: std::ops::Range<usize>) {
+        let scores = &mut scores[visible];
+        let peak = scores.iter().fold(f32::NEG_INFINITY, |peak, s| peak.max(*s));
+        let mut sum = 0.0;
+        for score in scores.iter_mut() {
+            *score = (*score - peak).exp();
+            sum += *score;
+        }
+        let inverse = 1.0 / sum;
+        scores.iter_mut().for_each(|s| *s *= inverse);
+    }
+
+    #[inline(always)]
+    fn accumulate<E: Element>(
+        &self,
+        p: &[f32],
+        stride: usize,
+        values: &[E],
+        visible: std::ops::Range<usize>,
+        acc: &mut [f32],
+        dim: usize,
+    ) {
+        for (g, acc) in acc.chunks_exact_mut(dim).enumerate() {
+            for t in visible.clone() {
+                let p = p[g * stride + t];
+                acc.iter_mut().zip(&values[t * dim..(t + 1) * dim]).for_each(|(acc, v)| *acc += p * v.load());
+            }
+        }
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+mod avx512 {
+    //! The inner loops for AVX-512; `head_dim` is a multiple of 16. Only called under detected features.
+
+    use std::arch::x86_64::*;
+
+    use super::{Element, Inner};
+    use crate::model::BLOCK_TOKENS;
+    use crate::model::ops::cpu::avx512::exp;
+
+    pub struct Vector;
+
+    /// Scores for `G` queries, each in two sums (even and odd inputs) to halve the latency.
+    #[inline(always)]
+    unsafe fn scores<E: Element, const G: usize>(queries: *const f32, dim: usize, keys: *const E, out: *mut f32, stride: usize) {
+        // SAFETY: queries cover `G * dim`, keys `dim * 16`, outputs `(G - 1) * stride + 16`.
+        unsafe {
+            let (mut even, mut odd) = ([_mm512_setzero_ps(); G], [_mm512_setzero_ps(); G]);
+            for d in (0..dim).step_by(2) {
+                let (first, second) = (E::load16(keys.add(d * 16)), E::load16(keys.add(d * 16 + 16)));
+                for g in 0..G {
+                    even[g] = _mm512_fmadd_ps(first, _mm512_set1_ps(*queries.add(g * dim + d)), even[g]);
+                    odd[g] = _mm512_fmadd_ps(second, _mm512_set1_ps(*queries.add(g * dim + d + 1)), odd[g]);
+                }
+            }
+            for g in 0..G {
+                _mm512_storeu_ps(out.add(g * stride), _mm512_add_ps(even[g], odd[g]));
+            }
+        }
+    }
+
+    /// Adds weighted values for `G` queries over `D` registers of the head.
+    #[inline(always)]
+    unsafe fn accumulate<E: Element, const G: usize, const D: usize>(
+        p: *const f32,
+        stride: usize,
+        values: *const E,
+        visible: std::ops::Range<usize>,
+        acc: *mut f32,
+        dim: usize,
+    ) {
+        // SAFETY: the pointers cover what `Inner::accumulate` is given.
+        unsafe {
+            let mut sums = [[_mm512_setzero_ps(); D]; G];
+            for g in 0..G {
+                for d in 0..D {
+                    sums[g][d] = _mm512_loadu_ps(acc.add(g * dim + 16 * d));
+                }
+            }
+            for t in visible {
+                for d in 0..D {
+                    let v = E::load16(values.add(t * dim + 16 * d));
+                    for g in 0..G {
+                        sums[g][d] = _mm512_fmadd_ps(_mm512_set1_ps(*p.add(g * stride + t)), v, sums[g][d]);
+                    }
+                }
+            }
+            for g in 0..G {
+                for d in 0..D {
+                    _mm512_storeu_ps(acc.add(g * dim + 16 * d), sums[g][d]);
+                }
+            }
+        }
+    }
+
+    /// All registers of the head for `G` queries.
+    #[inline(always)]
+    unsafe fn accumulate_head<E: Element, const G: usize>(
+        p: *const f32,
+        stride: usize,
+        values: *const E,
+        visible: std::ops::Range<usize>,
+        acc: *mut f32,
+        dim: usize,
+    ) {
+        let mut d = 0;
+        // SAFETY: as the caller's.
+        unsafe {
+            while dim - d >= 64 {
+                accumulate::<E, G, 4>(p, stride, values.add(d), visible.clone(), acc.add(d), dim);
+                d += 64;
+            }
+            while d < dim {
+                accumulate::<E, G, 1>(p, stride, values.add(d), visible.clone(), acc.add(d), dim);
+                d += 16;
+            }
+        }
+    }
+
+    impl Inner for Vector {
+        #[inline(always)]
+        fn scores<E: Element>(&self, queries: &[f32], keys: &[E], group: usize, out: &mut [f32], stride: usize) {
+            let dim = queries.len() / group;
+            assert!(keys.len() >= dim * BLOCK_TOKENS && out.len() >= (group - 1) * stride + BLOCK_TOKENS);
+            let (q, k, out) = (queries.as_ptr(), keys.as_ptr(), out.as_mut_ptr());
+            let mut g = 0;
+            // SAFETY: in bounds by the assertion.
+            unsafe {
+                while group - g >= 4 {
+                    scores::<E, 4>(q.add(g * dim), dim, k, out.add(g * stride), stride);
+                    g += 4;
+                }
+                match group - g {
+                    3 => scores::<E, 3>(q.add(g * dim), dim, k, out.add(g * stride), stride),
+                    2 => scores::<E, 2>(q.add(g * dim), dim, k, out.add(g * stride), stride),
+                    1 => scores::<E, 1>(q.add(g * dim), dim, k, out.add(g * stride), stride),
+                    _ => {}
+                }
+            }
+        }
+
+        #[inline(always)]
+        fn softmax(&self, scores: &mut [f32], visible: std::ops::Range<usize>) {
+            assert!(scores.len() >= visible.end && scores.len().is_multiple_of(16));
+            let registers = visible.start / 16..visible.end.div_ceil(16);
+            // SAFETY: whole registers lie inside the slice.
+            unsafe {
+                let mask = |register: usize| {
+                    let (low, high) = (visible.start.saturating_sub(16 * register), (visible.end - 16 * register).min(16));
+                    (((1u32 << high) - 1) & !((1u32 << low) - 1)) as u16
+                };
+                let p = scores.as_mut_ptr();
+                let mut peak = _mm512_set1_ps(f32::NEG_INFINITY);
+                for i in registers.clone() {
+                    peak = _mm512_mask_max_ps(peak, mask(i), peak, _mm512_loadu_ps(p.add(16 * i)));
+                }
+                let peak = _mm512_set1_ps(_mm512_reduce_max_ps(peak));
+                let mut sum = _mm512_setzero_ps();
+                for i in registers.clone() {
+                    // A row's lanes are its positions modulo 16 whatever its chunk: the order of this sum is fixed.
+                    let e = exp(_mm512_sub_ps(_mm512_loadu_ps(p.add(16 * i)), peak));
+                    let e = _mm512_maskz_mov_ps(mask(i), e);
+                    sum = _mm512_add_ps(sum, e);
+                    _mm512_storeu_ps(p.add(16 * i), e);
+                }
+                let inverse = _mm512_set1_ps(1.0 / _mm512_reduce_add_ps(sum));
+                for i in registers {
+                    _mm512_storeu_ps(p.add(16 * i), _mm512_mul_ps(_mm512_loadu_ps(p.add(16 * i)), inverse));
+                }
+            }
+        }
+
+        #[inline(always)]
+        fn accumulate<E: Element>(
+            &self,
+            p: &[f32],
+            stride: usize,
+            values: &[E],
+            visible: std::ops::Range<usize>,
+            acc: &mut [f32],
+            dim: usize,
+        ) {
+            let group = acc.len() / dim;
+            assert!(visible.end <= 16 && values.len() >= 16 * dim && p.len() >= (group - 1) * stride + visible.end);
+            let (p, v, acc) = (p.as_ptr(), values.as_ptr(), acc.as_mut_ptr());
+            let mut g = 0;
+            // SAFETY: in bounds by the assertion.
+            unsafe {
+                while group - g >= 4 {
+                    accumulate_head::<E, 4>(p.add(g * stride), stride, v, visible.clone(), acc.add(g * dim), dim);
+                    g += 4;
+                }
+                match group - g {
+                    3 => accumulate_head::<E, 3>(p.add(g * stride), stride, v, visible, acc.add(g * dim), dim),
+                    2 => accumulate_head::<E, 2>(p.add(g * stride), stride, v, visible, acc.add(g * dim), dim),
+                    1 => accumulate_head::<E, 1>(p.add(g * stride), stride, v, visible, acc.add(g * dim), dim),
+                    _ => {}
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,589 @@
+//! The CPU side of the operations: our kernels over packed weights.
+//!
+//! Why not candle's: a row's logits must be bit-identical whatever shares its step, weights are kept once in the layout
+//! that the kernels read, inputs need only be a multiple of 32, and one pool serves every operation.
+
+pub mod activation;
+pub mod attention;
+#[cfg(target_arch = "x86_64")]
+pub mod avx512;
+pub mod element;
+pub mod lora;
+pub mod packed;
+pub mod pool;
+pub mod portable;
+#[cfg(test)]
+mod tests;
+
+use std::cell::RefCell;
+
+use activation::{Matrix, Quantized, QuantizedRow, quantize_row};
+use attention::{Item, Kv, Scratch, Shape};
+use half::f16;
+use lora::{CpuLora, Target};
+use packed::{Packed, TILE};
+use pool::{Parts, Pool};
+
+use super::{Ops, Projection, Quant, Segment, Step, rope_frequencies};
+use crate::model::config::ModelConfig;
+use crate::model::loader::encode::encode;
+use crate::model::loader::{DType, RawTensor};
+use crate::model::lora::LoraWeights;
+use crate::model::{BLOCK_TOKENS, ModelError};
+
+/// Instruction set in use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Isa {
+    /// AVX-512 with VNNI.
+    #[cfg(target_arch = "x86_64")]
+    Avx512,
+    /// Whatever the compiler makes of plain Rust.
+    Portable,
+}
+
+impl Isa {
+    /// The best that the processor has.
+    pub fn detect() -> Self {
+        #[cfg(target_arch = "x86_64")]
+        if ["avx512f", "avx512bw", "avx512vl", "avx512dq", "avx512vnni", "f16c", "fma"].iter().all(|f| has(f)) {
+            return Self::Avx512;
+        }
+        Self::Portable
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+fn has(feature: &str) -> bool {
+    match feature {
+        "avx512f" => is_x86_feature_detected!("avx512f"),
+        "avx512bw" => is_x86_feature_detected!("avx512bw"),
+        "avx512vl" => is_x86_feature_detected!("avx512vl"),
+        "avx512dq" => is_x86_feature_detected!("avx512dq"),
+        "avx512vnni" => is_x86_feature_detected!("avx512vnni"),
+        "f16c" => is_x86_feature_detected!("f16c"),
+        _ => is_x86_feature_detected!("fma"),
+    }
+}
+
+/// Rows of quantized activations that a kernel reads.
+#[derive(Clone, Copy)]
+pub struct RowPointers {
+    k: usize,
+    q: *const i8,
+    d: *const f32,
+    sums: *const i32,
+    dsums: *const f32,
+}
+
+// SAFETY: read-only pointers into a matrix that outlives the kernel's run.
+unsafe impl Sync for RowPointers {}
+
+impl RowPointers {
+    fn new(x: &Quantized) -> Self {
+        Self { k: x.k, q: x.q.as_ptr(), d: x.d.as_ptr(), sums: x.sums.as_ptr(), dsums: x.dsums.as_ptr() }
+    }
+
+    #[inline(always)]
+    fn row(self, row: usize) -> Self {
+        let blocks = row * self.k / 32;
+        // SAFETY: rows are inside the matrix by the kernels' contract.
+        unsafe {
+            Self {
+                k: self.k,
+                q: self.q.add(row * self.k),
+                d: self.d.add(blocks),
+                sums: self.sums.add(2 * blocks),
+                dsums: self.dsums.add(blocks),
+            }
+        }
+    }
+}
+
+/// Rows of results that a kernel writes, and the bias to add (null for none).
+#[derive(Clone, Copy)]
+pub struct OutRows {
+    values: *mut f32,
+    bias: *const f32,
+}
+
+// SAFETY: kernels write disjoint tiles.
+unsafe impl Sync for OutRows {}
+
+impl OutRows {
+    #[inline(always)]
+    fn row(self, row: usize, n: usize) -> Self {
+        // SAFETY: rows are inside the matrix by the kernels' contract.
+        Self { values: unsafe { self.values.add(row * n) }, ..self }
+    }
+}
+
+/// A linear layer.
+pub struct CpuLinear {
+    weight: Packed,
+    /// Padded to whole tiles.
+    bias: Option<Vec<f32>>,
+}
+
+enum KvStorage {
+    F32(Kv<f32>),
+    F16(Kv<f16>),
+}
+
+/// The CPU.
+pub struct CpuOps {
+    isa: Isa,
+    pool: Pool,
+    config: ModelConfig,
+    exact: bool,
+    frequencies: Vec<f32>,
+    /// Cosine and sine of each row's angles in the current step, `rows x head_dim / 2`.
+    angles: Vec<(f32, f32)>,
+    kv: KvStorage,
+    quantized: Quantized,
+    low_rank: Vec<f32>,
+}
+
+thread_local! {
+    static SCRATCH: RefCell<Scratch> = RefCell::default();
+}
+
+/// Rows that one chunk of an elementwise operation takes.
+const ROWS_PER_CHUNK: usize = 8;
+/// Rows of a prefill chunk that one attention item takes.
+const ROWS_PER_ITEM: usize = 8;
+/// Rows between which a pass over a part's weights is repeated: their activations stay in the second-level cache.
+const ROWS_PER_PASS: usize = 64;
+/// Bytes of weights that one chunk of a matrix product reads, about.
+const CHUNK_BYTES: usize = 256 << 10;
+
+impl CpuOps {
+    /// Operations for a model, on `threads` threads. `exact` keeps KV and adapters in f32 (beside unquantized weights).
+    pub fn new(config: &ModelConfig, threads: usize, exact: bool, isa: Isa) -> Result<Self, ModelError> {
+        let pool = Pool::new(threads).map_err(|e| ModelError::Device(format!("cannot start compute threads: {e}")))?;
+        Ok(Self {
+            isa,
+            pool,
+            config: config.clone(),
+            exact,
+            frequencies: rope_frequencies(config),
+            angles: Vec::new(),
+            kv: KvStorage::F32(Kv::new(shape(config), 0)),
+            quantized: Quantized::default(),
+            low_rank: Vec::new(),
+        })
+    }
+
+    fn quantize(&mut self, x: &Matrix) {
+        let (rows, k) = (x.rows(), x.width);
+        self.quantized.shape(rows, k);
+        let Quantized { q, d, sums, dsums, .. } = &mut self.quantized;
+        let (q, d, sums, dsums) = (Parts::new(q), Parts::new(d), Parts::new(sums), Parts::new(dsums));
+        let isa = self.isa;
+        self.pool.run(rows.div_ceil(ROWS_PER_CHUNK), &|chunk| {
+            for row in chunk * ROWS_PER_CHUNK..rows.min((chunk + 1) * ROWS_PER_CHUNK) {
+                let blocks = row * k / 32..(row + 1) * k / 32;
+                // SAFETY: chunks differ in rows.
+                let out = unsafe {
+                    QuantizedRow {
+                        q: q.slice(row * k..(row + 1) * k),
+                        d: d.slice(blocks.clone()),
+                        sums: sums.slice(2 * blocks.start..2 * blocks.end),
+                        dsums: dsums.slice(blocks),
+                    }
+                };
+                quantize(isa, x.row(row), out);
+            }
+        });
+    }
+
+    /// All products of one input: base matmuls and the adapters' first halves in one fork, the second halves in another.
+    fn products(
+        &mut self,
+        segments: &[Segment<'_, CpuLora>],
+        layer: usize,
+        x: &Matrix,
+        parts: &mut [(crate::model::config::LinearSite, &CpuLinear, &mut Matrix)],
+    ) {
+        let rows = x.rows();
+        if parts.iter().any(|(_, linear, _)| linear.weight.format.is_quantized()) {
+            self.quantize(x);
+        }
+        for (_, linear, out) in parts.iter_mut() {
+            out.shape(rows, linear.weight.n);
+        }
+        // Work of the first fork: tiles of every part, then the adapters' `A x`.
+        let mut chunks: Vec<(usize, std::ops::Range<usize>)> = Vec::new();
+        for (index, (_, linear, _)) in parts.iter().enumerate() {
+            let tiles = linear.weight.tiles();
+            let bytes = linear.weight.bytes() / tiles;
+            let step = (CHUNK_BYTES / bytes).clamp(1, tiles.div_ceil(2 * self.pool.threads()));
+            chunks.extend((0..tiles).step_by(step).map(|t| (index, t..(t + step).min(tiles))));
+        }
+        let mut updates: Vec<Update<'_>> = Vec::new();
+        let mut scratch = 0;
+        for segment in segments {
+            for (index, (site, linear, _)) in parts.iter().enumerate() {
+                let Some(rank) = segment.adapter.rank(layer, *site) else { continue };
+                for rows in segment.rows.chunks(ROWS_PER_CHUNK) {
+                    let t = scratch..scratch + rows.len() * rank;
+                    scratch = t.end;
+                    updates.push(Update { adapter: segment.adapter, part: index, site: *site, rows, t, n: linear.weight.n });
+                }
+            }
+        }
+        self.low_rank.resize(scratch, 0.0);
+        let (isa, input) = (self.isa, RowPointers::new(&self.quantized));
+        let outs: Vec<OutRows> = parts
+            .iter_mut()
+            .map(|(_, linear, out)| OutRows {
+                values: out.values.as_mut_ptr(),
+                bias: linear.bias.as_ref().map_or(std::ptr::null(), |bias| bias.as_ptr()),
+            })
+            .collect();
+        let linears: Vec<&Packed> = parts.iter().map(|(_, linear, _)| &linear.weight).collect();
+        let low_rank = Parts::new(&mut self.low_rank);
+        self.pool.run(chunks.len() + updates.len(), &|i| {
+            if let Some((part, tiles)) = chunks.get(i) {
+                let weight = linears[*part];
+                for first in (0..rows).step_by(ROWS_PER_PASS) {
+                    let count = ROWS_PER_PASS.min(rows - first);
+                    let out = outs[*part].row(first, weight.n);
+                    // SAFETY: chunks differ in tiles or parts; input and output cover `rows` rows.
+                    unsafe {
+                        if weight.format.is_quantized() {
+                            matmul_quantized(isa, weight, tiles.clone(), count, input.row(first), out);
+                        } else {
+                            matmul_dense(isa, weight, tiles.clone(), count, x.values.as_ptr().add(first * x.width), out);
+                        }
+                    }
+                }
+            } else {
+                let u = &updates[i - chunks.len()];
+                // SAFETY: updates have ranges of their own.
+                let t = unsafe { low_rank.slice(u.t.clone()) };
+                u.adapter.down(isa, layer, u.site, &x.values, u.rows, t);
+            }
+        });
+        if updates.is_empty() {
+            return;
+        }
+        let outs: Vec<Parts<f32>> = parts.iter_mut().map(|(_, _, out)| Parts::new(&mut out.values)).collect();
+        // A single row's update is split by outputs, so that one stream uses every thread.
+        let split = if updates.len() >= 2 * self.pool.threads() { 1 } else { self.pool.threads() };
+        let low_rank = &self.low_rank;
+        self.pool.run(updates.len() * split, &|i| {
+            let (u, piece) = (&updates[i / split], i % split);
+            let step = u.n.div_ceil(split).next_multiple_of(TILE);
+            let outputs = (piece * step).min(u.n)..((piece + 1) * step).min(u.n);
+            let at = Target { layer, site: u.site };
+            // SAFETY: updates of one part differ in rows, pieces in outputs.
+            unsafe { u.adapter.up(isa, at, &low_rank[u.t.clone()], u.rows, outputs, &outs[u.part]) };
+        });
+    }
+}
+
+/// One adapter's update of one linear over some rows.
+struct Update<'a> {
+    adapter: &'a CpuLora,
+    part: usize,
+    site: crate::model::config::LinearSite,
+    rows: &'a [usize],
+    /// Range of the low-rank scratch.
+    t: std::ops::Range<usize>,
+    n: usize,
+}
+
+fn shape(config: &ModelConfig) -> Shape {
+    Shape {
+        layers: config.layers,
+        group: config.heads / config.kv_heads,
+        kv_heads: config.kv_heads,
+        head_dim: config.head_dim,
+        window: config.sliding_window.unwrap_or(usize::MAX),
+    }
+}
+
+fn quantize(isa: Isa, x: &[f32], out: QuantizedRow<'_>) {
+    #[cfg(target_arch = "x86_64")]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
+    unsafe fn wide(x: &[f32], out: QuantizedRow<'_>) {
+        quantize_row(x, out);
+    }
+    match isa {
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: the instruction set was detected.
+        Isa::Avx512 => unsafe { wide(x, out) },
+        Isa::Portable => quantize_row(x, out),
+    }
+}
+
+/// # Safety
+/// As the kernels'.
+unsafe fn matmul_quantized(isa: Isa, w: &Packed, tiles: std::ops::Range<usize>, rows: usize, x: RowPointers, out: OutRows) {
+    // SAFETY: the caller's contract; the instruction set was detected.
+    unsafe {
+        match isa {
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512 => avx512::matmul_quantized(w, tiles, rows, x, out),
+            Isa::Portable => portable::matmul_quantized(w, tiles, rows, x, out),
+        }
+    }
+}
+
+/// # Safety
+/// As the kernels'.
+unsafe fn matmul_dense(isa: Isa, w: &Packed, tiles: std::ops::Range<usize>, rows: usize, x: *const f32, out: OutRows) {
+    // SAFETY: the caller's contract; the instruction set was detected.
+    unsafe {
+        match isa {
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512 => avx512::matmul_dense(w, tiles, rows, x, out),
+            Isa::Portable => portable::matmul_dense(w, tiles, rows, x, out),
+        }
+    }
+}
+
+/// Splits rows over the pool; `f` gets a row's index and its slice of `out`.
+fn for_rows(pool: &mut Pool, out: &mut Matrix, f: impl Fn(usize, &mut [f32]) + Sync) {
+    let (rows, width) = (out.rows(), out.width);
+    let parts = Parts::new(&mut out.values);
+    pool.run(rows.div_ceil(ROWS_PER_CHUNK), &|chunk| {
+        for row in chunk * ROWS_PER_CHUNK..rows.min((chunk + 1) * ROWS_PER_CHUNK) {
+            // SAFETY: chunks differ in rows.
+            f(row, unsafe { parts.slice(row * width..(row + 1) * width) });
+        }
+    });
+}
+
+/// Sum of squares in sixteen interleaved sums: one order on every machine, and the compiler vectorises it.
+fn sum_of_squares(x: &[f32]) -> f32 {
+    let (chunks, tail) = x.as_chunks::<16>();
+    let mut sums = [0f32; 16];
+    for chunk in chunks {
+        sums.iter_mut().zip(chunk).for_each(|(sum, v)| *sum += v * v);
+    }
+    tail.iter().map(|v| v * v).sum::<f32>() + sums.iter().sum::<f32>()
+}
+
+/// Rotates a row's heads by its angles, half-rotation layout, and scales.
+fn rotate(row: &mut [f32], angles: &[(f32, f32)], scale: f32) {
+    for head in row.chunks_exact_mut(2 * angles.len()) {
+        let (first, second) = head.split_at_mut(angles.len());
+        for ((a, b), (cos, sin)) in first.iter_mut().zip(second).zip(angles) {
+            (*a, *b) = ((*a * cos - *b * sin) * scale, (*b * cos + *a * sin) * scale);
+        }
+    }
+}
+
+impl Ops for CpuOps {
+    type Activation = Matrix;
+    type Linear = CpuLinear;
+    type Vector = Vec<f32>;
+    type Embedding = RawTensor;
+    type Lora = CpuLora;
+    type LoraPreparer = Box<dyn Fn(&LoraWeights) -> Result<CpuLora, ModelError> + Send + Sync>;
+
+    fn config(&self) -> &ModelConfig {
+        &self.config
+    }
+
+    fn linear(&mut self, weight: &RawTensor, bias: Option<&RawTensor>, quant: Quant) -> Result<CpuLinear, ModelError> {
+        let threads = self.pool.threads();
+        let stored_float = matches!(weight.dtype, DType::F32 | DType::F16 | DType::BF16);
+        let packed = match quant {
+            Quant::None if !stored_float => requantize(weight, DType::F32, threads)?,
+            Quant::To(dtype) if stored_float => requantize(weight, fitting(dtype, weight.cols), threads)?,
+            _ => Packed::new(weight, threads)?,
+        };
+        let bias = bias
+            .map(|bias| {
+                let mut values = bias.dequantize()?;
+                values.resize(values.len().next_multiple_of(TILE), 0.0);
+                Ok::<_, ModelError>(values)
+            })
+            .transpose()?;
+        Ok(CpuLinear { weight: packed, bias })
+    }
+
+    fn vector(&mut self, tensor: &RawTensor) -> Result<Vec<f32>, ModelError> {
+        tensor.dequantize()
+    }
+
+    fn embedding(&mut self, tensor: &RawTensor) -> Result<RawTensor, ModelError> {
+        Ok(tensor.clone())
+    }
+
+    fn linear_bytes(linear: &CpuLinear) -> usize {
+        linear.weight.bytes() + linear.bias.as_ref().map_or(0, |bias| bias.len() * 4)
+    }
+
+    fn lora_bytes(lora: &CpuLora) -> usize {
+        lora.bytes()
+    }
+
+    fn lora_preparer(&self) -> Self::LoraPreparer {
+        let (layers, exact) = (self.config.layers, self.exact);
+        Box::new(move |weights| Ok(CpuLora::new(weights, layers, exact)))
+    }
+
+    fn kv_block_bytes(&self) -> usize {
+        let element = if self.exact { 4 } else { 2 };
+        2 * self.config.layers * self.config.kv_width() * BLOCK_TOKENS * element
+    }
+
+    fn allocate_kv(&mut self, blocks: usize) -> Result<(), ModelError> {
+        let shape = shape(&self.config);
+        self.kv = if self.exact { KvStorage::F32(Kv::new(shape, blocks)) } else { KvStorage::F16(Kv::new(shape, blocks)) };
+        Ok(())
+    }
+
+    fn embed(&mut self, step: &Step<'_, CpuLora>, table: &RawTensor, out: &mut Matrix) -> Result<(), ModelError> {
+        out.shape(step.tokens.len(), table.cols);
+        for (token, row) in step.tokens.iter().zip(out.values.chunks_exact_mut(table.cols)) {
+            table.dequantize_row(*token as usize, row)?;
+        }
+        self.angles.clear();
+        for position in &step.positions {
+            self.angles.extend(self.frequencies.iter().map(|f| {
+                let angle = *position as f32 * f;
+                (angle.cos(), angle.sin())
+            }));
+        }
+        Ok(())
+    }
+
+    fn norm(&mut self, x: &Matrix, weight: &Vec<f32>, out: &mut Matrix) -> Result<(), ModelError> {
+        out.shape(x.rows(), x.width);
+        let eps = self.config.rms_eps;
+        for_rows(&mut self.pool, out, |row, out| {
+            let x = x.row(row);
+            let scale = 1.0 / (sum_of_squares(x) / x.len() as f32 + eps).sqrt();
+            out.iter_mut().zip(x).zip(weight).for_each(|((out, x), w)| *out = x * scale * w);
+        });
+        Ok(())
+    }
+
+    fn project(
+        &mut self,
+        step: &Step<'_, CpuLora>,
+        layer: usize,
+        x: &Matrix,
+        parts: &mut [Projection<'_, Self>],
+    ) -> Result<(), ModelError> {
+        let mut parts: Vec<_> = parts.iter_mut().map(|p| (p.site, p.linear, &mut *p.out)).collect();
+        self.products(&step.segments, layer, x, &mut parts);
+        Ok(())
+    }
+
+    fn attend(
+        &mut self,
+        step: &Step<'_, CpuLora>,
+        layer: usize,
+        [q, k, v]: [&mut Matrix; 3],
+        out: &mut Matrix,
+    ) -> Result<(), ModelError> {
+        let half = self.config.head_dim / 2;
+        let (angles, scale) = (&self.angles, 1.0 / (self.config.head_dim as f32).sqrt());
+        let angles = |row: usize| &angles[row * half..(row + 1) * half];
+        for_rows(&mut self.pool, q, |row, q| rotate(q, angles(row), scale));
+        for_rows(&mut self.pool, k, |row, k| rotate(k, angles(row), 1.0));
+        for (row, slot) in step.slots.iter().enumerate() {
+            match &mut self.kv {
+                KvStorage::F32(kv) => kv.write(layer, *slot, k.row(row), v.row(row)),
+                KvStorage::F16(kv) => kv.write(layer, *slot, k.row(row), v.row(row)),
+            }
+        }
+        out.shape(q.rows(), q.width);
+        let mut items = Vec::new();
+        for span in &step.spans {
+            for first in (0..span.rows).step_by(ROWS_PER_ITEM) {
+                items.extend((0..self.config.kv_heads).map(|head| Item {
+                    row: span.row + first,
+                    rows: ROWS_PER_ITEM.min(span.rows - first),
+                    position: span.start + first,
+                    blocks: span.blocks,
+                    head,
+                }));
+            }
+        }
+        let (out, isa, kv) = (Parts::new(&mut out.values), self.isa, &self.kv);
+        self.pool.run(items.len(), &|i| {
+            SCRATCH.with_borrow_mut(|scratch| match kv {
+                KvStorage::F32(kv) => kv.attend(isa, layer, &items[i], &q.values, &out, scratch),
+                KvStorage::F16(kv) => kv.attend(isa, layer, &items[i], &q.values, &out, scratch),
+            });
+        });
+        Ok(())
+    }
+
+    fn gate(&mut self, gate: &mut Matrix, up: &Matrix) -> Result<(), ModelError> {
+        let isa = self.isa;
+        for_rows(&mut self.pool, gate, |row, gate| match isa {
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: the instruction set was detected.
+            Isa::Avx512 => unsafe { avx512::silu_mul(gate, up.row(row)) },
+            Isa::Portable => portable::silu_mul(gate, up.row(row)),
+        });
+        Ok(())
+    }
+
+    fn add(&mut self, x: &mut Matrix, y: &Matrix) -> Result<(), ModelError> {
+        for_rows(&mut self.pool, x, |row, x| x.iter_mut().zip(y.row(row)).for_each(|(x, y)| *x += y));
+        Ok(())
+    }
+
+    fn select(&mut self, step: &Step<'_, CpuLora>, x: &Matrix, out: &mut Matrix) -> Result<(), ModelError> {
+        out.shape(step.wanted.len(), x.width);
+        for (out, row) in out.values.chunks_exact_mut(x.width).zip(&step.wanted) {
+            out.copy_from_slice(x.row(*row));
+        }
+        Ok(())
+    }
+
+    fn logits(&mut self, x: &Matrix, head: &CpuLinear, out: &mut Vec<f32>) -> Result<(), ModelError> {
+        let mut values = Matrix { values: std::mem::take(out), width: head.weight.n };
+        self.products(&[], 0, x, &mut [(crate::model::config::LinearSite::Q, head, &mut values)]);
+        *out = values.values;
+        Ok(())
+    }
+}
+
+/// The asked type, or the nearest whose blocks fit rows of `cols` values.
+pub const fn fitting(dtype: DType, cols: usize) -> DType {
+    match dtype {
+        DType::Q6K | DType::Q5K | DType::Q4K if !cols.is_multiple_of(256) => fitting(DType::Q8_0, cols),
+        DType::Q8_0 | DType::Q5_0 | DType::Q4_0 if !cols.is_multiple_of(32) => DType::F16,
+        other => other,
+    }
+}
+
+/// Packs a tensor as another type.
+fn requantize(tensor: &RawTensor, dtype: DType, threads: usize) -> Result<Packed, ModelError> {
+    let per_thread = tensor.rows.div_ceil(threads.max(1));
+    let encoded: Vec<Result<Vec<u8>, ModelError>> = std::thread::scope(|scope| {
+        let workers: Vec<_> = (0..tensor.rows)
+            .step_by(per_thread)
+            .map(|first| {
+                scope.spawn(move || {
+                    let mut values = vec![0f32; tensor.cols];
+                    let mut bytes = Vec::new();
+                    for row in first..tensor.rows.min(first + per_thread) {
+                        tensor.dequantize_row(row, &mut values)?;
+                        bytes.extend(encode(dtype, &values, tensor.cols)?);
+                    }
+                    Ok(bytes)
+                })
+            })
+            .collect();
+        workers
+            .into_iter()
+            .map(|worker| worker.join().unwrap_or_else(|_| Err(ModelError::Device("an encoding thread panicked".to_owned()))))
+            .collect()
+    });
+    let encoded = encoded.into_iter().collect::<Result<Vec<_>, _>>()?;
+    let row_bytes = encoded.first().map_or(0, Vec::len) / per_thread.min(tensor.rows);
+    Packed::from_rows(packed::Format::of(dtype), tensor.rows, tensor.cols, threads, |row| {
+        let start = row % per_thread * row_bytes;
+        &encoded[row / per_thread][start..start + row_bytes]
+    })
+}

@@ -1,0 +1,203 @@
+//! Kernels against their slow references, and the promise that a row does not depend on its company.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
+
+use std::sync::Arc;
+
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+
+use super::*;
+use crate::ids::VersionId;
+use crate::model::config::{Architecture, LinearSite, RopeScaling};
+use crate::model::lora::LoraModule;
+use crate::model::ops::Segment;
+
+const FORMATS: [DType; 9] =
+    [DType::F32, DType::F16, DType::BF16, DType::Q8_0, DType::Q6K, DType::Q5K, DType::Q4K, DType::Q5_0, DType::Q4_0];
+
+/// Largest difference between two ways to sum the same products, relative to the sum of their magnitudes.
+const SUM_TOLERANCE: f32 = 2e-6;
+
+fn noise(len: usize, seed: u64) -> Vec<f32> {
+    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+    (0..len).map(|_| rng.random::<f32>() * 2.0 - 1.0).collect()
+}
+
+pub(super) fn raw(dtype: DType, rows: usize, cols: usize, seed: u64) -> RawTensor {
+    use std::io::Write;
+    let bytes = encode(dtype, &noise(rows * cols, seed), cols).unwrap();
+    let mut file = tempfile::tempfile().unwrap();
+    file.write_all(&bytes).unwrap();
+    // SAFETY: nobody else has the file.
+    let file = Arc::new(unsafe { memmap2::Mmap::map(&file).unwrap() });
+    RawTensor { dtype, rows, cols, file, range: 0..bytes.len(), interleaved_head_dim: None }
+}
+
+fn config(k: usize) -> ModelConfig {
+    ModelConfig {
+        architecture: Architecture::Llama,
+        vocab_size: 64,
+        hidden_size: k,
+        intermediate_size: k,
+        layers: 1,
+        heads: 4,
+        kv_heads: 2,
+        head_dim: 16,
+        rms_eps: 1e-5,
+        rope_theta: 1e4,
+        rope_scaling: RopeScaling::None,
+        context_length: 512,
+        sliding_window: None,
+        tied_embeddings: true,
+    }
+}
+
+fn product(isa: Isa, dtype: DType, weight: &RawTensor, x: &[f32], threads: usize) -> Vec<f32> {
+    let mut ops = CpuOps::new(&config(weight.cols), threads, true, isa).unwrap();
+    let linear = ops.linear(weight, None, Quant::Auto).unwrap();
+    assert_eq!(linear.weight.format, Format::of(dtype));
+    let mut out = Vec::new();
+    ops.logits(&Matrix { values: x.to_vec(), width: weight.cols }, &linear, &mut out).unwrap();
+    out
+}
+use packed::Format;
+
+/// Products of the dequantized weights with the inputs as the kernel sees them, and the sums of their magnitudes.
+fn reference(weight: &RawTensor, x: &[f32], quantized: bool) -> Vec<(f64, f64)> {
+    let (k, w) = (weight.cols, weight.dequantize().unwrap());
+    let seen: Vec<f32> = if quantized {
+        let mut rows = Quantized::default();
+        rows.shape(x.len() / k, k);
+        for (i, x) in x.chunks_exact(k).enumerate() {
+            let blocks = i * k / 32..(i + 1) * k / 32;
+            quantize_row(
+                x,
+                QuantizedRow {
+                    q: &mut rows.q[i * k..(i + 1) * k],
+                    d: &mut rows.d[blocks.clone()],
+                    sums: &mut rows.sums[2 * blocks.start..2 * blocks.end],
+                    dsums: &mut rows.dsums[blocks],
+                },
+            );
+        }
+        rows.q.iter().enumerate().map(|(i, q)| f32::from(*q) * rows.d[i / 32]).collect()
+    } else {
+        x.to_vec()
+    };
+    let pairs = seen.chunks_exact(k).flat_map(|x| w.chunks_exact(k).map(move |w| (x, w)));
+    pairs
+        .map(|(x, w)| {
+            let terms = || x.iter().zip(w).map(|(x, w)| f64::from(*x) * f64::from(*w));
+            (terms().sum(), terms().map(f64::abs).sum())
+        })
+        .collect()
+}
+
+#[test]
+fn products_equal_those_of_the_dequantized_weights() {
+    for (i, dtype) in FORMATS.into_iter().enumerate() {
+        for (rows, k, inputs) in [(40, 256, 11), (16, 512, 1), (7, 256, 3)] {
+            let weight = raw(dtype, rows, k, i as u64);
+            let x = noise(inputs * k, 77);
+            let quantized = Format::of(dtype).is_quantized();
+            let expected = reference(&weight, &x, quantized);
+            for isa in [Isa::detect(), Isa::Portable] {
+                for (got, (want, magnitude)) in product(isa, dtype, &weight, &x, 2).iter().zip(&expected) {
+                    let error = (f64::from(*got) - want).abs();
+                    assert!(error <= f64::from(SUM_TOLERANCE) * magnitude, "{dtype:?} {isa:?}: {got} is not {want}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_row_does_not_depend_on_its_company_or_the_threads() {
+    for dtype in FORMATS {
+        let (weight, x) = (raw(dtype, 72, 256, 5), noise(37 * 256, 6));
+        for isa in [Isa::detect(), Isa::Portable] {
+            let together = product(isa, dtype, &weight, &x, 2);
+            for (row, x) in x.chunks_exact(256).enumerate() {
+                let alone = product(isa, dtype, &weight, x, 1);
+                assert_eq!(alone, together[row * 72..(row + 1) * 72], "{dtype:?} {isa:?} row {row}");
+            }
+        }
+    }
+}
+
+#[test]
+fn eight_bit_inputs_are_within_half_a_step() {
+    let x = noise(64, 3);
+    let mut rows = Quantized::default();
+    rows.shape(1, 64);
+    let Quantized { q, d, sums, dsums, .. } = &mut rows;
+    quantize_row(&x, QuantizedRow { q, d, sums, dsums });
+    for (i, x) in x.iter().enumerate() {
+        let d = rows.d[i / 32];
+        assert!((x - d * f32::from(rows.q[i])).abs() <= d * 0.501);
+    }
+    assert_eq!(rows.sums[1], rows.q[16..32].iter().map(|q| i32::from(*q)).sum::<i32>());
+}
+
+fn adapter(rank: usize, k: usize, n: usize, seed: u64) -> CpuLora {
+    let module =
+        LoraModule { layer: 0, site: LinearSite::Q, rank, scale: 0.5, a: noise(rank * k, seed), b: noise(n * rank, seed + 1) };
+    let weights = LoraWeights { id: VersionId::new([seed as u8; 32]), modules: vec![module], max_rank: rank };
+    CpuLora::new(&weights, 1, true)
+}
+
+#[test]
+fn segments_of_mixed_ranks_touch_their_rows_alone() {
+    let (k, n, rows) = (96, 70, 13);
+    let weight = raw(DType::F32, n, k, 1);
+    let x = noise(rows * k, 2);
+    let adapters: Vec<CpuLora> = [1usize, 3, 16, 21].iter().map(|r| adapter(*r, k, n, 10 * *r as u64)).collect();
+    // Rows 0, 5, 10 are the base's.
+    let segments: Vec<Segment<'_, CpuLora>> = adapters
+        .iter()
+        .enumerate()
+        .map(|(i, adapter)| Segment { adapter, rows: (0..rows).filter(|row| row % 5 == i + 1).collect() })
+        .collect();
+    let run = |isa: Isa, segments: &[Segment<'_, CpuLora>]| {
+        let mut ops = CpuOps::new(&config(k), 2, true, isa).unwrap();
+        let linear = ops.linear(&weight, None, Quant::Auto).unwrap();
+        let mut out = Matrix::default();
+        let input = Matrix { values: x.clone(), width: k };
+        ops.products(segments, 0, &input, &mut [(LinearSite::Q, &linear, &mut out)]);
+        out.values
+    };
+    for isa in [Isa::detect(), Isa::Portable] {
+        let (base, mixed) = (run(isa, &[]), run(isa, &segments));
+        for row in 0..rows {
+            let (base, mixed) = (&base[row * n..(row + 1) * n], &mixed[row * n..(row + 1) * n]);
+            let Some(segment) = segments.iter().find(|s| s.rows.contains(&row)) else {
+                assert_eq!(base, mixed, "row {row} has no adapter");
+                continue;
+            };
+            let CpuLora::F32(layers) = segment.adapter else { unreachable!("made exact above") };
+            let alone = run(isa, &[Segment { adapter: segment.adapter, rows: vec![row] }]);
+            assert_eq!(&alone[row * n..(row + 1) * n], mixed, "row {row} alone");
+            let module = layers[0][0].as_ref().unwrap();
+            for o in 0..n {
+                let expected = module.reference(&x[row * k..(row + 1) * k], o);
+                assert!((mixed[o] - base[o] - expected).abs() < 1e-4, "row {row}: {} is not {expected}", mixed[o] - base[o]);
+            }
+        }
+    }
+}
+
+#[test]
+fn vector_exponential_is_accurate() {
+    #[cfg(target_arch = "x86_64")]
+    if Isa::detect() == Isa::Avx512 {
+        let mut gate: Vec<f32> = (-2000..2000).map(|i| i as f32 * 0.05).collect();
+        let (mut plain, up) = (gate.clone(), vec![1.0; gate.len()]);
+        // SAFETY: the instruction set was detected.
+        unsafe { avx512::silu_mul(&mut gate, &up) };
+        portable::silu_mul(&mut plain, &up);
+        for (fast, slow) in gate.iter().zip(&plain) {
+            assert!((fast - slow).abs() <= 1e-6 * slow.abs().max(1e-20), "{fast} is not {slow}");
+        }
+    }
+}

@@ -30,7 +30,10 @@ async fn the_official_client_is_served() {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/openai/client.py");
     let url = format!("{}/v1", listening.url);
     let run = move || {
-        Command::new(python).arg(script).args(["--base-url", &url, "--api-key", KEY, "--base", BASE, "--adapter", "polite"]).output()
+        Command::new(python)
+            .arg(script)
+            .args(["--base-url", &url, "--api-key", KEY, "--base", BASE, "--adapter", "polite"])
+            .output()
     };
     let output = tokio::task::spawn_blocking(run).await.unwrap().unwrap();
     let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));

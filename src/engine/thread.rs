@@ -151,6 +151,8 @@ impl EngineThread {
     fn step(&mut self) {
         let began = Instant::now();
         let plan = self.scheduler.plan();
+        // Before the started ones give their queue places back, so that nobody is ever counted nowhere.
+        self.publish();
         self.note_plan(&plan);
         let (forward, outcome) = self.forward(&plan);
         match outcome {
@@ -178,6 +180,7 @@ impl EngineThread {
             let job = &mut self.scheduler.running_mut(index).payload;
             if job.slot.take().is_some() {
                 job.cached_tokens = found;
+                job.emitter.note_cached(found);
                 self.stats.prefix_hit_tokens += found as u64;
             }
         }

@@ -1,1 +1,186 @@
-//! x
+//! The scheduler alone: sequences that want a number of tokens, no model.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::engine::kv::{PrefixCache, blocks_for};
+
+/// A sequence known by its number that ends at a length.
+#[derive(Debug)]
+struct Toy {
+    number: usize,
+    full_len: usize,
+}
+
+fn scheduler(limits: Limits, blocks: usize) -> Scheduler<Toy> {
+    Scheduler::new(limits, BlockPool::new(blocks, PrefixCache::On))
+}
+
+fn limits(batch_tokens: usize, sequences: usize) -> Limits {
+    Limits { batch_tokens, sequences, prompt_rows: 8 }
+}
+
+/// Prompts of different sequences share nothing.
+fn push(scheduler: &mut Scheduler<Toy>, number: usize, prompt_len: usize, answer: usize) {
+    let prompt = (0..prompt_len).map(|position| (number * 1000 + position) as u32).collect();
+    scheduler.push(prompt, None, PromptRows::Last, Toy { number, full_len: prompt_len + answer });
+}
+
+/// Plays the engine's part in a step; returns `(number, start, len)` of the chunks and the numbers that ended.
+fn step(scheduler: &mut Scheduler<Toy>) -> (Vec<(usize, usize, usize)>, Vec<usize>) {
+    let plan = scheduler.plan();
+    let mut done = Vec::new();
+    let mut chunks = Vec::new();
+    for chunk in &plan.chunks {
+        let sequence = scheduler.running_mut(chunk.sequence);
+        assert!(blocks_for(chunk.end()) <= sequence.blocks().len(), "the chunk's blocks are there");
+        chunks.push((sequence.payload.number, chunk.start, chunk.len));
+        if chunk.end() == sequence.tokens.len() {
+            assert_ne!(chunk.logits, LogitRows::None);
+            sequence.tokens.push(5);
+            if sequence.tokens.len() >= sequence.payload.full_len {
+                done.push(sequence.payload.number);
+            }
+        }
+        scheduler.computed(chunk);
+    }
+    drop(scheduler.take_out(|toy| done.contains(&toy.number)));
+    (chunks, done)
+}
+
+#[test]
+fn decodes_come_first_and_prompts_fill_the_rest_in_order_of_arrival() {
+    let mut scheduler = scheduler(limits(10, 8), 100);
+    push(&mut scheduler, 0, 3, 9);
+    assert_eq!(step(&mut scheduler).0, [(0, 0, 3)]);
+    push(&mut scheduler, 1, 14, 9);
+    push(&mut scheduler, 2, 4, 9);
+    assert_eq!(step(&mut scheduler).0, [(0, 3, 1), (1, 0, 9)]);
+    assert_eq!(step(&mut scheduler).0, [(0, 4, 1), (1, 9, 5), (2, 0, 4)]);
+    assert_eq!(step(&mut scheduler).0, [(0, 5, 1), (1, 14, 1), (2, 4, 1)]);
+}
+
+#[test]
+fn no_more_run_than_allowed() {
+    let mut scheduler = scheduler(limits(100, 2), 100);
+    for number in 0..3 {
+        push(&mut scheduler, number, 4, 2);
+    }
+    assert_eq!(step(&mut scheduler).0.len(), 2);
+    assert_eq!(scheduler.waiting(), 1);
+    assert_eq!(step(&mut scheduler).1, [0, 1]);
+    assert_eq!(step(&mut scheduler).0, [(2, 0, 4)]);
+}
+
+#[test]
+fn the_youngest_is_preempted_and_comes_back_before_those_behind_it() {
+    let mut scheduler = scheduler(limits(64, 8), 3);
+    push(&mut scheduler, 0, 16, 20);
+    push(&mut scheduler, 1, 15, 17);
+    assert_eq!(step(&mut scheduler).0, [(0, 0, 16), (1, 0, 15)]);
+    push(&mut scheduler, 2, 4, 1);
+    // 0 takes the third block; 2 finds none, and 1 needs one for position 16.
+    assert_eq!(step(&mut scheduler).0, [(0, 16, 1), (1, 15, 1)]);
+    assert_eq!(step(&mut scheduler).0, [(0, 17, 1)], "1 waits: nobody older needs its block yet");
+    let mut seen = Vec::new();
+    while !scheduler.is_idle() {
+        let (chunks, done) = step(&mut scheduler);
+        assert!(!chunks.is_empty());
+        seen.extend(done);
+    }
+    assert_eq!(seen, [0, 2, 1], "2 is short and starts when 0 has ended, behind 1");
+    assert_eq!(scheduler.pool.counts().held, 0);
+}
+
+#[test]
+fn a_full_pool_never_takes_from_the_older() {
+    let mut scheduler = scheduler(limits(64, 8), 4);
+    push(&mut scheduler, 0, 16, 40);
+    push(&mut scheduler, 1, 16, 40);
+    let mut order = Vec::new();
+    let mut preempted = 0;
+    while !scheduler.is_idle() {
+        preempted += usize::from(scheduler.waiting() > 0);
+        order.extend(step(&mut scheduler).1);
+    }
+    assert_eq!(order, [0, 1]);
+    assert!(preempted > 0, "the second one had to give its blocks back");
+}
+
+#[test]
+fn a_whole_known_prompt_still_computes_its_last_token() {
+    let mut scheduler = scheduler(limits(64, 8), 10);
+    for _ in 0..2 {
+        push(&mut scheduler, 7, 32, 1);
+        step(&mut scheduler);
+    }
+    push(&mut scheduler, 7, 32, 1);
+    // 31 tokens may be found, which is one full block.
+    let plan = scheduler.plan();
+    assert_eq!(plan.started, [(0, 16)]);
+    assert_eq!((plan.chunks[0].start, plan.chunks[0].len), (16, 16));
+}
+
+#[test]
+fn prompt_rows_are_bounded_and_never_skipped() {
+    let mut scheduler = scheduler(limits(64, 8), 10);
+    push(&mut scheduler, 1, 20, 1);
+    step(&mut scheduler);
+    let prompt: Vec<u32> = (1000..1020).collect();
+    scheduler.push(prompt, None, PromptRows::All, Toy { number: 1, full_len: 21 });
+    let mut chunks = Vec::new();
+    while !scheduler.is_idle() {
+        let plan = scheduler.plan();
+        chunks.push((plan.chunks[0].start, plan.chunks[0].len, plan.chunks[0].logits));
+        scheduler.computed(&plan.chunks[0]);
+        let ended = plan.chunks[0].end() == 20;
+        drop(scheduler.take_out(|_| ended));
+    }
+    assert_eq!(chunks, [(0, 8, LogitRows::All), (8, 8, LogitRows::All), (16, 4, LogitRows::All)]);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(300))]
+
+    #[test]
+    fn every_step_keeps_the_promises_and_everything_ends(
+        batch in 8usize..40,
+        sequences in 1usize..8,
+        blocks in 5usize..12,
+        arrivals in prop::collection::vec((0usize..4, 1usize..60, 1usize..20), 1..25),
+    ) {
+        let mut scheduler = scheduler(limits(batch, sequences), blocks);
+        let mut pause = 0;
+        let mut arrivals = arrivals.into_iter().enumerate().peekable();
+        let mut first_start = Vec::new();
+        let mut steps = 0;
+        while arrivals.peek().is_some() || !scheduler.is_idle() {
+            while pause == 0 && let Some((number, (wait, prompt, answer))) = arrivals.next() {
+                push(&mut scheduler, number, prompt, answer);
+                pause = wait;
+            }
+            pause = usize::saturating_sub(pause, 1);
+            let had_work = !scheduler.is_idle();
+            let before: Vec<usize> = scheduler.running().iter().map(|sequence| sequence.payload.number).collect();
+            let (chunks, _) = step(&mut scheduler);
+            prop_assert_eq!(chunks.is_empty(), !had_work, "work means progress");
+            prop_assert!(chunks.iter().map(|chunk| chunk.2).sum::<usize>() <= batch);
+            prop_assert!(chunks.len() <= sequences);
+            let prefills = chunks.iter().position(|chunk| chunk.2 > 1).unwrap_or(chunks.len());
+            prop_assert!(chunks[..prefills].iter().map(|chunk| chunk.0).is_sorted(), "decodes by age: {:?}", chunks);
+            if let Some(oldest) = before.first() {
+                prop_assert!(chunks.iter().any(|chunk| chunk.0 == *oldest), "the oldest always goes on");
+            }
+            for (number, ..) in chunks {
+                if !first_start.contains(&number) {
+                    first_start.push(number);
+                }
+            }
+            steps += 1;
+            prop_assert!(steps < 20_000, "no livelock");
+        }
+        prop_assert!(first_start.is_sorted(), "started in order of arrival: {:?}", first_start);
+        prop_assert_eq!(scheduler.pool.counts().held, 0);
+    }
+}

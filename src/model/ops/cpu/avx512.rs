@@ -27,8 +27,29 @@ trait Coding {
     const FORMAT: Format;
     /// Eight groups of 64 unsigned values.
     unsafe fn quants(block: *const u8) -> [__m512i; 8];
+    /// What a super-block's blocks share.
+    #[inline(always)]
+    unsafe fn superblock(scales: *const u8) -> Superblock {
+        // SAFETY: a K-quant's super-block has 16 rows of bytes, then its f16.
+        unsafe {
+            let (d, dmin) = match Self::FORMAT {
+                Format::Q6K => (16 * TILE, 16 * TILE),
+                Format::Q5K | Format::Q4K => (16 * TILE, 18 * TILE),
+                _ => (0, 0),
+            };
+            Superblock { scales, d: halves(scales.add(d)), dmin: halves(scales.add(dmin)) }
+        }
+    }
     /// Scales of the block's halves, and its minimum.
-    unsafe fn scales(superblock: *const u8, sub: usize) -> [__m512; 3];
+    unsafe fn scales(superblock: &Superblock, sub: usize) -> [__m512; 3];
+}
+
+/// Scales of sixteen rows' super-blocks.
+struct Superblock {
+    /// Byte scales.
+    scales: *const u8,
+    d: __m512,
+    dmin: __m512,
 }
 
 struct Q8_0;
@@ -89,23 +110,13 @@ unsafe fn five_bits(block: *const u8) -> [__m512i; 8] {
 }
 
 #[inline(always)]
-unsafe fn min_scales(superblock: *const u8, sub: usize) -> [__m512; 3] {
-    // SAFETY: a super-block has 16 rows of 16 byte scales, then two rows of f16.
+unsafe fn min_scales(superblock: &Superblock, sub: usize) -> [__m512; 3] {
+    // SAFETY: a super-block has 16 rows of byte scales and minima.
     unsafe {
-        let (d, dmin) = (halves(superblock.add(16 * TILE)), halves(superblock.add(18 * TILE)));
-        let scale = _mm512_cvtepu8_epi32(_mm_loadu_si128(superblock.add(sub * TILE).cast()));
-        let min = _mm512_cvtepu8_epi32(_mm_loadu_si128(superblock.add((8 + sub) * TILE).cast()));
-        let scale = _mm512_mul_ps(d, _mm512_cvtepi32_ps(scale));
-        [scale, scale, _mm512_mul_ps(dmin, _mm512_cvtepi32_ps(min))]
-    }
-}
-
-#[inline(always)]
-unsafe fn plain_scale(superblock: *const u8) -> [__m512; 3] {
-    // SAFETY: a block of 32 has one row of f16.
-    unsafe {
-        let scale = halves(superblock);
-        [scale, scale, scale]
+        let scale = _mm512_cvtepu8_epi32(_mm_loadu_si128(superblock.scales.add(sub * TILE).cast()));
+        let min = _mm512_cvtepu8_epi32(_mm_loadu_si128(superblock.scales.add((8 + sub) * TILE).cast()));
+        let scale = _mm512_mul_ps(superblock.d, _mm512_cvtepi32_ps(scale));
+        [scale, scale, _mm512_mul_ps(superblock.dmin, _mm512_cvtepi32_ps(min))]
     }
 }
 
@@ -123,9 +134,8 @@ impl Coding for Q8_0 {
         }
     }
     #[inline(always)]
-    unsafe fn scales(superblock: *const u8, _sub: usize) -> [__m512; 3] {
-        // SAFETY: as the caller's.
-        unsafe { plain_scale(superblock) }
+    unsafe fn scales(superblock: &Superblock, _sub: usize) -> [__m512; 3] {
+        [superblock.d; 3]
     }
 }
 
@@ -137,9 +147,8 @@ impl Coding for Q5_0 {
         unsafe { five_bits(block) }
     }
     #[inline(always)]
-    unsafe fn scales(superblock: *const u8, _sub: usize) -> [__m512; 3] {
-        // SAFETY: as the caller's.
-        unsafe { plain_scale(superblock) }
+    unsafe fn scales(superblock: &Superblock, _sub: usize) -> [__m512; 3] {
+        [superblock.d; 3]
     }
 }
 
@@ -151,9 +160,8 @@ impl Coding for Q4_0 {
         unsafe { low_nibbles(block) }
     }
     #[inline(always)]
-    unsafe fn scales(superblock: *const u8, _sub: usize) -> [__m512; 3] {
-        // SAFETY: as the caller's.
-        unsafe { plain_scale(superblock) }
+    unsafe fn scales(superblock: &Superblock, _sub: usize) -> [__m512; 3] {
+        [superblock.d; 3]
     }
 }
 
@@ -176,12 +184,12 @@ impl Coding for Q6K {
         }
     }
     #[inline(always)]
-    unsafe fn scales(superblock: *const u8, sub: usize) -> [__m512; 3] {
+    unsafe fn scales(superblock: &Superblock, sub: usize) -> [__m512; 3] {
         // SAFETY: a super-block has 16 rows of 16 signed scales, then one row of f16.
         unsafe {
-            let d = halves(superblock.add(16 * TILE));
-            let first = _mm512_cvtepi8_epi32(_mm_loadu_si128(superblock.add(2 * sub * TILE).cast()));
-            let second = _mm512_cvtepi8_epi32(_mm_loadu_si128(superblock.add((2 * sub + 1) * TILE).cast()));
+            let (d, scales) = (superblock.d, superblock.scales);
+            let first = _mm512_cvtepi8_epi32(_mm_loadu_si128(scales.add(2 * sub * TILE).cast()));
+            let second = _mm512_cvtepi8_epi32(_mm_loadu_si128(scales.add((2 * sub + 1) * TILE).cast()));
             [_mm512_mul_ps(d, _mm512_cvtepi32_ps(first)), _mm512_mul_ps(d, _mm512_cvtepi32_ps(second)), d]
         }
     }
@@ -195,7 +203,7 @@ impl Coding for Q5K {
         unsafe { five_bits(block) }
     }
     #[inline(always)]
-    unsafe fn scales(superblock: *const u8, sub: usize) -> [__m512; 3] {
+    unsafe fn scales(superblock: &Superblock, sub: usize) -> [__m512; 3] {
         // SAFETY: as the caller's.
         unsafe { min_scales(superblock, sub) }
     }
@@ -209,7 +217,7 @@ impl Coding for Q4K {
         unsafe { low_nibbles(block) }
     }
     #[inline(always)]
-    unsafe fn scales(superblock: *const u8, sub: usize) -> [__m512; 3] {
+    unsafe fn scales(superblock: &Superblock, sub: usize) -> [__m512; 3] {
         // SAFETY: as the caller's.
         unsafe { min_scales(superblock, sub) }
     }
@@ -293,7 +301,7 @@ unsafe fn row_block<C: Coding, const R: usize>(
             0 => zero,
             offset => _mm512_set1_epi32(-offset * (*sums + *sums.add(1))),
         };
-        let sum = if R >= 4 {
+        let sum = if R > 4 {
             dot(start, w, q)
         } else {
             let [low, high] = dot_halves(start, zero, w, q);
@@ -314,14 +322,17 @@ unsafe fn tile<C: Coding, const R: usize>(quants: *const u8, scales: *const u8, 
     unsafe {
         let format = C::FORMAT;
         let mut acc = [_mm512_setzero_ps(); R];
-        let per_row = x.k / 32;
-        for b in 0..blocks {
-            let w = C::quants(quants.add(b * format.quant_bytes()));
-            let superblock = scales.add(b / format.blocks_per_super() * format.scale_bytes());
-            let s = C::scales(superblock, b % format.blocks_per_super());
-            unroll!(r < R, {
-                acc[r] = row_block::<C, R>(acc[r], &w, s, x, x.q.add(r * x.k + b * 32), r * per_row + b);
-            });
+        let per_super = format.blocks_per_super();
+        for index in 0..blocks / per_super {
+            let superblock = C::superblock(scales.add(index * format.scale_bytes()));
+            for sub in 0..per_super {
+                let b = index * per_super + sub;
+                let w = C::quants(quants.add(b * format.quant_bytes()));
+                let s = C::scales(&superblock, sub);
+                unroll!(r < R, {
+                    acc[r] = row_block::<C, R>(acc[r], &w, s, x, x.q.add(r * x.k + b * 32), r * blocks + b);
+                });
+            }
         }
         acc
     }

@@ -85,7 +85,7 @@ async fn running(server: &Server) -> u64 {
         let line = text.lines().find(|line| line.contains(name) && !line.starts_with('#'));
         line.and_then(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).unwrap_or_else(|| panic!("{name}\n{text}"))
     };
-    (value("sequences_running") + value("requests_waiting")) as u64
+    (value("running_sequences") + value("waiting_sequences")) as u64
 }
 
 #[tokio::test]
@@ -117,7 +117,12 @@ async fn the_drain_deadline_cuts_answers_off_and_the_end_is_still_good() {
     assert!(err.contains("cut answers off"), "{err}");
     let mut cut = 0;
     for stream in streams {
-        cut += usize::from(!stream.text().await.is_ok_and(|text| text.trim_end().ends_with("data: [DONE]")));
+        // Some ended before the signal; the others say that they did not. A body may also break off with its connection.
+        let text = stream.text().await.unwrap_or_default();
+        if !text.contains(r#""finish_reason":"length""#) {
+            cut += 1;
+            assert!(text.is_empty() || text.contains(r#""error""#), "{text}");
+        }
     }
     assert!(cut > 0);
 }

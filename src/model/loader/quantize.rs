@@ -4,10 +4,7 @@ use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::Path;
 
-use candle_core::quantized::{GgmlDType, QTensor};
-use candle_core::{Device, Tensor};
-use half::{bf16, f16};
-
+use super::encode::encode;
 use super::gguf_names::{ROPE_FACTORS, to_gguf};
 use super::write::{MetadataWriter, PlannedTensor, WriteError, write_file};
 use super::{Checkpoint, DType, RawTensor, gguf_tokens_out};
@@ -73,7 +70,7 @@ pub fn quantize_checkpoint(checkpoint: &Checkpoint, out: &Path, dtype: DType) ->
         sources.push(Source::Tensor(tensor, interleaved(name, &checkpoint.config)));
     }
     report.bytes = write_file(out, &metadata, &plan, |index, writer| match (&sources[index], plan[index].dtype) {
-        (Source::Numbers(numbers), dtype) => Ok(writer.write_all(&encode(numbers.clone(), numbers.len(), dtype)?)?),
+        (Source::Numbers(numbers), dtype) => Ok(writer.write_all(&encode(dtype, numbers, numbers.len())?)?),
         (Source::Tensor(tensor, head_dim), dtype) => write_tensor(tensor, *head_dim, dtype, writer),
     })?;
     Ok(report)
@@ -128,7 +125,7 @@ fn write_tensor(tensor: &RawTensor, head_dim: Option<usize>, dtype: DType, write
         let mut values = vec![0.0; cols];
         tensor.dequantize_row(0, &mut values)?;
         let stored: Vec<f32> = (0..cols).map(|index| values[stored_row(index, head_dim)]).collect();
-        return Ok(writer.write_all(&encode(stored, cols, dtype)?)?);
+        return Ok(writer.write_all(&encode(dtype, &stored, cols)?)?);
     }
     if dtype == tensor.dtype {
         // Bit for bit: quantizing again would move values.
@@ -144,29 +141,9 @@ fn write_tensor(tensor: &RawTensor, head_dim: Option<usize>, dtype: DType, write
         for (row, out) in values.chunks_exact_mut(cols).enumerate() {
             tensor.dequantize_row(stored_row(start + row, head_dim), out)?;
         }
-        writer.write_all(&encode(values, cols, dtype)?)?;
+        writer.write_all(&encode(dtype, &values, cols)?)?;
     }
     Ok(())
-}
-
-/// Whole rows in a type.
-fn encode(values: Vec<f32>, cols: usize, dtype: DType) -> Result<Vec<u8>, ModelError> {
-    let device = |error: candle_core::Error| ModelError::Device(error.to_string());
-    let kind = match dtype {
-        DType::F32 => return Ok(values.iter().flat_map(|value| value.to_le_bytes()).collect()),
-        DType::F16 => return Ok(values.iter().flat_map(|value| f16::from_f32(*value).to_le_bytes()).collect()),
-        DType::BF16 => return Ok(values.iter().flat_map(|value| bf16::from_f32(*value).to_le_bytes()).collect()),
-        DType::Q8_0 => GgmlDType::Q8_0,
-        DType::Q6K => GgmlDType::Q6K,
-        DType::Q5K => GgmlDType::Q5K,
-        DType::Q4K => GgmlDType::Q4K,
-        DType::Q5_0 => GgmlDType::Q5_0,
-        DType::Q4_0 => GgmlDType::Q4_0,
-    };
-    let rows = values.len() / cols;
-    let tensor = Tensor::from_vec(values, (rows, cols), &Device::Cpu).map_err(device)?;
-    let quantized = QTensor::quantize(&tensor, kind).map_err(device)?;
-    Ok(quantized.data().map_err(device)?.into_owned())
 }
 
 /// Divisors of the rotary frequencies, where GGUF carries the scaling as such.

@@ -10,6 +10,7 @@ mod metrics;
 mod middleware;
 mod openai;
 mod openapi;
+mod openapi_schemas;
 mod routes;
 mod serve;
 

@@ -131,14 +131,14 @@ async fn a_client_that_leaves_gives_its_blocks_back() {
     let listening = server.listen().await;
     let address = listening.address;
     let body = merged(chat_body(), &json!({"stream": true, "max_tokens": 3000, "n": 4}));
-    gate.open(8);
+    gate.open(2);
     let socket = tokio::task::spawn_blocking(move || open_stream(address, &body)).await.unwrap();
-    while server.engine.stats().steps < 8 {
-        tokio::task::yield_now().await;
+    // The first steps may come before the last sequence was submitted.
+    while server.engine.stats().running < 4 {
+        gate.open(1);
+        tokio::time::sleep(std::time::Duration::from_millis(2)).await;
     }
-    let before = server.engine.stats();
-    assert_eq!(before.running, 4);
-    assert!(before.kv_used > 0);
+    assert!(server.engine.stats().kv_used > 0);
     drop(socket);
     // The server notices at its next write. Steps come one by one: far fewer than the 3,000 that were asked.
     let mut steps = 0;

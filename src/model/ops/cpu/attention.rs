@@ -245,7 +245,7 @@ mod avx512 {
 
     use super::{Element, Inner};
     use crate::model::BLOCK_TOKENS;
-    use crate::model::ops::cpu::avx512::exp;
+    use crate::model::ops::cpu::avx512::{exp, unroll};
 
     pub struct Vector;
 
@@ -257,14 +257,14 @@ mod avx512 {
             let (mut even, mut odd) = ([_mm512_setzero_ps(); G], [_mm512_setzero_ps(); G]);
             for d in (0..dim).step_by(2) {
                 let (first, second) = (E::load16(keys.add(d * 16)), E::load16(keys.add(d * 16 + 16)));
-                for g in 0..G {
+                unroll!(g < G, {
                     even[g] = _mm512_fmadd_ps(first, _mm512_set1_ps(*queries.add(g * dim + d)), even[g]);
                     odd[g] = _mm512_fmadd_ps(second, _mm512_set1_ps(*queries.add(g * dim + d + 1)), odd[g]);
-                }
+                });
             }
-            for g in 0..G {
+            unroll!(g < G, {
                 _mm512_storeu_ps(out.add(g * stride), _mm512_add_ps(even[g], odd[g]));
-            }
+            });
         }
     }
 
@@ -281,24 +281,24 @@ mod avx512 {
         // SAFETY: the pointers cover what `Inner::accumulate` is given.
         unsafe {
             let mut sums = [[_mm512_setzero_ps(); D]; G];
-            for g in 0..G {
-                for d in 0..D {
+            unroll!(g < G, {
+                unroll!(d < D, {
                     sums[g][d] = _mm512_loadu_ps(acc.add(g * dim + 16 * d));
-                }
-            }
+                });
+            });
             for t in visible {
-                for d in 0..D {
+                unroll!(d < D, {
                     let v = E::load16(values.add(t * dim + 16 * d));
-                    for g in 0..G {
+                    unroll!(g < G, {
                         sums[g][d] = _mm512_fmadd_ps(_mm512_set1_ps(*p.add(g * stride + t)), v, sums[g][d]);
-                    }
-                }
+                    });
+                });
             }
-            for g in 0..G {
-                for d in 0..D {
+            unroll!(g < G, {
+                unroll!(d < D, {
                     _mm512_storeu_ps(acc.add(g * dim + 16 * d), sums[g][d]);
-                }
-            }
+                });
+            });
         }
     }
 

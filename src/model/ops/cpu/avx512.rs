@@ -8,6 +8,20 @@ use std::arch::x86_64::*;
 use super::packed::{Format, Packed, TILE};
 use super::{OutRows, RowPointers};
 
+/// Runs the body for each index under a constant limit of at most eight, unrolled: arrays indexed by it stay in registers.
+macro_rules! unroll {
+    ($i:ident < $n:expr, $body:block) => {
+        unroll!(@ $i, $n, $body, 0 1 2 3 4 5 6 7)
+    };
+    (@ $i:ident, $n:expr, $body:block, $($value:literal)*) => {
+        $(if $value < $n {
+            let $i: usize = $value;
+            $body
+        })*
+    };
+}
+pub(super) use unroll;
+
 /// How the kernel reads one quantized format.
 trait Coding {
     const FORMAT: Format;
@@ -201,15 +215,95 @@ impl Coding for Q4K {
     }
 }
 
-/// Adds the products of four groups with a row's 16 values.
-#[inline(always)]
-unsafe fn dot<const FROM: usize>(mut sum: __m512i, w: &[__m512i; 8], q: *const i32) -> __m512i {
-    // SAFETY: `q` covers eight groups of four values.
+/// Adds the products of a block's eight groups with a row's 32 values: groups 0 to 3 to `low`, 4 to 7 to `high`.
+///
+/// In assembly, so that every product is one instruction with its broadcast folded in; compilers split them.
+#[inline]
+#[target_feature(enable = "avx512f,avx512vnni")]
+unsafe fn dot_halves(mut low: __m512i, mut high: __m512i, w: &[__m512i; 8], q: *const i8) -> [__m512i; 2] {
+    // SAFETY: `q` covers 32 values.
     unsafe {
-        for g in FROM..FROM + 4 {
-            sum = _mm512_dpbusd_epi32(sum, w[g], _mm512_set1_epi32(q.add(g).read_unaligned()));
+        std::arch::asm!(
+            "vpdpbusd {low}, {w0}, dword ptr [{q}]{{1to16}}",
+            "vpdpbusd {high}, {w4}, dword ptr [{q} + 16]{{1to16}}",
+            "vpdpbusd {low}, {w1}, dword ptr [{q} + 4]{{1to16}}",
+            "vpdpbusd {high}, {w5}, dword ptr [{q} + 20]{{1to16}}",
+            "vpdpbusd {low}, {w2}, dword ptr [{q} + 8]{{1to16}}",
+            "vpdpbusd {high}, {w6}, dword ptr [{q} + 24]{{1to16}}",
+            "vpdpbusd {low}, {w3}, dword ptr [{q} + 12]{{1to16}}",
+            "vpdpbusd {high}, {w7}, dword ptr [{q} + 28]{{1to16}}",
+            low = inout(zmm_reg) low,
+            high = inout(zmm_reg) high,
+            w0 = in(zmm_reg) w[0], w1 = in(zmm_reg) w[1], w2 = in(zmm_reg) w[2], w3 = in(zmm_reg) w[3],
+            w4 = in(zmm_reg) w[4], w5 = in(zmm_reg) w[5], w6 = in(zmm_reg) w[6], w7 = in(zmm_reg) w[7],
+            q = in(reg) q,
+            options(pure, readonly, nostack, preserves_flags),
+        );
+    }
+    [low, high]
+}
+
+/// The same into one sum; integers have no order, so both give the same bits. Many rows hide its latency.
+#[inline]
+#[target_feature(enable = "avx512f,avx512vnni")]
+unsafe fn dot(mut sum: __m512i, w: &[__m512i; 8], q: *const i8) -> __m512i {
+    // SAFETY: `q` covers 32 values.
+    unsafe {
+        std::arch::asm!(
+            "vpdpbusd {sum}, {w0}, dword ptr [{q}]{{1to16}}",
+            "vpdpbusd {sum}, {w1}, dword ptr [{q} + 4]{{1to16}}",
+            "vpdpbusd {sum}, {w2}, dword ptr [{q} + 8]{{1to16}}",
+            "vpdpbusd {sum}, {w3}, dword ptr [{q} + 12]{{1to16}}",
+            "vpdpbusd {sum}, {w4}, dword ptr [{q} + 16]{{1to16}}",
+            "vpdpbusd {sum}, {w5}, dword ptr [{q} + 20]{{1to16}}",
+            "vpdpbusd {sum}, {w6}, dword ptr [{q} + 24]{{1to16}}",
+            "vpdpbusd {sum}, {w7}, dword ptr [{q} + 28]{{1to16}}",
+            sum = inout(zmm_reg) sum,
+            w0 = in(zmm_reg) w[0], w1 = in(zmm_reg) w[1], w2 = in(zmm_reg) w[2], w3 = in(zmm_reg) w[3],
+            w4 = in(zmm_reg) w[4], w5 = in(zmm_reg) w[5], w6 = in(zmm_reg) w[6], w7 = in(zmm_reg) w[7],
+            q = in(reg) q,
+            options(pure, readonly, nostack, preserves_flags),
+        );
+    }
+    sum
+}
+
+/// Adds one block's share of one row.
+#[inline(always)]
+unsafe fn row_block<C: Coding, const R: usize>(
+    acc: __m512,
+    w: &[__m512i; 8],
+    [first, second, min]: [__m512; 3],
+    x: RowPointers,
+    q: *const i8,
+    at: usize,
+) -> __m512 {
+    // SAFETY: the row's pointers cover the block.
+    unsafe {
+        let format = C::FORMAT;
+        let (d, sums, zero) = (_mm512_set1_ps(*x.d.add(at)), x.sums.add(2 * at), _mm512_setzero_si512());
+        if matches!(format, Format::Q6K) {
+            let low = _mm512_set1_epi32(-format.offset() * *sums);
+            let high = _mm512_set1_epi32(-format.offset() * *sums.add(1));
+            let [low, high] = dot_halves(low, high, w, q);
+            let acc = _mm512_fmadd_ps(_mm512_cvtepi32_ps(low), _mm512_mul_ps(first, d), acc);
+            return _mm512_fmadd_ps(_mm512_cvtepi32_ps(high), _mm512_mul_ps(second, d), acc);
         }
-        sum
+        let start = match format.offset() {
+            0 => zero,
+            offset => _mm512_set1_epi32(-offset * (*sums + *sums.add(1))),
+        };
+        let sum = if R >= 4 {
+            dot(start, w, q)
+        } else {
+            let [low, high] = dot_halves(start, zero, w, q);
+            _mm512_add_epi32(low, high)
+        };
+        let acc = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum), _mm512_mul_ps(first, d), acc);
+        if matches!(format, Format::Q4K | Format::Q5K) {
+            return _mm512_fnmadd_ps(min, _mm512_set1_ps(*x.dsums.add(at)), acc);
+        }
+        acc
     }
 }
 
@@ -220,33 +314,14 @@ unsafe fn tile<C: Coding, const R: usize>(quants: *const u8, scales: *const u8, 
     unsafe {
         let format = C::FORMAT;
         let mut acc = [_mm512_setzero_ps(); R];
+        let per_row = x.k / 32;
         for b in 0..blocks {
             let w = C::quants(quants.add(b * format.quant_bytes()));
             let superblock = scales.add(b / format.blocks_per_super() * format.scale_bytes());
-            let [first, second, min] = C::scales(superblock, b % format.blocks_per_super());
-            for r in 0..R {
-                let q = x.q.add(r * x.k + b * 32).cast::<i32>();
-                let at = r * (x.k / 32) + b;
-                let (d, sums) = (_mm512_set1_ps(*x.d.add(at)), x.sums.add(2 * at));
-                if matches!(format, Format::Q6K) {
-                    let low = dot::<0>(_mm512_set1_epi32(-format.offset() * *sums), &w, q);
-                    let high = dot::<4>(_mm512_set1_epi32(-format.offset() * *sums.add(1)), &w, q);
-                    acc[r] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(low), _mm512_mul_ps(first, d), acc[r]);
-                    acc[r] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(high), _mm512_mul_ps(second, d), acc[r]);
-                } else {
-                    // Two chains of four: half the latency of one.
-                    let start = if format.offset() == 0 {
-                        _mm512_setzero_si512()
-                    } else {
-                        _mm512_set1_epi32(-format.offset() * (*sums + *sums.add(1)))
-                    };
-                    let sum = _mm512_add_epi32(dot::<0>(start, &w, q), dot::<4>(_mm512_setzero_si512(), &w, q));
-                    acc[r] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum), _mm512_mul_ps(first, d), acc[r]);
-                    if matches!(format, Format::Q4K | Format::Q5K) {
-                        acc[r] = _mm512_fnmadd_ps(min, _mm512_set1_ps(*x.dsums.add(at)), acc[r]);
-                    }
-                }
-            }
+            let s = C::scales(superblock, b % format.blocks_per_super());
+            unroll!(r < R, {
+                acc[r] = row_block::<C, R>(acc[r], &w, s, x, x.q.add(r * x.k + b * 32), r * per_row + b);
+            });
         }
         acc
     }
@@ -357,15 +432,15 @@ unsafe fn dense<const E: u8, const R: usize, const T: usize>(w: &Packed, t: usiz
         let mut acc = [[_mm512_setzero_ps(); R]; T];
         for i in 0..w.k {
             let mut values = [_mm512_setzero_ps(); T];
-            for t in 0..T {
+            unroll!(t < T, {
                 values[t] = dense_load::<E>(tiles[t].add(i * TILE * size));
-            }
-            for r in 0..R {
+            });
+            unroll!(r < R, {
                 let x = _mm512_set1_ps(*x.add(r * w.k + i));
-                for t in 0..T {
+                unroll!(t < T, {
                     acc[t][r] = _mm512_fmadd_ps(values[t], x, acc[t][r]);
-                }
-            }
+                });
+            });
         }
         for (i, acc) in acc.into_iter().enumerate() {
             store::<R>(acc, t + i, w.n, out);

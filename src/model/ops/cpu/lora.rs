@@ -155,6 +155,7 @@ mod avx512 {
     use std::arch::x86_64::*;
 
     use super::{Element, Module};
+    use crate::model::ops::cpu::avx512::unroll;
 
     /// `R` rows with `J` rows of `A` from `j`.
     #[inline(always)]
@@ -172,22 +173,22 @@ mod avx512 {
             while i < m.k {
                 let mask = if m.k - i >= 16 { 0xFFFF } else { (1u16 << (m.k - i)) - 1 };
                 let mut a = [_mm512_setzero_ps(); J];
-                for c in 0..J {
+                unroll!(c < J, {
                     a[c] = E::load_masked(m.a.as_ptr().add((j + c) * m.k + i), mask);
-                }
-                for r in 0..R {
+                });
+                unroll!(r < R, {
                     let x = _mm512_maskz_loadu_ps(mask, x.as_ptr().add(rows[r] * m.k + i));
-                    for c in 0..J {
+                    unroll!(c < J, {
                         acc[r][c] = _mm512_fmadd_ps(a[c], x, acc[r][c]);
-                    }
-                }
+                    });
+                });
                 i += 16;
             }
-            for r in 0..R {
-                for c in 0..J {
+            unroll!(r < R, {
+                unroll!(c < J, {
                     t[r * m.rank + j + c] = m.scale * _mm512_reduce_add_ps(acc[r][c]);
-                }
-            }
+                });
+            });
         }
     }
 
@@ -234,14 +235,14 @@ mod avx512 {
             let mut acc = [_mm512_setzero_ps(); T];
             for (r, t) in t.iter().enumerate() {
                 let (b, t) = (m.b.as_ptr().add(r * m.n + first), _mm512_set1_ps(*t));
-                for c in 0..T {
+                unroll!(c < T, {
                     acc[c] = _mm512_fmadd_ps(E::load_masked(b.add(16 * c), mask), t, acc[c]);
-                }
+                });
             }
-            for c in 0..T {
+            unroll!(c < T, {
                 let p = out.add(16 * c);
                 _mm512_mask_storeu_ps(p, mask, _mm512_add_ps(_mm512_maskz_loadu_ps(mask, p), acc[c]));
-            }
+            });
         }
     }
 

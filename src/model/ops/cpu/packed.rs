@@ -227,18 +227,24 @@ fn pack_row(format: Format, k: usize, lane: usize, row: &[u8], tile: &mut [u8], 
     }
 }
 
-/// Puts 32 values of one row into a block's groups.
+/// Puts 32 values of one row into a block's groups, four at a time.
 fn place(format: Format, values: &[u8], lane: usize, out: &mut [u8]) {
-    for (i, &value) in values.iter().enumerate() {
-        let (group, at) = (i / 4, lane * 4 + i % 4);
+    let (planes, at) = (out.as_chunks_mut::<4>().0, lane);
+    for (group, values) in values.as_chunks::<4>().0.iter().enumerate() {
+        let values = u32::from_le_bytes(*values);
+        let mut merge = |offset: usize, bits: u32| {
+            let word = &mut planes[offset / 4 + at];
+            *word = (u32::from_le_bytes(*word) | bits).to_le_bytes();
+        };
         if format == Format::Q8_0 {
-            out[group * 64 + at] = value;
+            merge(64 * group, values);
             continue;
         }
-        out[(group % 4) * 64 + at] |= (value & 0x0F) << (4 * (group / 4));
+        merge(64 * (group % 4), (values & 0x0F0F_0F0F) << (4 * (group / 4)));
+        let high = values >> 4 & 0x0F0F_0F0F;
         match format {
-            Format::Q5_0 | Format::Q5K => out[256 + at] |= (value >> 4) << group,
-            Format::Q6K => out[256 + 64 * (group / 4) + at] |= (value >> 4) << (2 * (group % 4)),
+            Format::Q5_0 | Format::Q5K => merge(256, high << group),
+            Format::Q6K => merge(256 + 64 * (group / 4), high << (2 * (group % 4))),
             _ => {}
         }
     }

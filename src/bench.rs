@@ -1,0 +1,313 @@
+//! `switchyard bench`: how fast a base prefills and decodes here, alone and with adapters.
+//!
+//! It drives the model directly: no scheduler, no sampling, no HTTP. Cases are measured in turn, round after round, and the
+//! median is reported, so that a machine that drifts does not favour one case. Speed of the server: `loadtests/`.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Instant;
+
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+
+use crate::ids::VersionId;
+use crate::model::config::LinearSite;
+use crate::model::lora::{LoraModule, LoraWeights, PreparedAdapter};
+use crate::model::{BLOCK_TOKENS, BlockId, Chunk, LogitRows, Logits, Model, ModelConfig, ModelError};
+
+/// What is measured.
+#[derive(Debug, Clone, serde::Serialize)]
+pub struct Options {
+    /// Sequences that decode together.
+    pub batches: Vec<usize>,
+    /// Tokens of the prompt whose prefill is timed.
+    pub prefill_tokens: usize,
+    /// Tokens before each decoded one.
+    pub context_tokens: usize,
+    /// Decode steps of a round.
+    pub decode_steps: usize,
+    /// Rounds; the median is reported.
+    pub rounds: usize,
+    /// Most tokens of one step.
+    pub step_tokens: usize,
+    /// Rank of the random adapters, on all linears.
+    pub rank: usize,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            batches: vec![1, 4, 16, 32],
+            prefill_tokens: 512,
+            context_tokens: 128,
+            decode_steps: 16,
+            rounds: 3,
+            step_tokens: 512,
+            rank: 16,
+        }
+    }
+}
+
+/// Which adapters the sequences use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Adapters {
+    /// None.
+    Base,
+    /// All the same one.
+    One,
+    /// Each its own.
+    Different,
+}
+
+/// One measured case.
+#[derive(Debug, Clone, serde::Serialize)]
+pub struct Case {
+    /// Adapters in use.
+    pub adapters: Adapters,
+    /// Sequences; for a prefill, 1.
+    pub batch: usize,
+    /// Tokens per second, median of the rounds.
+    pub tokens_per_second: f64,
+    /// Slowest and fastest round.
+    pub range: [f64; 2],
+}
+
+/// All figures.
+#[derive(Debug, Clone, serde::Serialize)]
+pub struct Report {
+    /// The base.
+    pub model: String,
+    /// What was measured.
+    pub options: Options,
+    /// Prefill of one prompt.
+    pub prefill: Vec<Case>,
+    /// Decoding.
+    pub decode: Vec<Case>,
+    /// Bytes of packed weights.
+    pub weight_bytes: usize,
+    /// Bytes of the KV blocks used.
+    pub kv_bytes: usize,
+    /// Bytes of one adapter.
+    pub adapter_bytes: usize,
+    /// Highest resident size of the process so far, bytes; 0 where the system does not tell.
+    pub peak_resident_bytes: usize,
+}
+
+/// A random adapter on all linears.
+pub fn random_adapter(config: &ModelConfig, rank: usize, seed: u64) -> LoraWeights {
+    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+    let mut noise = |len: usize| (0..len).map(|_| (rng.random::<f32>() - 0.5) * 0.05).collect::<Vec<f32>>();
+    let mut modules = Vec::with_capacity(7 * config.layers);
+    for layer in 0..config.layers {
+        for site in LinearSite::ALL {
+            let (n, k) = config.linear_shape(site);
+            modules.push(LoraModule { layer, site, rank, scale: 1.0, a: noise(rank * k), b: noise(n * rank) });
+        }
+    }
+    let mut digest = [0u8; 32];
+    digest[..8].copy_from_slice(&seed.to_le_bytes());
+    LoraWeights { id: VersionId::new(digest), modules, max_rank: rank }
+}
+
+struct Bench<'a> {
+    model: &'a mut dyn Model,
+    options: &'a Options,
+    adapters: Vec<Arc<PreparedAdapter>>,
+    tables: Vec<Vec<BlockId>>,
+    tokens: Vec<u32>,
+    logits: Logits,
+}
+
+/// Measures a base.
+pub fn run(name: &str, model: &mut dyn Model, options: &Options) -> Result<Report, ModelError> {
+    let config = model.config().clone();
+    let most = options.batches.iter().copied().max().unwrap_or(1).max(1);
+    let decode_blocks = (options.context_tokens + 1).div_ceil(BLOCK_TOKENS);
+    let blocks = (most * decode_blocks).max(options.prefill_tokens.div_ceil(BLOCK_TOKENS));
+    model.allocate_kv(blocks)?;
+    let preparer = model.adapter_preparer();
+    let adapters = (0..most)
+        .map(|i| preparer.prepare(random_adapter(&config, options.rank, i as u64)).map(Arc::new))
+        .collect::<Result<Vec<_>, _>>()?;
+    let mut rng = ChaCha8Rng::seed_from_u64(7);
+    let longest = options.prefill_tokens.max(options.context_tokens + 1);
+    let tokens = (0..longest).map(|_| rng.random_range(0..config.vocab_size as u32)).collect();
+    let tables = (0..most).map(|i| ((i * decode_blocks) as BlockId..((i + 1) * decode_blocks) as BlockId).collect()).collect();
+    let mut bench = Bench { model, options, adapters, tables, tokens, logits: Logits::default() };
+
+    let kinds = [Adapters::Base, Adapters::One, Adapters::Different];
+    let prefill_kinds = [Adapters::Base, Adapters::One];
+    let mut prefill = vec![Vec::new(); prefill_kinds.len()];
+    let cases: Vec<(Adapters, usize)> = options
+        .batches
+        .iter()
+        .flat_map(|batch| kinds.map(|kind| (kind, *batch)))
+        .filter(|(kind, batch)| *batch > 1 || *kind != Adapters::Different)
+        .collect();
+    let mut decode = vec![Vec::new(); cases.len()];
+    // One round more than is counted: the first warms caches and clocks.
+    for round in 0..=options.rounds {
+        for (kind, speeds) in prefill_kinds.iter().zip(&mut prefill) {
+            let speed = bench.prefill(*kind)?;
+            speeds.extend((round > 0).then_some(speed));
+        }
+        for ((kind, batch), speeds) in cases.iter().zip(&mut decode) {
+            let speed = bench.decode(*kind, *batch)?;
+            speeds.extend((round > 0).then_some(speed));
+        }
+    }
+    let adapter_bytes = bench.adapters.first().map_or(0, |adapter| adapter.bytes);
+    Ok(Report {
+        model: name.to_owned(),
+        options: options.clone(),
+        prefill: prefill_kinds.iter().zip(prefill).map(|(kind, speeds)| case(*kind, 1, speeds)).collect(),
+        decode: cases.iter().zip(decode).map(|((kind, batch), speeds)| case(*kind, *batch, speeds)).collect(),
+        weight_bytes: model.weight_bytes(),
+        kv_bytes: blocks * model.kv_block_bytes(),
+        adapter_bytes,
+        peak_resident_bytes: peak_resident_bytes(),
+    })
+}
+
+fn case(adapters: Adapters, batch: usize, mut speeds: Vec<f64>) -> Case {
+    speeds.sort_by(f64::total_cmp);
+    let at = |i: usize| speeds.get(i).copied().unwrap_or_default();
+    let range = [at(0), at(speeds.len().saturating_sub(1))];
+    Case { adapters, batch, tokens_per_second: at(speeds.len() / 2), range }
+}
+
+impl Bench<'_> {
+    fn adapter(&self, kind: Adapters, sequence: usize) -> Option<&Arc<PreparedAdapter>> {
+        match kind {
+            Adapters::Base => None,
+            Adapters::One => self.adapters.first(),
+            Adapters::Different => self.adapters.get(sequence),
+        }
+    }
+
+    /// One prompt in steps of the token budget; tokens per second.
+    fn prefill(&mut self, kind: Adapters) -> Result<f64, ModelError> {
+        let total = self.options.prefill_tokens;
+        let table: Vec<BlockId> = (0..total.div_ceil(BLOCK_TOKENS) as BlockId).collect();
+        let adapter = self.adapter(kind, 0).cloned();
+        let begun = Instant::now();
+        for start in (0..total).step_by(self.options.step_tokens) {
+            let end = total.min(start + self.options.step_tokens);
+            let logits = if end == total { LogitRows::Last } else { LogitRows::None };
+            let chunk = Chunk { tokens: &self.tokens[start..end], start, blocks: &table, adapter: adapter.as_ref(), logits };
+            self.model.forward(&[chunk], &mut self.logits)?;
+        }
+        Ok(total as f64 / begun.elapsed().as_secs_f64())
+    }
+
+    /// Steps of one token for each sequence, all at the same position; tokens per second. What the contexts hold does not
+    /// matter to the time that reading them takes.
+    fn decode(&mut self, kind: Adapters, batch: usize) -> Result<f64, ModelError> {
+        let start = self.options.context_tokens;
+        let adapters: Vec<_> = (0..batch).map(|i| self.adapter(kind, i).cloned()).collect();
+        let begun = Instant::now();
+        for step in 0..self.options.decode_steps {
+            let token = &self.tokens[step % self.tokens.len()..][..1];
+            let chunks: Vec<Chunk<'_>> = self.tables[..batch]
+                .iter()
+                .zip(&adapters)
+                .map(|(blocks, adapter)| Chunk {
+                    tokens: token,
+                    start,
+                    blocks,
+                    adapter: adapter.as_ref(),
+                    logits: LogitRows::Last,
+                })
+                .collect();
+            self.model.forward(&chunks, &mut self.logits)?;
+        }
+        Ok((batch * self.options.decode_steps) as f64 / begun.elapsed().as_secs_f64())
+    }
+}
+
+/// Highest resident size of this process, bytes.
+fn peak_resident_bytes() -> usize {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    line.and_then(|line| line.trim().strip_suffix(" kB")?.trim().parse::<usize>().ok()).map_or(0, |kib| kib * 1024)
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let o = &self.options;
+        writeln!(f, "{}: tokens per second, median of {} rounds (slowest to fastest)", self.model, o.rounds)?;
+        let row = |case: &Case| {
+            let name = match case.adapters {
+                Adapters::Base => "base",
+                Adapters::One => "one adapter",
+                Adapters::Different => "all different",
+            };
+            format!("{name:<14}{:>10.1}   ({:.1} to {:.1})", case.tokens_per_second, case.range[0], case.range[1])
+        };
+        for case in &self.prefill {
+            writeln!(f, "  prefill {:>5}   {}", o.prefill_tokens, row(case))?;
+        }
+        for case in &self.decode {
+            writeln!(f, "  decode  x{:<4}   {}", case.batch, row(case))?;
+        }
+        let mib = |bytes: usize| bytes as f64 / f64::from(1 << 20);
+        write!(
+            f,
+            "  memory: weights {:.1} MiB, KV {:.1} MiB, an adapter of rank {} {:.1} MiB, highest resident size {:.1} MiB",
+            mib(self.weight_bytes),
+            mib(self.kv_bytes),
+            o.rank,
+            mib(self.adapter_bytes),
+            mib(self.peak_resident_bytes)
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
+
+    use super::*;
+    use crate::model::loader::DType;
+    use crate::model::native::{Device, LoadOptions, load};
+    use crate::model::ops::Quant;
+    use crate::model::random::{self, Mix};
+
+    #[test]
+    fn every_case_is_reported() {
+        let config = random::shape("tiny").unwrap();
+        let tensors = random::tensors(&config, Mix::Uniform(DType::Q8_0), 1).unwrap();
+        let options = LoadOptions { quant: Quant::Auto, threads: 2, device: Device::Cpu };
+        let mut model = load(&config, &tensors, options).unwrap();
+        let options = Options {
+            batches: vec![1, 3],
+            prefill_tokens: 40,
+            context_tokens: 20,
+            decode_steps: 2,
+            rounds: 1,
+            step_tokens: 16,
+            rank: 4,
+        };
+        let report = run("tiny", &mut *model, &options).unwrap();
+        assert_eq!(report.prefill.len(), 2);
+        assert_eq!(report.decode.len(), 5, "one sequence cannot have different adapters");
+        assert!(report.decode.iter().all(|case| case.tokens_per_second > 0.0));
+        assert!(report.to_string().contains("all different"));
+    }
+
+    #[test]
+    #[ignore = "a measurement, run by hand while profiling: SHAPE=llama-1b cargo test --release bench -- --ignored --nocapture"]
+    fn measure() {
+        let shape = std::env::var("SHAPE").unwrap_or("llama-1b".into());
+        let config = random::shape(&shape).unwrap();
+        let mix = match std::env::var("MIX").as_deref() {
+            Ok("q8_0") => Mix::Uniform(DType::Q8_0),
+            _ => Mix::Q4KM,
+        };
+        let tensors = random::tensors(&config, mix, 1).unwrap();
+        let mut model = load(&config, &tensors, LoadOptions { quant: Quant::Auto, threads: 2, device: Device::Cpu }).unwrap();
+        let options = Options { batches: vec![1, 4, 16], decode_steps: 4, rounds: 2, ..Options::default() };
+        eprintln!("{}", run(&shape, &mut *model, &options).unwrap());
+    }
+}

@@ -200,7 +200,7 @@ fn a_gguf_says_what_is_wrong_with_it() {
     let good = &files()[1];
     let number = |value: u32| value.to_le_bytes();
     for (bytes, word) in [
-        (good[..good.len() - 100].to_vec(), "output_norm.weight"),
+        (good[..good.len() - 100].to_vec(), "blk.1.ffn_down.weight"),
         (good[..5000].to_vec(), "truncated"),
         (b"GGML....".to_vec(), "does not begin with GGUF"),
         (Vec::new(), "truncated"),
@@ -210,7 +210,7 @@ fn a_gguf_says_what_is_wrong_with_it() {
         (replaced(good, "llama.block_count", &number(2), &number(3)), "model.layers.2"),
         (replaced(good, "llama.block_count", &number(2), &number(1)), "configuration has 1 layers"),
         (replaced(good, "llama.block_count", &number(2), &number(u32::MAX)), "number of layers is 4294967295"),
-        (replaced(good, "llama.embedding_length", &number(256), &number(512)), "[384, 256]"),
+        (replaced(good, "llama.feed_forward_length", &number(512), &number(768)), "[256, 768]"),
         (replaced(good, "llama.attention.head_count", &number(8), &number(0)), "heads"),
         (replaced(good, "blk.0.attn_q.weight", &number(12), &number(10)), "Q2_K"),
         (replaced(good, "blk.0.attn_q.weight", &number(12), &number(77)), "number 77"),

@@ -1,1 +1,128 @@
-//! The command line.
+//! The command line: what can be typed, and which part of the house does it.
+//!
+//! Exit codes: 0 done, 1 failed, 64 the configuration or the command line is wrong (`EX_USAGE` of sysexits).
+
+mod adapters;
+mod arguments;
+
+use std::ffi::OsString;
+use std::io::Write;
+use std::process::ExitCode;
+
+use anyhow::Context;
+use clap::ArgMatches;
+
+use crate::app;
+use crate::app::announce::say;
+use crate::config::{Config, Given, Problems};
+use crate::store::{DataDir, StoreError};
+use crate::telemetry;
+use crate::tenants::Keys;
+
+/// `EX_USAGE`.
+const BAD_CONFIGURATION: u8 = 64;
+
+/// Why a command did not succeed.
+enum Failure {
+    /// Wrong configuration.
+    Config(Problems),
+    /// Anything else.
+    Other(anyhow::Error),
+}
+
+impl From<anyhow::Error> for Failure {
+    fn from(error: anyhow::Error) -> Self {
+        Self::Other(error)
+    }
+}
+
+/// Runs a command line in an environment.
+pub fn run(arguments: impl IntoIterator<Item = OsString>, environment: Vec<(OsString, OsString)>) -> ExitCode {
+    let matches = match arguments::command().try_get_matches_from(arguments) {
+        Ok(matches) => matches,
+        Err(error) => {
+            // Help and version are no errors for clap's printer; a closed pipe is none for us.
+            let _ = error.print();
+            return if error.use_stderr() { ExitCode::from(BAD_CONFIGURATION) } else { ExitCode::SUCCESS };
+        }
+    };
+    match dispatch(&matches, environment) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(Failure::Config(problems)) => {
+            complain("the configuration cannot be used:");
+            problems.0.iter().for_each(|problem| complain(&format!("  {problem}")));
+            ExitCode::from(BAD_CONFIGURATION)
+        }
+        Err(Failure::Other(error)) => {
+            complain(&format!("error: {error:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn dispatch(matches: &ArgMatches, environment: Vec<(OsString, OsString)>) -> Result<(), Failure> {
+    let Some((name, matches)) = matches.subcommand() else { return Ok(()) };
+    match name {
+        "serve" => Ok(serve(config(matches, environment)?)?),
+        "check-config" => check_config(matches, environment),
+        // `reset-admin` is the only one.
+        "keys" => Ok(reset_admin(&config(innermost(matches), environment)?)?),
+        "adapters" => {
+            let config = config(innermost(matches), environment)?;
+            Ok(adapters::run(matches, &config)?)
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The arguments of the last subcommand.
+fn innermost(matches: &ArgMatches) -> &ArgMatches {
+    matches.subcommand().map_or(matches, |(_, inner)| innermost(inner))
+}
+
+fn config(matches: &ArgMatches, environment: Vec<(OsString, OsString)>) -> Result<Config, Failure> {
+    let config = Config::resolve(&arguments::given(matches, environment)).map_err(Failure::Config)?;
+    telemetry::start(&config.log);
+    Ok(config)
+}
+
+fn serve(config: Config) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start the runtime")?;
+    let outcome = runtime.block_on(Box::pin(app::serve(config)));
+    // Work on blocking threads (a download, an adapter being read) must not hold the end up.
+    runtime.shutdown_background();
+    outcome
+}
+
+fn check_config(matches: &ArgMatches, environment: Vec<(OsString, OsString)>) -> Result<(), Failure> {
+    let given: Given = arguments::given(matches, environment);
+    let (config, lines) = Config::explain(&given);
+    config.map_err(Failure::Config)?;
+    say(&(lines.join("\n") + "\n\nno problems\n"));
+    Ok(())
+}
+
+fn reset_admin(config: &Config) -> anyhow::Result<()> {
+    let data = open_data(config, "stop it first: it keeps its keys in memory")?;
+    let opened = Keys::reset_admin(&data)?;
+    let key = opened.new_key.context("no key was made")?;
+    say(&format!("The new admin key, shown only this once; the old one is void:\n\n  {key}\n"));
+    if config.admin_key.is_some() {
+        complain("SWITCHYARD_ADMIN_KEY is set: the next start with it replaces this key");
+    }
+    Ok(())
+}
+
+/// Opens the data directory for a command that needs it to itself.
+fn open_data(config: &Config, advice: &str) -> anyhow::Result<DataDir> {
+    DataDir::open(&config.data_dir).map_err(|error| match error {
+        StoreError::InUse { .. } => anyhow::anyhow!("{error}; {advice}"),
+        other => other.into(),
+    })
+}
+
+/// Writes a line to standard error.
+fn complain(text: &str) {
+    // Nobody is left to tell if this fails.
+    let _ = writeln!(std::io::stderr(), "{text}");
+}

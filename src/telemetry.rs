@@ -1,1 +1,46 @@
-//! Logging and metrics.
+//! Logging: one subscriber for the process, lines on standard error. Metrics are registered by the rooms that count them.
+
+use tracing_subscriber::EnvFilter;
+
+/// Form of log lines.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line, for collectors.
+    Json,
+}
+
+/// Settings of logging.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LogConfig {
+    /// Form.
+    pub format: LogFormat,
+    /// A level, or filters as `tracing` writes them.
+    pub level: String,
+}
+
+impl LogConfig {
+    /// Whether a level or filter can be understood.
+    pub fn check_level(level: &str) -> Result<(), String> {
+        let sound = !level.trim().is_empty() && EnvFilter::try_new(level).is_ok();
+        // A lone word that is no level would be taken for a module's name and switch all else off.
+        let word = !level.contains(['=', ',', ':']);
+        let known = ["off", "error", "warn", "info", "debug", "trace"].contains(&level.to_ascii_lowercase().as_str());
+        if sound && (known || !word) {
+            return Ok(());
+        }
+        Err("error, warn, info, debug, trace, off or filters like switchyard::http=debug are right".to_owned())
+    }
+}
+
+/// Starts logging. A second call changes nothing: tests start many servers in one process.
+pub fn start(config: &LogConfig) {
+    let filter = EnvFilter::try_new(&config.level).unwrap_or_else(|_| EnvFilter::new("info"));
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    // An error here means that a subscriber is set already.
+    let _ = match config.format {
+        LogFormat::Text => builder.with_target(false).try_init(),
+        LogFormat::Json => builder.json().flatten_event(true).try_init(),
+    };
+}

@@ -1,1 +1,174 @@
-//! Configuration: what was typed, and what it means.
+//! Configuration: what was typed ([`Given`]) and what it means ([`Config`]). The only room that reads the environment.
+//! Command line over variables over file over defaults; every problem is found at once and names its place.
+
+mod locate;
+mod meaning;
+mod raw;
+mod settings;
+#[cfg(test)]
+mod tests;
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+pub use locate::{Bundle, bundle};
+pub use raw::{Given, Origin, Problem};
+pub use settings::{API_KEY_VARIABLE, Arity, SETTINGS, Setting};
+
+/// Where the base comes from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ModelSource {
+    /// The base that comes with switchyard.
+    Bundled(Bundle),
+    /// A GGUF file or a Hugging Face directory.
+    Path(PathBuf),
+    /// A repository of the hub.
+    Hub(HubModel),
+}
+
+/// A model on the hub.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HubModel {
+    /// `org/name`.
+    pub repository: String,
+    /// Branch, tag or commit.
+    pub revision: String,
+    /// One GGUF file; otherwise configuration, tokenizer and safetensors.
+    pub file: Option<String>,
+}
+
+/// How the hub is reached; from the usual `HF_*` variables.
+#[derive(Clone, PartialEq, Eq)]
+pub struct HubConfig {
+    /// Directory of downloads (`HF_HUB_CACHE`, or `hub` in `HF_HOME`).
+    pub cache: PathBuf,
+    /// Address (`HF_ENDPOINT`).
+    pub endpoint: String,
+    /// Token (`HF_TOKEN`, or the file `token` in `HF_HOME`).
+    pub token: Option<String>,
+    /// Only what was downloaded before (`HF_HUB_OFFLINE`).
+    pub offline: bool,
+}
+
+impl std::fmt::Debug for HubConfig {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("HubConfig").field("cache", &self.cache).field("endpoint", &self.endpoint).finish_non_exhaustive()
+    }
+}
+
+/// How float weights are kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Quant {
+    /// As the base suggests.
+    Auto,
+    /// As they are.
+    None,
+    /// 8 bits, blocks of 32.
+    Q8_0,
+    /// 6 bits, blocks of 256.
+    Q6K,
+    /// 4 bits, blocks of 256.
+    Q4K,
+}
+
+/// Where the base computes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Device {
+    /// CUDA where this build has it and there is one, else the CPU.
+    Auto,
+    /// The CPU.
+    Cpu,
+    /// A CUDA device by index.
+    Cuda(usize),
+}
+
+/// Memory for keys and values.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum KvMemory {
+    /// Decided from the base and the memory that is free.
+    Auto,
+    /// This many bytes.
+    Bytes(u64),
+}
+
+/// A key that is not printed.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(pub String);
+
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Secret(..)")
+    }
+}
+
+/// A checked configuration.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Config {
+    /// The base.
+    pub model: ModelSource,
+    /// Its public name, where one was given.
+    pub model_name: Option<String>,
+    /// How the hub is reached.
+    pub hub: HubConfig,
+    /// How float weights are kept.
+    pub quant: Quant,
+    /// Where the base computes.
+    pub device: Device,
+    /// Compute threads.
+    pub threads: usize,
+    /// Where to serve.
+    pub listen: SocketAddr,
+    /// Durable state.
+    pub data_dir: PathBuf,
+    /// Directories that the API may load adapters from; `None` is the default.
+    pub adapter_roots: Option<Vec<PathBuf>>,
+    /// Adapters to serve from the start, by name; the bundled ones included.
+    pub adapters: Vec<(String, PathBuf)>,
+    /// Memory for keys and values.
+    pub kv_memory: KvMemory,
+    /// Most tokens in one step.
+    pub max_batch_tokens: usize,
+    /// Most running sequences.
+    pub max_sequences: usize,
+    /// Most waiting requests.
+    pub queue_capacity: usize,
+    /// Reuse of prompts that begin alike.
+    pub prefix_cache: bool,
+    /// Largest request body, bytes.
+    pub max_body_bytes: usize,
+    /// Time for running answers after a signal.
+    pub drain_deadline: Duration,
+    /// Logging.
+    pub log: crate::telemetry::LogConfig,
+    /// Admin key given by the operator.
+    pub admin_key: Option<Secret>,
+}
+
+/// Everything that is wrong with a configuration.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("the configuration has {} problem(s)", .0.len())]
+pub struct Problems(pub Vec<Problem>);
+
+impl Config {
+    /// Understands what was typed.
+    pub fn resolve(given: &Given) -> Result<Self, Problems> {
+        Self::explain(given).0
+    }
+
+    /// The same, with a line for each setting that says its value as typed and where that was.
+    pub fn explain(given: &Given) -> (Result<Self, Problems>, Vec<String>) {
+        let raw = raw::Raw::collect(given);
+        let lines = SETTINGS.iter().map(|setting| match raw.typed.get(setting.key) {
+            Some(typed) => format!("{} = {}  ({})", setting.key, typed.values.join(", "), typed.origin),
+            None => format!("{} = {}  (default)", setting.key, setting.default),
+        });
+        let lines = lines.collect();
+        (meaning::understand(raw, given), lines)
+    }
+}
+
+/// The variables of this process: the one place where the environment is read.
+pub fn environment() -> Vec<(std::ffi::OsString, std::ffi::OsString)> {
+    std::env::vars_os().collect()
+}

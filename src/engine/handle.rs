@@ -1,5 +1,6 @@
 //! The engine's door: starting it, handing requests in, receiving tokens, shutting down. Knows nothing of how steps are made.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{self, Sender};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -154,12 +155,13 @@ impl EngineHandle {
         let slot = QueueSlot::take(&self.0.shared, self.0.facts.config.queue_capacity)
             .ok_or_else(|| SubmitError::Overloaded { waiting: self.0.shared.queued() })?;
         let (sender, events) = unbounded_channel();
-        let submission = Submission { request, emitter: Emitter::new(sender), slot };
+        let cached_tokens = Arc::default();
+        let submission = Submission { request, emitter: Emitter::new(sender, Arc::clone(&cached_tokens)), slot };
         if self.0.commands.send(Command::Submit(Box::new(submission))).is_err() {
             self.refuse_unless_serving()?;
             return Err(SubmitError::Stopping);
         }
-        Ok(Generation { events })
+        Ok(Generation { events, cached_tokens })
     }
 
     fn refuse_unless_serving(&self) -> Result<(), SubmitError> {
@@ -214,12 +216,19 @@ impl EngineHandle {
 #[derive(Debug)]
 pub struct Generation {
     events: UnboundedReceiver<Event>,
+    cached_tokens: Arc<AtomicUsize>,
 }
 
 impl Generation {
     /// The next event; `None` after the last one. Cancel safe.
     pub async fn next(&mut self) -> Option<Event> {
         self.events.recv().await
+    }
+
+    /// Prompt tokens found in the prefix cache: what `Done` says, known from the first event on, so that who stops early can
+    /// tell it too.
+    pub fn cached_tokens(&self) -> usize {
+        self.cached_tokens.load(Ordering::Acquire)
     }
 
     /// The next event, for threads without a runtime.

@@ -1,6 +1,7 @@
 //! What the engine keeps for one request beside its tokens: where its events go, its lease, its sampler, why it ends.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tokio::sync::mpsc::UnboundedSender;
 
@@ -21,12 +22,19 @@ pub(super) struct Submission {
 /// Sends events; whatever happens, the last one is `Done` or `Failed`.
 pub(super) struct Emitter {
     sender: UnboundedSender<Event>,
+    /// Read by [`super::Generation::cached_tokens`].
+    cached_tokens: Arc<AtomicUsize>,
     ended: bool,
 }
 
 impl Emitter {
-    pub(super) const fn new(sender: UnboundedSender<Event>) -> Self {
-        Self { sender, ended: false }
+    pub(super) const fn new(sender: UnboundedSender<Event>, cached_tokens: Arc<AtomicUsize>) -> Self {
+        Self { sender, cached_tokens, ended: false }
+    }
+
+    /// Tells how much of the prompt was found in the prefix cache; before the first event.
+    pub(super) fn note_cached(&self, tokens: usize) {
+        self.cached_tokens.store(tokens, Ordering::Release);
     }
 
     /// Whether nobody listens any more.

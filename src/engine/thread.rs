@@ -180,6 +180,7 @@ impl EngineThread {
             let job = &mut self.scheduler.running_mut(index).payload;
             if job.slot.take().is_some() {
                 job.cached_tokens = found;
+                job.emitter.note_cached(found);
                 self.stats.prefix_hit_tokens += found as u64;
             }
         }

@@ -1,1 +1,224 @@
-//! The request journey, written once and free of HTTP.
+//! The request journey, written once and free of HTTP: render, resolve, submit, stream. Knows neither wire formats nor how the
+//! engine schedules.
+
+mod answer;
+mod assemble;
+mod error;
+mod metrics;
+mod prompt;
+mod stop;
+mod types;
+
+use std::sync::Arc;
+
+use rand::RngCore;
+
+pub use crate::backends::{Health, Stats};
+pub use answer::Answer;
+pub use assemble::ReportedToken;
+pub use error::GatewayError;
+pub use metrics::Metrics;
+pub use prompt::Rendered;
+pub use stop::StopText;
+pub use types::{
+    Echo, EndOfText, EndToken, FinishReason, GenerationRequest, Message, Piece, Prompt, Role, Sampling, Served, SpecialTokens,
+    Stops, Turn, Usage,
+};
+
+use crate::backends::{EngineHandle, Request, SubmitError};
+use crate::model::chat_template::ChatTemplate;
+use crate::model::tokenizer::{Position, Specials, Tokenizer};
+use crate::registry::{Catalog, Lease, RegistryError};
+
+/// The base model as the gateway needs to know it.
+pub struct Base {
+    /// Public name.
+    pub name: String,
+    /// Tokenizer.
+    pub tokenizer: Tokenizer,
+    /// Chat template, where the base has one.
+    pub chat_template: Option<ChatTemplate>,
+    /// Tokens that end an answer.
+    pub end_tokens: Vec<u32>,
+    /// When it was loaded, seconds since 1970.
+    pub created: u64,
+}
+
+/// The gateway. Cheap to clone.
+#[derive(Clone)]
+pub struct Gateway(Arc<Inner>);
+
+struct Inner {
+    base: Base,
+    engine: EngineHandle,
+    catalog: Catalog,
+    metrics: Metrics,
+}
+
+impl Gateway {
+    /// Wires a gateway.
+    pub fn new(base: Base, engine: EngineHandle, catalog: Catalog, metrics: Metrics) -> Self {
+        Self(Arc::new(Inner { base, engine, catalog, metrics }))
+    }
+
+    /// The base model.
+    pub fn base(&self) -> &Base {
+        &self.0.base
+    }
+
+    /// What the engine is doing.
+    pub fn engine_stats(&self) -> Stats {
+        self.0.engine.stats()
+    }
+
+    /// Whether the engine is well.
+    pub fn health(&self) -> Health {
+        self.0.engine.health().borrow().clone()
+    }
+
+    /// Tokens of prompt and answer together.
+    pub fn context_length(&self) -> usize {
+        self.0.engine.facts().max_context
+    }
+
+    /// Token ids are below this.
+    pub fn vocab_size(&self) -> usize {
+        self.0.engine.facts().model.vocab_size
+    }
+
+    /// Begins to answer. The answer is cancelled when it is dropped.
+    pub async fn generate(&self, request: GenerationRequest) -> Result<Answer, GatewayError> {
+        let inner = &self.0;
+        let position = text_position(&request.prompts);
+        let rendered = self.render_all(request.prompts).await?;
+        let mut lengths = Vec::with_capacity(rendered.len());
+        for prompt in &rendered {
+            lengths.push(answer_length(self.context_length(), prompt.tokens.len(), request.max_tokens)?);
+        }
+        let (served, lease) = self.resolve(&request.model).await?;
+        let adapter = lease.as_ref().map(|lease| Arc::clone(&lease.adapter));
+        let seed = request.seed.unwrap_or_else(|| rand::rng().next_u64());
+        let mut end_tokens = request.stops.tokens.clone();
+        if request.stops.end_of_text == EndOfText::Stops {
+            end_tokens.extend_from_slice(&inner.base.end_tokens);
+        }
+        let prompt_logprobs = if request.echo == Echo::PromptAndAnswer { request.logprobs } else { None };
+        let mut answer = Answer::new(
+            answer::Shape {
+                served,
+                lease,
+                echo: request.echo,
+                reports: request.logprobs.is_some(),
+                end_token: request.end_token,
+                n: request.n,
+                position,
+                end_tokens: end_tokens.clone(),
+                stops: request.stops,
+            },
+            inner.base.tokenizer.clone(),
+            inner.metrics.clone(),
+        );
+        for (prompt, max_tokens) in rendered.into_iter().zip(lengths) {
+            let tokens = prompt.tokens.clone();
+            answer.add_prompt(prompt)?;
+            for index in 0..request.n {
+                let submitted = inner.engine.submit(Request {
+                    prompt: tokens.clone(),
+                    adapter: adapter.clone(),
+                    sampling: Sampling { seed: seed.wrapping_add(index as u64), ..request.sampling.clone() },
+                    max_tokens,
+                    stop_tokens: end_tokens.clone(),
+                    logprobs: request.logprobs,
+                    prompt_logprobs,
+                });
+                answer.add_sequence(submitted.map_err(refused)?);
+            }
+        }
+        Ok(answer)
+    }
+
+    /// Turns a model's name into what answers.
+    async fn resolve(&self, model: &str) -> Result<(Served, Option<Lease>), GatewayError> {
+        let served = |version| Served { model: model.to_owned(), version };
+        if model == self.0.base.name {
+            return Ok((served("base".to_owned()), None));
+        }
+        match self.0.catalog.resolve(model).await {
+            Ok(lease) => Ok((served(format!("{}+{}", lease.version(), lease.id.short())), Some(lease))),
+            Err(RegistryError::NotFound { .. } | RegistryError::InvalidName { .. }) => {
+                Err(GatewayError::UnknownModel(model.to_owned()))
+            }
+            Err(error) => Err(GatewayError::Registry(error)),
+        }
+    }
+
+    /// The adapter that a name means, `None` for the base; an error where it means nothing.
+    pub async fn check_model(&self, model: &str) -> Result<Option<String>, GatewayError> {
+        Ok(self.resolve(model).await?.1.map(|lease| lease.name))
+    }
+
+    /// Text of token ids, special tokens included.
+    pub fn decode(&self, tokens: &[u32]) -> Result<String, GatewayError> {
+        let decoded = self.0.base.tokenizer.decode(tokens, Specials::Keep);
+        decoded.map_err(|error| GatewayError::Tokenizer(error.to_string()))
+    }
+
+    /// Each token as the vocabulary spells it.
+    pub fn token_strings(&self, tokens: &[u32]) -> Vec<String> {
+        tokens.iter().map(|&id| self.0.base.tokenizer.token(id).unwrap_or_default()).collect()
+    }
+}
+
+fn refused(error: SubmitError) -> GatewayError {
+    match error {
+        SubmitError::Overloaded { .. } => GatewayError::Overloaded,
+        SubmitError::Stopping => GatewayError::Stopping,
+        SubmitError::Unhealthy(reason) => GatewayError::Engine(reason),
+        SubmitError::PromptTooLong { tokens, limit } => GatewayError::ContextTooLong { limit, prompt: tokens, answer: None },
+        SubmitError::Invalid { .. } => GatewayError::Refused(error.to_string()),
+    }
+}
+
+/// Where answers stand: a chat answer is a text of its own, a completion goes on from its prompt.
+fn text_position(prompts: &[Prompt]) -> Position {
+    match prompts.first() {
+        Some(Prompt::Chat { .. }) => Position::Start,
+        _ => Position::Middle,
+    }
+}
+
+/// How long an answer may get; an error where prompt and answer do not fit the context.
+fn answer_length(context: usize, prompt: usize, asked: Option<usize>) -> Result<usize, GatewayError> {
+    if prompt == 0 {
+        return Err(GatewayError::EmptyPrompt);
+    }
+    let too_long = GatewayError::ContextTooLong { limit: context, prompt, answer: asked };
+    let Some(room) = context.checked_sub(prompt) else { return Err(too_long) };
+    match asked {
+        None if room == 0 => Err(too_long),
+        None => Ok(room),
+        Some(asked) if asked > room => Err(too_long),
+        Some(asked) => Ok(asked),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
+    use super::*;
+
+    #[test]
+    fn an_answer_gets_the_rest_of_the_context_unless_it_asks_for_less() {
+        assert_eq!(answer_length(100, 40, None).unwrap(), 60);
+        assert_eq!(answer_length(100, 40, Some(7)).unwrap(), 7);
+        assert_eq!(answer_length(100, 40, Some(60)).unwrap(), 60);
+        assert_eq!(answer_length(100, 100, Some(0)).unwrap(), 0);
+        for (prompt, asked) in [(100, None), (101, None), (40, Some(61)), (200, Some(0))] {
+            assert!(
+                matches!(answer_length(100, prompt, asked), Err(GatewayError::ContextTooLong { limit: 100, .. })),
+                "{prompt} {asked:?}"
+            );
+        }
+        assert!(matches!(answer_length(100, 0, None), Err(GatewayError::EmptyPrompt)));
+    }
+}

@@ -1,1 +1,109 @@
-//! The only room that knows HTTP.
+//! The only room that knows HTTP: routes, wire types, statuses. Knows nothing of scheduling, files or weights.
+
+mod adapters;
+mod auth;
+mod body;
+mod error;
+mod fields;
+mod health;
+mod metrics;
+mod middleware;
+mod openai;
+mod openapi;
+mod openapi_schemas;
+mod routes;
+mod serve;
+
+use std::sync::Arc;
+
+pub use health::{Latch, Readiness};
+pub use routes::router;
+pub use serve::{Ended, serve};
+
+use crate::gateway::Gateway;
+use crate::registry::Catalog;
+use crate::tenants::Keys;
+
+/// Settings of this room.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Config {
+    /// Largest request body, bytes.
+    pub body_limit: usize,
+    /// Most answers to one prompt (`n`).
+    pub max_choices: usize,
+    /// Most prompts in one completions request.
+    pub max_prompts: usize,
+    /// Silence on a stream after which a comment is sent, so that proxies keep the connection.
+    pub keep_alive: std::time::Duration,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self { body_limit: 8 * 1024 * 1024, max_choices: 128, max_prompts: 256, keep_alive: std::time::Duration::from_secs(15) }
+    }
+}
+
+/// What the handlers work with.
+pub struct Parts {
+    /// Answers requests.
+    pub gateway: Gateway,
+    /// Adapters.
+    pub catalog: Catalog,
+    /// Callers.
+    pub keys: Arc<Keys>,
+    /// Who is not ready yet.
+    pub readiness: Readiness,
+    /// Where all rooms register their metrics.
+    pub registry: prometheus::Registry,
+    /// Settings.
+    pub config: Config,
+}
+
+/// The handlers' state. Cheap to clone.
+#[derive(Clone)]
+pub struct Server(Arc<State>);
+
+struct State {
+    parts: Parts,
+    metrics: metrics::HttpMetrics,
+}
+
+impl Server {
+    /// Wires the handlers; fails only when the registry has the room's metrics already.
+    pub fn new(parts: Parts) -> Result<Self, prometheus::Error> {
+        let metrics = metrics::HttpMetrics::new(&parts.registry)?;
+        Ok(Self(Arc::new(State { parts, metrics })))
+    }
+
+    fn gateway(&self) -> &Gateway {
+        &self.0.parts.gateway
+    }
+
+    fn catalog(&self) -> &Catalog {
+        &self.0.parts.catalog
+    }
+
+    fn keys(&self) -> &Keys {
+        &self.0.parts.keys
+    }
+
+    fn readiness(&self) -> &Readiness {
+        &self.0.parts.readiness
+    }
+
+    fn config(&self) -> &Config {
+        &self.0.parts.config
+    }
+
+    fn metrics(&self) -> &metrics::HttpMetrics {
+        &self.0.metrics
+    }
+
+    fn limits(&self) -> openai::Limits {
+        openai::Limits {
+            vocab_size: self.gateway().vocab_size(),
+            max_n: self.config().max_choices,
+            max_prompts: self.config().max_prompts,
+        }
+    }
+}

@@ -275,3 +275,34 @@ impl Splitting {
         json!({"type": "Sequence", "pretokenizers": steps})
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
+
+    use std::path::Path;
+
+    use super::super::gguf::GgufFile;
+    use super::*;
+    use crate::model::tokenizer::Specials;
+
+    /// The metadata of a file means the same tokenizer as the `tokenizer.json` that it was made from.
+    #[test]
+    fn metadata_tokenizes_as_the_original() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/tokenizers");
+        let expected: Value = serde_json::from_slice(&std::fs::read(folder.join("expected.json")).unwrap()).unwrap();
+        let corpus: Vec<&str> = expected["corpus"].as_array().unwrap().iter().map(|text| text.as_str().unwrap()).collect();
+        for (name, cases) in expected["tokenizers"].as_object().unwrap() {
+            let file = GgufFile::open(&folder.join(format!("{name}.gguf"))).unwrap();
+            let count = file.metadata.strings("tokenizer.ggml.tokens").unwrap().unwrap().len();
+            let tokenizer = read(&file.metadata, count).unwrap().tokenizer;
+            assert_eq!(tokenizer.bos().is_some(), ["llama-bpe", "sentencepiece"].contains(&name.as_str()), "{name}");
+            for (text, case) in corpus.iter().zip(cases.as_array().unwrap()) {
+                let ids = |key: &str| -> Vec<u32> { serde_json::from_value(case[key].clone()).unwrap() };
+                assert_eq!(tokenizer.encode(text, Specials::Omit).unwrap(), ids("ids"), "{name}: {text:?}");
+                assert_eq!(tokenizer.encode(text, Specials::Keep).unwrap(), ids("with_specials"), "{name}: {text:?}");
+                assert_eq!(tokenizer.decode(&ids("ids"), Specials::Keep).unwrap(), case["decoded"].as_str().unwrap(), "{name}");
+            }
+        }
+    }
+}

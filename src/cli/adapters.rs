@@ -1,0 +1,110 @@
+//! `switchyard adapters`: the registry's records while no server runs, and a look into adapter directories.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::Context;
+use clap::ArgMatches;
+
+use super::open_data;
+use crate::app::announce::say;
+use crate::app::memory::human;
+use crate::app::{adapter_roots, base};
+use crate::config::Config;
+use crate::model::lora::peft::AdapterFiles;
+use crate::model::lora::{LoraWeights, PreparedAdapter};
+use crate::model::{AdapterPreparer, ModelError};
+use crate::registry::{Catalog, IfLoaded, LoadRequest, LoadedBy, Offline, Setup};
+
+const ASK_THE_SERVER: &str =
+    "ask it over its API: GET /v1/lora_adapters, POST /v1/load_lora_adapter, POST /v1/unload_lora_adapter";
+
+pub(super) fn run(matches: &ArgMatches, config: &Config) -> anyhow::Result<()> {
+    let Some((name, matches)) = matches.subcommand() else { return Ok(()) };
+    let text = |id: &str| matches.get_one::<String>(id).cloned().with_context(|| format!("{id} is missing"));
+    let path = || matches.get_one::<PathBuf>("path").cloned().context("the path is missing");
+    match name {
+        "list" => list(config),
+        "add" => add(config, text("name")?, path()?),
+        "remove" => remove(config, &text("name")?),
+        "inspect" => inspect(config, &path()?),
+        _ => Ok(()),
+    }
+}
+
+fn list(config: &Config) -> anyhow::Result<()> {
+    let data = open_data(config, ASK_THE_SERVER)?;
+    let adapters = Offline::open(&data)?.list();
+    if adapters.is_empty() {
+        say("no adapters\n");
+        return Ok(());
+    }
+    say(&format!("{:<24} {:>7} {:>5} {:>12}  {:<12}  kept versions\n", "name", "version", "rank", "files", "digest"));
+    for (name, version, numbers) in adapters {
+        let numbers: Vec<String> = numbers.iter().map(u32::to_string).collect();
+        say(&format!(
+            "{name:<24} {:>7} {:>5} {:>12}  {}  {}\n",
+            version.number,
+            version.rank,
+            human(version.file_bytes),
+            version.id.short(),
+            numbers.join(" ")
+        ));
+    }
+    Ok(())
+}
+
+/// Checks adapters and does not pack them: no model is loaded.
+struct CheckOnly;
+
+impl AdapterPreparer for CheckOnly {
+    fn prepare(&self, weights: LoraWeights) -> Result<PreparedAdapter, ModelError> {
+        Ok(PreparedAdapter { id: weights.id, bytes: 0, max_rank: weights.max_rank, inner: Box::new(()) })
+    }
+}
+
+fn add(config: &Config, name: String, path: PathBuf) -> anyhow::Result<()> {
+    let data = Arc::new(open_data(config, ASK_THE_SERVER)?);
+    let base = base::open(config)?;
+    let roots = adapter_roots(config, &data)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().build().context("cannot start the runtime")?;
+    let loaded = runtime.block_on(async {
+        let setup =
+            Setup { data, roots, reserved_names: vec![base.name], base: base.checkpoint.config, preparer: Arc::new(CheckOnly) };
+        let (catalog, _) = Catalog::open(setup).await?;
+        let request = LoadRequest { name, path, if_loaded: IfLoaded::Replace, expected_version: None, by: LoadedBy::Operator };
+        catalog.load(request).await
+    })?;
+    say(&format!("{}@{} ({}) will be served from the next start\n", loaded.name, loaded.number, loaded.id.short()));
+    Ok(())
+}
+
+fn remove(config: &Config, name: &str) -> anyhow::Result<()> {
+    let data = open_data(config, ASK_THE_SERVER)?;
+    Offline::open(&data)?.remove(name)?;
+    say(&format!("{name} is out of service\n"));
+    Ok(())
+}
+
+fn inspect(config: &Config, path: &Path) -> anyhow::Result<()> {
+    let files = AdapterFiles::read(path).with_context(|| path.display().to_string())?;
+    let digest = files.digest()?;
+    let base = base::open(config)?;
+    say(&format!("digest   {digest}\nfiles    {}\n", human(files.len() as u64)));
+    let weights = files.parse(&base.checkpoint.config).with_context(|| format!("it does not fit the base {}", base.name))?;
+    let parameters: usize = weights.modules.iter().map(|module| module.a.len() + module.b.len()).sum();
+    let mut sites: BTreeMap<&str, (usize, usize, usize)> = BTreeMap::new();
+    for module in &weights.modules {
+        let (layers, least, most) = sites.entry(module.site.module()).or_insert((0, module.rank, module.rank));
+        *layers += 1;
+        *least = module.rank.min(*least);
+        *most = module.rank.max(*most);
+    }
+    say(&format!("base     {}: it fits\nweights  {parameters} parameters, highest rank {}\n", base.name, weights.max_rank));
+    for (site, (layers, least, most)) in sites {
+        let ranks = if least == most { format!("rank {least}") } else { format!("ranks {least} to {most}") };
+        say(&format!("         {site:<18} {layers} layers, {ranks}\n"));
+    }
+    Ok(())
+}

@@ -1,0 +1,148 @@
+//! What can be typed. Flags of settings come from the list in `config`, so that they cannot differ from file and variables.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use clap::builder::ValueParser;
+use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
+
+use crate::config::{Arity, Given, SETTINGS, Setting};
+
+const SERVE_EXAMPLES: &str = "\
+Examples:
+  switchyard serve
+      The bundled base and its adapters on 127.0.0.1:8080.
+  switchyard serve --model llama-3.2-1b.Q4_K_M.gguf --adapter support=adapters/support
+      A GGUF file and one adapter.
+  switchyard serve --model org/name --quant q4_k --listen 0.0.0.0:8000 --adapter-root /srv/adapters
+      A base from the hub, quantized while loading; the API may load adapters from one directory.
+  switchyard serve --config config/switchyard.toml
+      Settings from a file. Flags and SWITCHYARD_* variables go before it; each flag's variable has its name in capitals
+      (--max-sequences: SWITCHYARD_MAX_SEQUENCES). SWITCHYARD_ADMIN_KEY sets the admin key.";
+
+const EXAMPLES: &str = "\
+Examples:
+  switchyard serve                                  serve the bundled base and its adapters
+  switchyard serve --model M --adapter NAME=PATH    serve another base and an adapter
+  switchyard check-config --config FILE             say what is wrong with a configuration
+  switchyard adapters inspect PATH                  what is in an adapter, and whether it fits the base
+  switchyard keys reset-admin                       a new admin key, if it was lost";
+
+/// The whole command line.
+pub(super) fn command() -> Command {
+    Command::new("switchyard")
+        .version(env!("CARGO_PKG_VERSION"))
+        .about("One base model, many hot-swapped LoRA adapters, behind an OpenAI-compatible API.")
+        .after_help(EXAMPLES)
+        .subcommand_required(true)
+        .arg_required_else_help(true)
+        .subcommand(
+            Command::new("serve").about("Serve a base and its adapters").after_help(SERVE_EXAMPLES).args(settings(|_| true)),
+        )
+        .subcommand(
+            Command::new("check-config")
+                .about("Print the settings and where each comes from, or everything that is wrong with them")
+                .args(settings(|_| true)),
+        )
+        .subcommand(keys())
+        .subcommand(adapters())
+}
+
+fn keys() -> Command {
+    Command::new("keys")
+        .about("Keys of the API")
+        .subcommand_required(true)
+        .subcommand(Command::new("reset-admin").about("Make a new admin key and show it once").args(settings(of_state)))
+}
+
+fn adapters() -> Command {
+    let name = || Arg::new("name").value_name("NAME").required(true).help("Public name of the adapter.");
+    let path = || {
+        let path = Arg::new("path").value_name("PATH").required(true).value_parser(value_parser!(PathBuf));
+        path.help("PEFT directory (adapter_config.json, adapter_model.safetensors).")
+    };
+    Command::new("adapters")
+        .about("Adapters in service, while no server runs (a running one is asked over its API)")
+        .subcommand_required(true)
+        .subcommand(Command::new("list").about("Adapters that the next start will serve").args(settings(of_state)))
+        .subcommand(
+            Command::new("add")
+                .about("Check an adapter against the base and put it into service, replacing the one of that name")
+                .args([name(), path()])
+                .args(settings(of_base)),
+        )
+        .subcommand(Command::new("remove").about("Take an adapter out of service").arg(name()).args(settings(of_state)))
+        .subcommand(
+            Command::new("inspect")
+                .about("What is in an adapter, and whether it fits the base")
+                .arg(path())
+                .args(settings(of_base)),
+        )
+}
+
+fn of_state(setting: &Setting) -> bool {
+    ["data_dir", "log_level"].contains(&setting.key)
+}
+
+fn of_base(setting: &Setting) -> bool {
+    of_state(setting) || setting.key == "model"
+}
+
+fn settings(wanted: impl Fn(&Setting) -> bool) -> Vec<Arg> {
+    let config = Arg::new("config").long("config").value_name("FILE").value_parser(value_parser!(PathBuf));
+    let config = config.help("TOML file with any of the settings.");
+    SETTINGS.iter().filter(|setting| wanted(setting)).map(flag).chain([config]).collect()
+}
+
+fn flag(setting: &'static Setting) -> Arg {
+    let action = match setting.arity {
+        Arity::One => ArgAction::Set,
+        Arity::Many => ArgAction::Append,
+    };
+    // Any text: the configuration reports all wrong values at once, clap would stop at the first.
+    Arg::new(setting.key)
+        .long(setting.flag)
+        .value_name(setting.value_name)
+        .action(action)
+        .allow_hyphen_values(true)
+        .value_parser(ValueParser::string())
+        .help(format!("{} [default: {}]", setting.help, setting.default))
+}
+
+/// What was typed, for the configuration.
+pub(super) fn given(matches: &ArgMatches, variables: Vec<(OsString, OsString)>) -> Given {
+    let values = |setting: &'static Setting| {
+        // Not every command has every flag.
+        let values = matches.try_get_many::<String>(setting.key).ok().flatten()?;
+        Some((setting.key, values.cloned().collect()))
+    };
+    Given {
+        flags: SETTINGS.iter().filter_map(values).collect(),
+        variables,
+        config_file: matches.try_get_one::<PathBuf>("config").ok().flatten().cloned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        command().debug_assert();
+    }
+
+    #[test]
+    fn flags_reach_the_configuration_as_typed() {
+        let line = ["switchyard", "serve", "--listen", "x", "--adapter", "a=b", "--adapter", "c=d", "--config", "f"];
+        let matches = command().try_get_matches_from(line).unwrap();
+        let given = given(matches.subcommand().unwrap().1, Vec::new());
+        let typed = |key| given.flags.iter().find(|(name, _)| *name == key).map(|(_, values)| values.join(" "));
+        assert_eq!(typed("listen").as_deref(), Some("x"));
+        assert_eq!(typed("adapters").as_deref(), Some("a=b c=d"));
+        assert_eq!(typed("quant"), None);
+        assert_eq!(given.config_file, Some("f".into()));
+    }
+}

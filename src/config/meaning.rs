@@ -1,0 +1,350 @@
+//! From text to meaning: each setting's rules. Problems are collected, never returned early.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::raw::{Given, Origin, Raw, Typed};
+use super::settings::ADMIN_KEY_VARIABLE;
+use super::{Config, Device, HubModel, KvMemory, ModelSource, Problems, Quant, Secret, locate};
+use crate::telemetry::{LogConfig, LogFormat};
+
+struct Reader<'given> {
+    raw: Raw,
+    given: &'given Given,
+}
+
+pub(super) fn understand(raw: Raw, given: &Given) -> Result<Config, Problems> {
+    let mut reader = Reader { raw, given };
+    let config = reader.config();
+    if reader.raw.problems.is_empty()
+        && let Some(config) = config
+    {
+        return Ok(config);
+    }
+    Err(Problems(reader.raw.problems))
+}
+
+impl Reader<'_> {
+    /// `None` where a problem was found; every setting is looked at in any case.
+    fn config(&mut self) -> Option<Config> {
+        let model = self.model();
+        let model_name = self.optional("model_name", model_name);
+        let quant = self.value("quant", Quant::Auto, quant);
+        let device = self.value("device", Device::Auto, device);
+        let threads = self.value("threads", cores(), |text| within(text, 1, 1024));
+        let listen = self.value("listen", SocketAddr::from(([127, 0, 0, 1], 8080)), address);
+        let data_dir = self.data_dir();
+        let adapter_roots = self.roots();
+        let adapters = self.adapters(model.as_ref());
+        let kv_memory = self.value("kv_memory", KvMemory::Auto, |text| match text {
+            "auto" => Ok(KvMemory::Auto),
+            text => bytes(text).map(KvMemory::Bytes),
+        });
+        let max_sequences = self.value("max_sequences", 64, |text| within(text, 1, 65_536));
+        let max_batch_tokens = self.value("max_batch_tokens", 512, |text| within(text, 1, 1 << 20));
+        if let (Some(sequences), Some(tokens)) = (max_sequences, max_batch_tokens)
+            && tokens < sequences
+        {
+            let text = format!("max_batch_tokens ({tokens}) is less than max_sequences ({sequences}): each needs one per step");
+            let origin = self.origin_of(["max_batch_tokens", "max_sequences"]);
+            self.raw.problem(origin, text);
+        }
+        let queue_capacity = self.value("queue_capacity", 1024, |text| within(text, 1, 1 << 20));
+        let prefix_cache = self.value("prefix_cache", true, switch);
+        let max_body_bytes = self.value("max_body_bytes", 8 << 20, |text| {
+            let limit = bytes(text)?;
+            usize::try_from(limit).ok().filter(|limit| *limit >= 1024).ok_or_else(|| "at least 1024 bytes are right".to_owned())
+        });
+        let drain_deadline = self.value("drain_deadline", Duration::from_secs(30), seconds);
+        let format = self.value("log_format", LogFormat::Text, |text| match text {
+            "text" => Ok(LogFormat::Text),
+            "json" => Ok(LogFormat::Json),
+            _ => Err("text or json is right".to_owned()),
+        });
+        let level = self.value("log_level", "info".to_owned(), |text| LogConfig::check_level(text).map(|()| text.to_owned()));
+        let admin_key = self.raw.admin_key.take();
+        if admin_key.as_deref() == Some("") {
+            self.raw.problem(ADMIN_KEY_VARIABLE, "is empty; unset it to have a key made");
+        }
+        let hub = match locate::hub(&self.given.variables) {
+            Ok(hub) => Some(hub),
+            Err((origin, text)) => {
+                self.raw.problem(origin, text);
+                None
+            }
+        };
+        Some(Config {
+            model: model?,
+            model_name: model_name?,
+            hub: hub?,
+            quant: quant?,
+            device: device?,
+            threads: threads?,
+            listen: listen?,
+            data_dir: data_dir?,
+            adapter_roots: adapter_roots?,
+            adapters: adapters?,
+            kv_memory: kv_memory?,
+            max_batch_tokens: max_batch_tokens?,
+            max_sequences: max_sequences?,
+            queue_capacity: queue_capacity?,
+            prefix_cache: prefix_cache?,
+            max_body_bytes: max_body_bytes?,
+            drain_deadline: drain_deadline?,
+            log: LogConfig { format: format?, level: level? },
+            admin_key: admin_key.map(Secret),
+        })
+    }
+
+    /// A setting with one value.
+    fn value<T>(&mut self, key: &str, default: T, read: impl Fn(&str) -> Result<T, String>) -> Option<T> {
+        self.optional(key, read).map(|value| value.unwrap_or(default))
+    }
+
+    /// `Some(None)` where nothing was typed, `None` where it cannot be understood.
+    fn optional<T>(&mut self, key: &str, read: impl Fn(&str) -> Result<T, String>) -> Option<Option<T>> {
+        let Some(typed) = self.raw.typed.get(key) else { return Some(None) };
+        let text = typed.values.first().map_or("", String::as_str);
+        match read(text) {
+            Ok(value) => Some(Some(value)),
+            Err(reason) => {
+                let (origin, text) = (typed.origin.clone(), format!("{key} = {text:?}: {reason}"));
+                self.raw.problem(origin, text);
+                None
+            }
+        }
+    }
+
+    /// The first of these settings that was typed.
+    fn origin_of<const N: usize>(&self, keys: [&str; N]) -> Origin {
+        keys.into_iter().find_map(|key| self.raw.typed.get(key)).map_or(Origin::Default, |typed| typed.origin.clone())
+    }
+
+    /// Paths of the file are relative to it, all others to the current directory.
+    fn path(&self, typed: &Typed, text: &str) -> PathBuf {
+        let path = Path::new(text);
+        match (&typed.origin, &self.raw.file_dir) {
+            (Origin::File(..), Some(dir)) => dir.join(path),
+            _ => path.to_owned(),
+        }
+    }
+
+    fn model(&mut self) -> Option<ModelSource> {
+        let Some(typed) = self.raw.typed.get("model").cloned() else { return self.bundled(&Origin::Default) };
+        let text = typed.values.first().map_or("", String::as_str);
+        if text == "bundled" {
+            return self.bundled(&typed.origin);
+        }
+        let path = self.path(&typed, text);
+        let result = match text.strip_prefix("hf://") {
+            Some(id) => hub_model(id).map(ModelSource::Hub),
+            None if !text.is_empty() && path.exists() => Ok(ModelSource::Path(path)),
+            None if looks_like_hub(text) => hub_model(text).map(ModelSource::Hub),
+            None => Err("there is no such file or directory, and it is not a hub id (org/name)".to_owned()),
+        };
+        match result {
+            Ok(source) => Some(source),
+            Err(reason) => {
+                self.raw.problem(typed.origin, format!("model = {text:?}: {reason}"));
+                None
+            }
+        }
+    }
+
+    fn bundled(&mut self, origin: &Origin) -> Option<ModelSource> {
+        let found = locate::bundle();
+        if found.is_none() {
+            let text = "the bundled base is not here (models/ beside the current directory, the executable or the sources); \
+                        name a model with --model";
+            self.raw.problem(origin, text);
+        }
+        found.map(ModelSource::Bundled)
+    }
+
+    fn data_dir(&mut self) -> Option<PathBuf> {
+        if let Some(typed) = self.raw.typed.get("data_dir") {
+            let text = typed.values.first().map_or("", String::as_str);
+            let (origin, path) = (typed.origin.clone(), self.path(typed, text));
+            if text.is_empty() || (path.exists() && !path.is_dir()) {
+                self.raw.problem(origin, format!("data_dir = {text:?}: a directory is right"));
+                return None;
+            }
+            return Some(path);
+        }
+        let found = locate::data_dir(&self.given.variables);
+        if found.is_none() {
+            self.raw.problem(Origin::Default, "data_dir: there is no home directory to put it in; name one with --data-dir");
+        }
+        found
+    }
+
+    fn roots(&mut self) -> Option<Option<Vec<PathBuf>>> {
+        let Some(typed) = self.raw.typed.get("adapter_roots").cloned() else { return Some(None) };
+        let mut roots = Vec::new();
+        let mut sound = true;
+        for text in &typed.values {
+            let path = self.path(&typed, text);
+            if path.is_dir() {
+                roots.push(path);
+            } else {
+                sound = false;
+                self.raw.problem(&typed.origin, format!("adapter_roots: {text:?} is not a directory"));
+            }
+        }
+        sound.then_some(Some(roots))
+    }
+
+    fn adapters(&mut self, model: Option<&ModelSource>) -> Option<Vec<(String, PathBuf)>> {
+        let mut adapters: Vec<(String, PathBuf)> = Vec::new();
+        let mut sound = true;
+        if let Some(typed) = self.raw.typed.get("adapters").cloned() {
+            for text in &typed.values {
+                let problem = match text.split_once('=') {
+                    None => Some("NAME=PATH is right"),
+                    Some(("", _)) => Some("the name before '=' is missing"),
+                    Some((name, _)) if adapters.iter().any(|(taken, _)| taken == name) => Some("this name was given twice"),
+                    Some((_, path)) if !self.path(&typed, path).is_dir() => Some("the path is not a directory"),
+                    Some((name, path)) => {
+                        adapters.push((name.to_owned(), self.path(&typed, path)));
+                        None
+                    }
+                };
+                if let Some(problem) = problem {
+                    sound = false;
+                    self.raw.problem(&typed.origin, format!("adapters: {text:?}: {problem}"));
+                }
+            }
+        }
+        if let Some(ModelSource::Bundled(bundle)) = model {
+            for (name, path) in &bundle.adapters {
+                if !adapters.iter().any(|(taken, _)| taken == name) {
+                    adapters.push((name.clone(), path.clone()));
+                }
+            }
+        }
+        sound.then_some(adapters)
+    }
+}
+
+fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
+}
+
+fn model_name(text: &str) -> Result<String, String> {
+    let sound = !text.is_empty() && text.len() <= 200 && text.chars().all(|c| c.is_ascii_graphic() && c != '@');
+    sound.then(|| text.to_owned()).ok_or_else(|| "1 to 200 visible ASCII characters without '@' are right".to_owned())
+}
+
+fn quant(text: &str) -> Result<Quant, String> {
+    match text {
+        "auto" => Ok(Quant::Auto),
+        "none" => Ok(Quant::None),
+        "q8_0" => Ok(Quant::Q8_0),
+        "q6_k" => Ok(Quant::Q6K),
+        "q4_k" => Ok(Quant::Q4K),
+        _ => Err("none, q8_0, q6_k, q4_k or auto is right".to_owned()),
+    }
+}
+
+fn device(text: &str) -> Result<Device, String> {
+    let cuda = |index: &str| {
+        if cfg!(feature = "cuda") {
+            index.parse().map(Device::Cuda).map_err(|_| "cuda:N with a number is right".to_owned())
+        } else {
+            Err("this build has no CUDA (build with --features cuda); auto and cpu are right".to_owned())
+        }
+    };
+    match text {
+        "auto" => Ok(Device::Auto),
+        "cpu" => Ok(Device::Cpu),
+        "cuda" => cuda("0"),
+        text => match text.strip_prefix("cuda:") {
+            Some(index) => cuda(index),
+            None => Err("auto, cpu or cuda:N is right".to_owned()),
+        },
+    }
+}
+
+fn address(text: &str) -> Result<SocketAddr, String> {
+    if let Some(port) = text.strip_prefix("localhost:").and_then(|port| port.parse().ok()) {
+        return Ok(SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port));
+    }
+    text.parse().map_err(|_| "an address with a port is right, like 127.0.0.1:8080 or [::]:8080".to_owned())
+}
+
+fn switch(text: &str) -> Result<bool, String> {
+    match text {
+        "on" | "true" => Ok(true),
+        "off" | "false" => Ok(false),
+        _ => Err("on or off is right".to_owned()),
+    }
+}
+
+fn within(text: &str, least: usize, most: usize) -> Result<usize, String> {
+    let number = text.parse().ok().filter(|number| (least..=most).contains(number));
+    number.ok_or_else(|| format!("a whole number from {least} to {most} is right"))
+}
+
+fn seconds(text: &str) -> Result<Duration, String> {
+    let number = text.strip_suffix('s').unwrap_or(text).parse::<f64>().ok().filter(|number| (0.0..=86_400.0).contains(number));
+    number.map(Duration::from_secs_f64).ok_or_else(|| "seconds from 0 to 86400 are right".to_owned())
+}
+
+/// `1048576`, `512MiB`, `4GB`, `1.5 GiB`.
+fn bytes(text: &str) -> Result<u64, String> {
+    let digits = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let factor: u64 = match unit.trim().to_ascii_lowercase().as_str() {
+        "" | "b" => 1,
+        "k" | "kib" => 1 << 10,
+        "m" | "mib" => 1 << 20,
+        "g" | "gib" => 1 << 30,
+        "t" | "tib" => 1 << 40,
+        "kb" => 1000,
+        "mb" => 1_000_000,
+        "gb" => 1_000_000_000,
+        "tb" => 1_000_000_000_000,
+        _ => 0,
+    };
+    let value = number.parse::<f64>().ok().map(|number| number * factor as f64);
+    match value {
+        // 2^53: beyond it f64 is no longer exact, and no machine has it.
+        Some(value) if factor > 0 && (1.0..=9_007_199_254_740_992.0).contains(&value) => Ok(value as u64),
+        _ => Err("a number of bytes is right, like 536870912, 512MiB or 4GB".to_owned()),
+    }
+}
+
+/// `org/name`, not a path: one slash, and nothing that a path would begin with.
+fn looks_like_hub(text: &str) -> bool {
+    let id = text.split([':', '@']).next().unwrap_or("");
+    let mut parts = id.split('/');
+    let plain = |part: Option<&str>| {
+        part.is_some_and(|part| {
+            part.starts_with(|c: char| c.is_ascii_alphanumeric())
+                && part.chars().all(|c| c.is_ascii_alphanumeric() || "._-".contains(c))
+        })
+    };
+    plain(parts.next()) && plain(parts.next()) && parts.next().is_none() && !id.ends_with(".gguf")
+}
+
+/// `org/name[@revision][:file.gguf]`.
+fn hub_model(text: &str) -> Result<HubModel, String> {
+    let (rest, file) = match text.split_once(':') {
+        Some((rest, file)) => (rest, Some(file)),
+        None => (text, None),
+    };
+    let (repository, revision) = rest.split_once('@').unwrap_or((rest, "main"));
+    let safe = |path: &str| {
+        !path.is_empty()
+            && path.split('/').all(|part| !part.is_empty() && part != "." && part != "..")
+            && path.chars().all(|c| c.is_ascii_alphanumeric() || "._-/".contains(c))
+    };
+    if !looks_like_hub(repository) || !safe(revision) {
+        return Err("org/name, org/name@revision or org/name:file.gguf is right".to_owned());
+    }
+    if file.is_some_and(|file| !safe(file) || !file.ends_with(".gguf")) {
+        return Err("after ':' the name of a .gguf file is right".to_owned());
+    }
+    Ok(HubModel { repository: repository.to_owned(), revision: revision.to_owned(), file: file.map(str::to_owned) })
+}

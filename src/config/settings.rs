@@ -1,0 +1,140 @@
+//! Every setting once: its key in the file, its flag, its variable and what is said about it. The command line, the file reader,
+//! the variables and the README's table follow this list.
+
+/// How many values a setting takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Arity {
+    /// One.
+    One,
+    /// Any number: the flag is repeated, the variable separates by commas, the file has a list.
+    Many,
+}
+
+/// One setting.
+#[derive(Debug, Clone, Copy)]
+pub struct Setting {
+    /// Key in the file. The variable is `SWITCHYARD_` and this in capitals.
+    pub key: &'static str,
+    /// Flag without its dashes.
+    pub flag: &'static str,
+    /// What stands for the value in help.
+    pub value_name: &'static str,
+    /// Values that it takes.
+    pub arity: Arity,
+    /// Default as text, for people.
+    pub default: &'static str,
+    /// One or two sentences.
+    pub help: &'static str,
+}
+
+impl Setting {
+    /// Name of the variable.
+    pub fn variable(&self) -> String {
+        format!("{PREFIX}{}", self.key.to_ascii_uppercase())
+    }
+}
+
+/// Begins the name of every variable of ours.
+pub const PREFIX: &str = "SWITCHYARD_";
+/// Names the configuration file.
+pub const CONFIG_VARIABLE: &str = "SWITCHYARD_CONFIG";
+/// Holds the admin key. It has no flag and no place in the file, as both are easily read by others.
+pub const ADMIN_KEY_VARIABLE: &str = "SWITCHYARD_ADMIN_KEY";
+/// Read by clients (the printed `curl` uses it), not by the server.
+pub const API_KEY_VARIABLE: &str = "SWITCHYARD_API_KEY";
+
+const fn one(
+    key: &'static str,
+    flag: &'static str,
+    value_name: &'static str,
+    default: &'static str,
+    help: &'static str,
+) -> Setting {
+    Setting { key, flag, value_name, arity: Arity::One, default, help }
+}
+
+const fn many(
+    key: &'static str,
+    flag: &'static str,
+    value_name: &'static str,
+    default: &'static str,
+    help: &'static str,
+) -> Setting {
+    Setting { key, flag, value_name, arity: Arity::Many, default, help }
+}
+
+/// All settings, in the order of help.
+#[rustfmt::skip]
+pub const SETTINGS: &[Setting] = &[
+    one("model", "model", "M", "bundled",
+        "Base model: a GGUF file, a Hugging Face directory, or a hub id (org/name, hf://org/name@revision, org/name:file.gguf)."),
+    one("model_name", "model-name", "NAME", "from the model's files", "Public name of the base in the API."),
+    one("quant", "quant", "Q", "auto",
+        "Keep float weights as: none, q8_0, q6_k, q4_k, or auto (q8_0 for a base without quantized tensors)."),
+    one("device", "device", "D", "auto", "Where the base computes: auto, cpu, or cuda:N (needs a build with feature `cuda`)."),
+    one("threads", "threads", "N", "number of cores", "Compute threads on the CPU."),
+    one("listen", "listen", "ADDR", "127.0.0.1:8080", "Address and port to serve on; port 0 takes a free one."),
+    one("data_dir", "data-dir", "DIR", "the platform's data directory", "Keys, adapters in service and their versions live here."),
+    many("adapter_roots", "adapter-root", "DIR", "DATA_DIR/adapters and the bundled adapters",
+        "Directory that the API may load adapters from. May be repeated."),
+    many("adapters", "adapter", "NAME=PATH", "the bundled adapters, on the bundled base",
+        "Adapter to serve from the start: a PEFT directory. May be repeated."),
+    one("kv_memory", "kv-memory", "BYTES", "auto", "Memory for keys and values of running sequences, e.g. 512MiB or 4GiB."),
+    one("max_batch_tokens", "max-batch-tokens", "N", "512", "Most tokens in one step of the model."),
+    one("max_sequences", "max-sequences", "N", "64", "Most sequences that run at the same time."),
+    one("queue_capacity", "queue-capacity", "N", "1024", "Most requests that wait; more are answered with 503."),
+    one("prefix_cache", "prefix-cache", "on|off", "on", "Reuse keys and values of prompts that begin alike."),
+    one("max_body_bytes", "max-body-bytes", "BYTES", "8MiB", "Largest request body."),
+    one("drain_deadline", "drain-deadline", "SECONDS", "30", "How long running answers may go on after SIGTERM."),
+    one("log_format", "log-format", "text|json", "text", "Form of log lines (on standard error)."),
+    one("log_level", "log-level", "LEVEL", "info", "error, warn, info, debug, trace, or filters like switchyard::http=debug."),
+];
+
+/// The setting with this key. Keys are written in this crate, so that a missing one is a mistake found by the first test.
+pub(super) fn setting(key: &str) -> Option<&'static Setting> {
+    SETTINGS.iter().find(|setting| setting.key == key)
+}
+
+/// The closest of `names` to what was typed, if it is close enough to be meant.
+pub(super) fn nearest<'a>(typed: &str, names: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    let typed = typed.to_ascii_lowercase();
+    names
+        .into_iter()
+        .map(|name| (distance(&typed, &name.to_ascii_lowercase()), name))
+        .filter(|(distance, name)| *distance <= 1 + name.len() / 4)
+        .min_by_key(|(distance, _)| *distance)
+        .map(|(_, name)| name)
+}
+
+/// Levenshtein distance, in bytes.
+fn distance(left: &str, right: &str) -> usize {
+    let right = right.as_bytes();
+    let mut row: Vec<usize> = (0..=right.len()).collect();
+    for (i, a) in left.bytes().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = i + 1;
+        for (j, b) in right.iter().enumerate() {
+            let substituted = diagonal + usize::from(a != *b);
+            diagonal = row[j + 1];
+            row[j + 1] = substituted.min(row[j] + 1).min(diagonal + 1);
+        }
+    }
+    row[right.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
+
+    use super::*;
+
+    #[test]
+    fn near_names_are_found_and_far_ones_are_not() {
+        let keys = || SETTINGS.iter().map(|setting| setting.key);
+        assert_eq!(nearest("lisen", keys()), Some("listen"));
+        assert_eq!(nearest("max_batch_token", keys()), Some("max_batch_tokens"));
+        assert_eq!(nearest("adapter", keys()), Some("adapters"));
+        assert_eq!(nearest("colour", keys()), None);
+        assert_eq!(distance("kitten", "sitting"), 3);
+    }
+}

@@ -1,0 +1,201 @@
+//! Precedence, meaning and problems, on data: no test reads the real environment.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
+
+use std::ffi::OsString;
+use std::path::Path;
+
+use super::*;
+
+struct Fixture {
+    dir: tempfile::TempDir,
+    given: Given,
+}
+
+impl Fixture {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("m.gguf"), b"").unwrap();
+        let given = Given {
+            flags: vec![("model", vec![dir.path().join("m.gguf").to_str().unwrap().to_owned()])],
+            variables: vec![("HOME".into(), dir.path().into()), ("PATH".into(), "/bin".into())],
+            config_file: None,
+        };
+        Self { dir, given }
+    }
+
+    fn flag(mut self, key: &'static str, values: &[&str]) -> Self {
+        self.given.flags.push((key, values.iter().map(|value| (*value).to_owned()).collect()));
+        self
+    }
+
+    fn variable(mut self, name: &str, value: &str) -> Self {
+        self.given.variables.push((name.into(), value.into()));
+        self
+    }
+
+    fn file(mut self, text: &str) -> Self {
+        let path = self.dir.path().join("switchyard.toml");
+        std::fs::write(&path, text).unwrap();
+        self.given.config_file = Some(path);
+        self
+    }
+
+    fn config(&self) -> Config {
+        Config::resolve(&self.given).unwrap_or_else(|problems| panic!("{:?}", problems.0))
+    }
+
+    fn problems(&self) -> Vec<String> {
+        Config::resolve(&self.given).expect_err("has problems").0.iter().map(ToString::to_string).collect()
+    }
+}
+
+#[test]
+fn defaults_are_as_documented() {
+    let fixture = Fixture::new();
+    let config = fixture.config();
+    assert_eq!(config.listen.to_string(), "127.0.0.1:8080");
+    assert_eq!((config.max_batch_tokens, config.max_sequences, config.queue_capacity), (512, 64, 1024));
+    assert_eq!((config.kv_memory, config.quant, config.device), (KvMemory::Auto, Quant::Auto, Device::Auto));
+    assert_eq!(config.drain_deadline, Duration::from_secs(30));
+    assert!(config.data_dir.starts_with(fixture.dir.path()) && config.data_dir.ends_with("switchyard"));
+    assert_eq!((config.adapter_roots, config.adapters.len()), (None, 0));
+}
+
+#[test]
+fn command_line_over_variables_over_file_over_defaults() {
+    let file = "listen = '127.0.0.1:1'\nqueue_capacity = 10\nthreads = 3\nprefix_cache = false\n";
+    let config = Fixture::new()
+        .file(file)
+        .variable("SWITCHYARD_LISTEN", "127.0.0.1:2")
+        .variable("SWITCHYARD_THREADS", "4")
+        .flag("listen", &["127.0.0.1:3"])
+        .config();
+    assert_eq!(config.listen.port(), 3);
+    assert_eq!((config.threads, config.queue_capacity, config.prefix_cache), (4, 10, false));
+}
+
+#[test]
+fn every_problem_is_found_at_once_and_names_its_place() {
+    let problems = Fixture::new()
+        .file("# one\nlisten = 'nowhere'\nthread = 2\n\nmax_sequences = [1]\n[adapters]\nx = 'no/such'\n")
+        .variable("SWITCHYARD_QUANT", "q3")
+        .variable("SWITCHYARD_DEVISE", "cpu")
+        .variable("SWITCHYARD_API_KEY", "a client's")
+        .flag("kv_memory", &["lots"])
+        .flag("drain_deadline", &["-1"])
+        .flag("log_level", &["loud"])
+        .problems();
+    let text = problems.join("\n");
+    for expected in [
+        "switchyard.toml:2: listen = \"nowhere\"",
+        "switchyard.toml:3: `thread` is not a setting; did you mean `threads`?",
+        "switchyard.toml:5: `max_sequences` is a array",
+        "switchyard.toml:6: adapters: \"x=no/such\": the path is not a directory",
+        "SWITCHYARD_QUANT: quant = \"q3\"",
+        "SWITCHYARD_DEVISE: is not a variable of switchyard; did you mean `SWITCHYARD_DEVICE`?",
+        "--kv-memory: kv_memory = \"lots\"",
+        "--drain-deadline",
+        "--log-level",
+    ] {
+        assert!(text.contains(expected), "{expected}\n---\n{text}");
+    }
+    assert_eq!(problems.len(), 9, "{text}");
+}
+
+#[test]
+fn a_broken_or_missing_file_is_a_problem() {
+    let broken = Fixture::new().file("listen = \n").problems();
+    assert!(broken[0].contains("switchyard.toml:1: is not TOML"), "{broken:?}");
+    let mut missing = Fixture::new();
+    missing.given.config_file = Some("no/such.toml".into());
+    assert!(missing.problems()[0].starts_with("--config: cannot read no/such.toml"), "{:?}", missing.problems());
+    let missing = Fixture::new().variable("SWITCHYARD_CONFIG", "no/such.toml").problems();
+    assert!(missing[0].starts_with("SWITCHYARD_CONFIG"), "{missing:?}");
+}
+
+#[test]
+fn paths_of_the_file_begin_at_the_file() {
+    let fixture = Fixture::new();
+    std::fs::create_dir_all(fixture.dir.path().join("ad/one")).unwrap();
+    let fixture = fixture.file("adapter_roots = ['ad']\ndata_dir = 'data'\n[adapters]\none = 'ad/one'\n");
+    let config = fixture.config();
+    let at = |path: &str| fixture.dir.path().join(path);
+    assert_eq!(config.adapter_roots, Some(vec![at("ad")]));
+    assert_eq!(config.adapters, [("one".to_owned(), at("ad/one"))]);
+    assert_eq!(config.data_dir, at("data"));
+    assert!(fixture.flag("adapters", &["ad/one"]).problems()[0].contains("NAME=PATH"));
+}
+
+#[test]
+fn models_are_files_directories_or_hub_ids() {
+    let model = |text: &str| Fixture::new().flag("model", &[text]);
+    let hub = |text: &str| match model(text).config().model {
+        ModelSource::Hub(hub) => (hub.repository, hub.revision, hub.file),
+        other => panic!("{other:?}"),
+    };
+    let wanted = |revision: &str, file: Option<&str>| ("org/na.me-1".to_owned(), revision.to_owned(), file.map(str::to_owned));
+    assert_eq!(hub("org/na.me-1"), wanted("main", None));
+    assert_eq!(hub("hf://org/na.me-1@v1.0"), wanted("v1.0", None));
+    assert_eq!(hub("org/na.me-1@refs/pr/1:sub/f.gguf"), wanted("refs/pr/1", Some("sub/f.gguf")));
+    for bad in
+        ["", "./x", "/no/such", "a/b/c", "x.gguf", "dir/x.gguf", "org/", "hf://org", "org/n:../f.gguf", "org/n:f.bin", "org/n@"]
+    {
+        let problems = model(bad).problems();
+        assert!(problems[0].starts_with("--model"), "{bad}: {problems:?}");
+    }
+}
+
+#[test]
+fn sizes_times_and_addresses() {
+    let kv = |text: &str| Fixture::new().flag("kv_memory", &[text]).config().kv_memory;
+    assert_eq!(kv("1.5GiB"), KvMemory::Bytes(3 << 29));
+    assert_eq!(kv("2 mb"), KvMemory::Bytes(2_000_000));
+    assert_eq!(kv("4096"), KvMemory::Bytes(4096));
+    for bad in ["0", "-1", "1e9", "GiB", "1XB", "999999999TB", "", "1.2.3"] {
+        Fixture::new().flag("kv_memory", &[bad]).problems();
+    }
+    assert_eq!(Fixture::new().flag("listen", &["localhost:0"]).config().listen.to_string(), "127.0.0.1:0");
+    assert_eq!(Fixture::new().flag("drain_deadline", &["1.5s"]).config().drain_deadline, Duration::from_millis(1500));
+    let clash = Fixture::new().flag("max_batch_tokens", &["8"]).flag("max_sequences", &["9"]).problems();
+    assert!(clash[0].contains("max_sequences (9)"), "{clash:?}");
+}
+
+#[test]
+fn hub_variables_are_honoured_and_secrets_are_not_printed() {
+    let config = Fixture::new()
+        .variable("HF_HOME", "/somewhere")
+        .variable("HF_TOKEN", "hf_secret")
+        .variable("HF_ENDPOINT", "http://127.0.0.1:9/")
+        .variable("HF_HUB_OFFLINE", "1")
+        .variable("SWITCHYARD_ADMIN_KEY", "sk-very-secret-indeed")
+        .config();
+    assert_eq!(config.hub.cache, Path::new("/somewhere/hub"));
+    assert_eq!((config.hub.endpoint.as_str(), config.hub.offline), ("http://127.0.0.1:9", true));
+    let printed = format!("{config:?}");
+    assert!(!printed.contains("hf_secret") && !printed.contains("very-secret"), "{printed}");
+    assert!(Fixture::new().variable("HF_ENDPOINT", "ftp://x").problems()[0].starts_with("HF_ENDPOINT"));
+    let fixture = Fixture::new();
+    std::fs::create_dir_all(fixture.dir.path().join(".cache/huggingface")).unwrap();
+    std::fs::write(fixture.dir.path().join(".cache/huggingface/token"), "from_file\n").unwrap();
+    assert_eq!(fixture.config().hub.token.as_deref(), Some("from_file"));
+}
+
+#[test]
+fn without_a_home_the_data_directory_must_be_named() {
+    let mut fixture = Fixture::new();
+    fixture.given.variables = vec![(OsString::from("SWITCHYARD_LOG_FORMAT"), "json".into())];
+    assert!(fixture.problems()[0].contains("--data-dir"));
+    fixture.given.flags.push(("data_dir", vec!["somewhere".into()]));
+    assert_eq!(fixture.config().data_dir, Path::new("somewhere"));
+}
+
+#[test]
+fn the_explanation_says_where_each_value_was_typed() {
+    let fixture = Fixture::new().file("threads = 2\n").variable("SWITCHYARD_QUANT", "none");
+    let lines = Config::explain(&fixture.given).1;
+    assert_eq!(lines.len(), SETTINGS.len());
+    let text = lines.join("\n");
+    assert!(text.contains("threads = 2  (") && text.contains("switchyard.toml:1)"), "{text}");
+    assert!(text.contains("quant = none  (SWITCHYARD_QUANT)") && text.contains("listen = 127.0.0.1:8080  (default)"), "{text}");
+}

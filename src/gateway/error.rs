@@ -1,0 +1,48 @@
+//! What can go wrong between a checked request and its answer.
+
+use crate::registry::RegistryError;
+
+/// Why a request was not answered, or not to its end.
+#[derive(Debug, thiserror::Error)]
+pub enum GatewayError {
+    /// The model's name means nothing here.
+    #[error("the model {0:?} does not exist")]
+    UnknownModel(String),
+    /// The adapter exists but cannot be used now.
+    #[error(transparent)]
+    Registry(RegistryError),
+    /// The prompt, with the answer's length where one was asked, does not fit.
+    #[error("the context holds {limit} tokens, {prompt} of prompt and {answer:?} of answer were asked")]
+    ContextTooLong {
+        /// Tokens that the model's context holds.
+        limit: usize,
+        /// Tokens of the prompt.
+        prompt: usize,
+        /// Tokens asked for the answer.
+        answer: Option<usize>,
+    },
+    /// The prompt has no tokens.
+    #[error("the prompt is empty")]
+    EmptyPrompt,
+    /// The base has no chat template.
+    #[error("the base model has no chat template")]
+    NoChatTemplate,
+    /// The template refused the conversation; the text is for the client.
+    #[error("{0}")]
+    Template(String),
+    /// The tokenizer failed.
+    #[error("the tokenizer failed: {0}")]
+    Tokenizer(String),
+    /// The engine has as many requests as it takes.
+    #[error("too many requests are waiting")]
+    Overloaded,
+    /// The server is shutting down.
+    #[error("the server is shutting down")]
+    Stopping,
+    /// The engine refused the request; a rule of ours and the engine's disagree.
+    #[error("the engine refused the request: {0}")]
+    Refused(String),
+    /// The engine failed while answering, or is gone.
+    #[error("the engine failed: {0}")]
+    Engine(String),
+}

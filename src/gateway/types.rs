@@ -1,0 +1,188 @@
+//! What a caller asks for, already checked, and what comes back: the gateway's words, free of HTTP and of wire formats.
+
+pub use crate::backends::Sampling;
+
+use super::assemble::ReportedToken;
+use super::stop::StopText;
+
+/// Who says something in a conversation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// Instructions (`system`, `developer`).
+    System,
+    /// The person.
+    User,
+    /// The model.
+    Assistant,
+}
+
+impl Role {
+    /// The name that chat templates use.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::System => "system",
+            Self::User => "user",
+            Self::Assistant => "assistant",
+        }
+    }
+}
+
+/// One message of a conversation.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Message {
+    /// Who.
+    pub role: Role,
+    /// What.
+    pub content: String,
+}
+
+/// Where generation begins in a rendered conversation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Turn {
+    /// The template's opening of the model's turn is appended.
+    #[default]
+    Open,
+    /// Nothing is appended.
+    AsIs,
+}
+
+/// Whether the tokenizer adds its beginning-of-text tokens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SpecialTokens {
+    /// As the tokenizer is configured.
+    Add,
+    /// None: the text has them already.
+    Omit,
+}
+
+/// What to generate from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Prompt {
+    /// A conversation, for the chat template.
+    Chat {
+        /// Messages, at least one.
+        messages: Vec<Message>,
+        /// Where generation begins.
+        turn: Turn,
+        /// Chat templates write their own; the default is to add none.
+        special: SpecialTokens,
+    },
+    /// Plain text.
+    Text {
+        /// The text.
+        text: String,
+        /// Usually added.
+        special: SpecialTokens,
+    },
+    /// Token ids.
+    Tokens(Vec<u32>),
+}
+
+/// What ends an answer besides its length.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Stops {
+    /// Strings.
+    pub strings: Vec<String>,
+    /// Whether a stop string belongs to the answer.
+    pub text: StopText,
+    /// Token ids.
+    pub tokens: Vec<u32>,
+    /// Whether the model's own end-of-text tokens end it.
+    pub end_of_text: EndOfText,
+}
+
+/// Whether the model's end-of-text tokens end an answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum EndOfText {
+    /// They do.
+    #[default]
+    Stops,
+    /// They are tokens like any other (`ignore_eos`).
+    Ignored,
+}
+
+/// Whether the prompt comes back before the answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Echo {
+    /// Only the answer.
+    #[default]
+    Answer,
+    /// The prompt, then the answer.
+    PromptAndAnswer,
+}
+
+/// What to do with the token that ends an answer, in reports of tokens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EndToken {
+    /// Chat: reports are of the content's tokens.
+    Unreported,
+    /// Completions: every generated token is reported.
+    Reported,
+}
+
+/// A checked request for one or more answers.
+#[derive(Debug, Clone, PartialEq)]
+pub struct GenerationRequest {
+    /// Base, adapter, or `adapter@version`, as the caller wrote it.
+    pub model: String,
+    /// Prompts, at least one.
+    pub prompts: Vec<Prompt>,
+    /// Answers to each prompt, at least 1.
+    pub n: usize,
+    /// How tokens are chosen, the seed aside.
+    pub sampling: Sampling,
+    /// The first answer's seed, the next ones count up; `None` draws one.
+    pub seed: Option<u64>,
+    /// Most tokens of an answer; `None` is the rest of the context.
+    pub max_tokens: Option<usize>,
+    /// What ends an answer.
+    pub stops: Stops,
+    /// Report tokens with this many alternatives; `None` reports none.
+    pub logprobs: Option<usize>,
+    /// Whether an ending token is reported.
+    pub end_token: EndToken,
+    /// Whether prompts come back.
+    pub echo: Echo,
+}
+
+/// Why an answer ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FinishReason {
+    /// End of text, a stop string or a stop token.
+    Stop,
+    /// The most tokens allowed.
+    Length,
+}
+
+/// A piece of one answer.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Piece {
+    /// Which answer: `prompt * n + answer`.
+    pub choice: usize,
+    /// New text.
+    pub text: String,
+    /// The tokens it came from, when asked.
+    pub tokens: Vec<ReportedToken>,
+    /// Set on the answer's last piece.
+    pub finish: Option<FinishReason>,
+}
+
+/// Tokens that a request took.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Usage {
+    /// Of all prompts, each counted once.
+    pub prompt_tokens: usize,
+    /// Of all answers.
+    pub completion_tokens: usize,
+    /// Prompt tokens whose computation was reused.
+    pub cached_tokens: usize,
+}
+
+/// What answers a request, fixed before its first token.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Served {
+    /// The name as the caller wrote it.
+    pub model: String,
+    /// `base`, or `name@number+digest`.
+    pub version: String,
+}

@@ -1,0 +1,130 @@
+//! Loading and unloading adapters, in vLLM's wire format with our fields added, and listing them.
+
+use axum::Json;
+use axum::extract::{Extension, State};
+use axum::http::{HeaderName, HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde_json::{Value, json};
+
+use super::Server;
+use super::body::JsonBody;
+use super::error::ApiError;
+use super::fields::{Fields, Rule};
+use crate::registry::{AdapterInfo, IfLoaded, LoadRequest, LoadedBy, RegistryError};
+use crate::tenants::Principal;
+
+/// An error in vLLM's words: its types, the status as `code`.
+pub struct VllmError(ApiError);
+
+impl IntoResponse for VllmError {
+    fn into_response(self) -> Response {
+        self.0.into_response()
+    }
+}
+
+impl From<ApiError> for VllmError {
+    fn from(error: ApiError) -> Self {
+        let kind = match error.status {
+            StatusCode::BAD_REQUEST => "InvalidUserInput",
+            StatusCode::NOT_FOUND => "NotFoundError",
+            StatusCode::CONFLICT => "ConflictError",
+            _ => "InternalServerError",
+        };
+        Self(error.in_vllm_words(kind))
+    }
+}
+
+impl From<RegistryError> for VllmError {
+    fn from(error: RegistryError) -> Self {
+        // vLLM tells mistakes in the request from files that cannot be used.
+        let unusable = matches!(error, RegistryError::Unusable(_));
+        let error = ApiError::from(error);
+        if unusable { Self(error.in_vllm_words("BadRequestError")) } else { Self::from(error) }
+    }
+}
+
+/// `POST /v1/load_lora_adapter`
+pub async fn load(
+    State(server): State<Server>,
+    Extension(principal): Extension<Principal>,
+    body: Result<JsonBody, ApiError>,
+) -> Result<Response, VllmError> {
+    let mut fields = Fields::body(body?.0)?;
+    let name = fields.string("lora_name")?.filter(|name| !name.is_empty());
+    let path = fields.string("lora_path")?.filter(|path| !path.is_empty());
+    let if_loaded = match fields.boolean("load_inplace")? {
+        Some(true) => IfLoaded::Replace,
+        _ => IfLoaded::Refuse,
+    };
+    let expected_version = expected_version(&mut fields)?;
+    fields.finish(&[("is_3d_lora_weight", Rule::Only(&["false"], "Only PEFT's two-dimensional weights are supported."))])?;
+    let (Some(name), Some(path)) = (name, path) else {
+        return Err(ApiError::invalid("lora_name", "missing", "Both 'lora_name' and 'lora_path' must be provided.").into());
+    };
+    let by = LoadedBy::Api { key_id: principal.key_id };
+    let loaded = server.catalog().load(LoadRequest { name, path: path.into(), if_loaded, expected_version, by }).await?;
+    let version = format!("{}@{}+{}", loaded.name, loaded.number, loaded.id.short());
+    let mut response = success(format!("Success: LoRA adapter '{}' added successfully.", loaded.name));
+    if let Ok(version) = HeaderValue::try_from(version) {
+        response.headers_mut().insert(HeaderName::from_static("x-adapter-version"), version);
+    }
+    Ok(response)
+}
+
+/// `POST /v1/unload_lora_adapter`
+pub async fn unload(State(server): State<Server>, body: Result<JsonBody, ApiError>) -> Result<Response, VllmError> {
+    let mut fields = Fields::body(body?.0)?;
+    let name = fields.string("lora_name")?.filter(|name| !name.is_empty());
+    let expected_version = expected_version(&mut fields)?;
+    // vLLM's clients may send its internal number along; the name decides.
+    fields.finish(&[("lora_int_id", Rule::Harmless)])?;
+    let Some(name) = name else {
+        let message = "'lora_name' needs to be provided to unload a LoRA adapter.";
+        return Err(ApiError::invalid("lora_name", "missing", message).into());
+    };
+    server.catalog().unload(&name, expected_version.as_deref()).await?;
+    Ok(success(format!("Success: LoRA adapter '{name}' removed successfully.")))
+}
+
+/// `GET /v1/lora_adapters`
+#[expect(clippy::unused_async, reason = "axum's handlers are async")]
+pub async fn list(State(server): State<Server>) -> Json<Value> {
+    let adapters: Vec<Value> = server.catalog().list().iter().map(describe).collect();
+    let unavailable: Vec<Value> =
+        server.catalog().unavailable().iter().map(|adapter| json!({"name": adapter.name, "reason": adapter.reason})).collect();
+    Json(json!({"object": "list", "data": adapters, "unavailable": unavailable}))
+}
+
+fn describe(adapter: &AdapterInfo) -> Value {
+    let draining: Vec<Value> =
+        adapter.draining.iter().map(|(version, leases)| json!({"version": version, "leases": leases})).collect();
+    json!({
+        "name": adapter.name,
+        "version": adapter.number,
+        "digest": adapter.id,
+        "rank": adapter.rank,
+        "bytes": adapter.bytes,
+        "loaded_at": adapter.loaded_at,
+        "loaded_by": match adapter.loaded_by {
+            LoadedBy::Operator => "operator",
+            LoadedBy::Api { .. } => "api",
+        },
+        "leases": adapter.leases,
+        "draining": draining,
+    })
+}
+
+/// A version as text or as a number.
+fn expected_version(fields: &mut Fields) -> Result<Option<String>, ApiError> {
+    match fields.take("expected_version") {
+        None => Ok(None),
+        Some(Value::String(version)) => Ok(Some(version)),
+        Some(Value::Number(version)) if version.is_u64() => Ok(Some(version.to_string())),
+        Some(other) => Err(super::fields::wrong_type("expected_version", "a version's number or digest", &other)),
+    }
+}
+
+fn success(text: String) -> Response {
+    let kind = HeaderValue::from_static("text/plain; charset=utf-8");
+    ([(header::CONTENT_TYPE, kind)], text).into_response()
+}

@@ -1,0 +1,174 @@
+//! The one place where errors of all rooms become statuses and OpenAI's error envelope. What a client reads and what an
+//! operator reads are different texts; the second goes to the log only.
+
+use axum::Json;
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde_json::json;
+
+use crate::gateway::GatewayError;
+use crate::registry::RegistryError;
+
+/// An error on its way to a client.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ApiError {
+    /// Status of the response.
+    pub status: StatusCode,
+    /// OpenAI's `type`.
+    pub kind: &'static str,
+    /// OpenAI's `code`.
+    pub code: Option<&'static str>,
+    /// The field at fault.
+    pub param: Option<String>,
+    /// For the client.
+    pub message: String,
+    /// Seconds after which trying again makes sense.
+    pub retry_after: Option<u64>,
+    /// Sent as a number in `code`: vLLM's adapter routes put the status there, and their clients read it.
+    pub numeric_code: bool,
+}
+
+impl ApiError {
+    /// An error without a field.
+    pub fn new(status: StatusCode, kind: &'static str, code: Option<&'static str>, message: impl Into<String>) -> Self {
+        Self { status, kind, code, param: None, message: message.into(), retry_after: None, numeric_code: false }
+    }
+
+    /// 400: the caller's mistake in `param`.
+    pub fn invalid(param: impl Into<String>, code: &'static str, message: impl Into<String>) -> Self {
+        let error = Self::new(StatusCode::BAD_REQUEST, "invalid_request_error", Some(code), message);
+        Self { param: Some(param.into()), ..error }
+    }
+
+    /// 500: our mistake; the cause is for the log.
+    pub fn internal(cause: &dyn std::fmt::Display) -> Self {
+        tracing::error!(%cause, "request failed");
+        Self::new(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "server_error",
+            Some("internal_error"),
+            "The server had an error while processing your request; its log has the details under this response's x-request-id.",
+        )
+    }
+
+    /// 404 in OpenAI's words.
+    pub fn model_not_found(name: &str) -> Self {
+        let message = format!("The model '{name}' does not exist or you do not have access to it.");
+        let error = Self::new(StatusCode::NOT_FOUND, "invalid_request_error", Some("model_not_found"), message);
+        Self { param: Some("model".to_owned()), ..error }
+    }
+
+    /// 413.
+    pub fn body_too_large(limit: usize) -> Self {
+        let message = format!("The request body is larger than the {limit} bytes that this server accepts.");
+        Self::new(StatusCode::PAYLOAD_TOO_LARGE, "invalid_request_error", Some("request_too_large"), message)
+    }
+
+    /// 401.
+    pub fn unauthorized(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::UNAUTHORIZED, "invalid_request_error", Some("invalid_api_key"), message)
+    }
+
+    /// 503.
+    pub fn unavailable(code: &'static str, message: impl Into<String>) -> Self {
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "server_error", Some(code), message)
+    }
+
+    /// The same error as vLLM's adapter routes send it: its types, the status as `code`.
+    pub fn in_vllm_words(self, kind: &'static str) -> Self {
+        Self { kind, numeric_code: true, ..self }
+    }
+
+    /// The body.
+    pub fn envelope(&self) -> serde_json::Value {
+        let code = if self.numeric_code { json!(self.status.as_u16()) } else { json!(self.code) };
+        json!({"error": {"message": self.message, "type": self.kind, "param": self.param, "code": code}})
+    }
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        let mut response = (self.status, Json(self.envelope())).into_response();
+        let headers = response.headers_mut();
+        if let Some(seconds) = self.retry_after {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        if self.status == StatusCode::UNAUTHORIZED {
+            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
+        if self.status == StatusCode::PAYLOAD_TOO_LARGE {
+            // What is left of the body would be read as the next request.
+            headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
+        response
+    }
+}
+
+impl From<GatewayError> for ApiError {
+    fn from(error: GatewayError) -> Self {
+        match error {
+            GatewayError::UnknownModel(name) => Self::model_not_found(&name),
+            GatewayError::Registry(error) => Self::from(error),
+            GatewayError::ContextTooLong { limit, prompt, answer } => {
+                let asked = match answer {
+                    Some(answer) => {
+                        let all = prompt.saturating_add(answer);
+                        format!("you requested {all} tokens ({prompt} in the prompt, {answer} in the completion)")
+                    }
+                    None => format!("your prompt has {prompt} tokens and leaves no room for a completion"),
+                };
+                let message = format!(
+                    "This model's maximum context length is {limit} tokens. However, {asked}. Please shorten the prompt or the completion."
+                );
+                let error = Self::new(StatusCode::BAD_REQUEST, "invalid_request_error", Some("context_length_exceeded"), message);
+                Self { param: Some("messages".to_owned()), ..error }
+            }
+            GatewayError::EmptyPrompt => {
+                Self::invalid("prompt", "empty_prompt", "Invalid 'prompt': it has no tokens. Expected at least one.")
+            }
+            GatewayError::NoChatTemplate => {
+                let message = "The base model has no chat template; /v1/completions takes plain text.";
+                Self::invalid("messages", "no_chat_template", message)
+            }
+            GatewayError::Template(reason) => {
+                Self::invalid("messages", "invalid_messages", format!("Invalid 'messages': {reason}."))
+            }
+            GatewayError::Overloaded => Self {
+                retry_after: Some(1),
+                ..Self::unavailable("overloaded", "The server has as many requests as it takes. Please try again in a moment.")
+            },
+            GatewayError::Stopping => {
+                Self { retry_after: Some(5), ..Self::unavailable("shutting_down", "The server is shutting down.") }
+            }
+            GatewayError::Tokenizer(_) | GatewayError::Refused(_) | GatewayError::Engine(_) => Self::internal(&error),
+        }
+    }
+}
+
+impl From<RegistryError> for ApiError {
+    fn from(error: RegistryError) -> Self {
+        let message = error.to_string();
+        match error {
+            RegistryError::InvalidName { .. } => Self::invalid("lora_name", "invalid_value", message),
+            RegistryError::InvalidExpected { .. } => Self::invalid("expected_version", "invalid_value", message),
+            RegistryError::AlreadyLoaded { .. } => Self::invalid("lora_name", "already_loaded", message),
+            RegistryError::PathRefused { .. } => Self::invalid("lora_path", "path_refused", message),
+            RegistryError::Unusable(_) => Self::invalid("lora_path", "unusable_adapter", message),
+            RegistryError::NotFound { .. } | RegistryError::Unavailable { .. } => {
+                let error = Self::new(StatusCode::NOT_FOUND, "invalid_request_error", Some("model_not_found"), message);
+                Self { param: Some("model".to_owned()), ..error }
+            }
+            RegistryError::PathNotFound { .. } => {
+                let error = Self::new(StatusCode::NOT_FOUND, "invalid_request_error", Some("path_not_found"), message);
+                Self { param: Some("lora_path".to_owned()), ..error }
+            }
+            RegistryError::Conflict { .. } => {
+                let error = Self::new(StatusCode::CONFLICT, "invalid_request_error", Some("version_conflict"), message);
+                Self { param: Some("expected_version".to_owned()), ..error }
+            }
+            RegistryError::Root { .. } | RegistryError::Prepare(_) | RegistryError::Storage(_) | RegistryError::Interrupted => {
+                Self::internal(&error)
+            }
+        }
+    }
+}

@@ -1,0 +1,111 @@
+//! What happens around every request: an id, a log line, and an answer even when a handler panics.
+
+use std::any::Any;
+use std::panic::AssertUnwindSafe;
+use std::time::Instant;
+
+use axum::extract::{MatchedPath, Request, State};
+use axum::http::{HeaderName, HeaderValue};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use futures::FutureExt;
+use rand::RngCore;
+
+use super::Server;
+use super::error::ApiError;
+use crate::tenants::Principal;
+
+/// Names a request in answers and logs.
+pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+/// Longest id that is taken over from a caller.
+const MAX_REQUEST_ID: usize = 128;
+
+/// The request's id.
+#[derive(Debug, Clone)]
+pub struct RequestId(HeaderValue);
+
+/// Takes the caller's `x-request-id` over, or makes one; the response carries it.
+pub async fn request_id(mut request: Request, next: Next) -> Response {
+    let given = request.headers().get(REQUEST_ID).filter(|id| acceptable(id)).cloned();
+    let id = given.unwrap_or_else(|| {
+        let id = format!("req_{}", random_hex());
+        HeaderValue::try_from(id).unwrap_or_else(|_| HeaderValue::from_static("req_unknown"))
+    });
+    request.extensions_mut().insert(RequestId(id.clone()));
+    let mut response = next.run(request).await;
+    response.headers_mut().insert(REQUEST_ID, id);
+    response
+}
+
+fn acceptable(id: &HeaderValue) -> bool {
+    (1..=MAX_REQUEST_ID).contains(&id.len()) && id.as_bytes().iter().all(u8::is_ascii_graphic)
+}
+
+/// 32 random hexadecimal digits.
+pub fn random_hex() -> String {
+    let mut bytes = [0u8; 16];
+    rand::rng().fill_bytes(&mut bytes);
+    format!("{:032x}", u128::from_be_bytes(bytes))
+}
+
+/// Counts and logs each request: method, route, status, time to the response's head, id and key; never its content.
+pub async fn trace(State(server): State<Server>, request: Request, next: Next) -> Response {
+    let started = Instant::now();
+    let method = request.method().clone();
+    let route = request.extensions().get::<MatchedPath>().map_or("unknown", |path| path.as_str()).to_owned();
+    let id = request.extensions().get::<RequestId>().cloned();
+    let response = next.run(request).await;
+    let status = response.status();
+    server.metrics().answered(&method, &route, status);
+    let key = response.extensions().get::<Principal>().map_or("-", |principal| principal.key_id.as_str());
+    let id = id.as_ref().and_then(|id| id.0.to_str().ok()).unwrap_or("-");
+    #[expect(clippy::cast_possible_truncation, reason = "milliseconds of a request")]
+    let ms = started.elapsed().as_millis() as u64;
+    tracing::info!(target: "switchyard::http", %method, route, status = status.as_u16(), ms, request_id = id, key, "request");
+    response
+}
+
+/// Answers 500 when a handler panics.
+pub async fn catch_panics(request: Request, next: Next) -> Response {
+    match AssertUnwindSafe(next.run(request)).catch_unwind().await {
+        Ok(response) => response,
+        Err(panic) => ApiError::internal(&format!("a handler panicked: {}", panic_text(&*panic))).into_response(),
+    }
+}
+
+fn panic_text(panic: &(dyn Any + Send)) -> &str {
+    panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("no text")
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
+    use axum::http::StatusCode;
+    use axum::{Router, body::Body, middleware::from_fn, routing::get};
+    use tower::ServiceExt;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_panic_is_an_answer_that_does_not_tell_its_text() {
+        async fn broken() {
+            panic!("secret detail");
+        }
+        let router = Router::new().route("/", get(broken)).layer(from_fn(catch_panics)).layer(from_fn(request_id));
+        let request = Request::builder().uri("/").header(REQUEST_ID, "mine-1").body(Body::empty()).unwrap();
+        let response = router.oneshot(request).await.unwrap();
+        assert_eq!(response.status(), StatusCode::INTERNAL_SERVER_ERROR);
+        assert_eq!(response.headers()[REQUEST_ID], "mine-1");
+        let body = axum::body::to_bytes(response.into_body(), 10_000).await.unwrap();
+        let text = String::from_utf8(body.to_vec()).unwrap();
+        assert!(text.contains("server_error") && !text.contains("secret"), "{text}");
+    }
+
+    #[test]
+    fn odd_request_ids_are_replaced() {
+        assert!(acceptable(&HeaderValue::from_static("abc-123")));
+        assert!(!acceptable(&HeaderValue::from_static("")));
+        assert!(!acceptable(&HeaderValue::from_static("a b")));
+        assert!(!acceptable(&HeaderValue::from_str(&"a".repeat(129)).unwrap()));
+    }
+}

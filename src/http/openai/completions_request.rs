@@ -1,0 +1,79 @@
+//! `POST /v1/completions`: the request, from JSON to the gateway's words.
+
+use serde_json::Value;
+
+use super::generation::{Delivery, Generation, Limits, MAX_LOGPROBS, SHARED_RULES, token_ids};
+use crate::gateway::{Echo, EndToken, GenerationRequest, Prompt, SpecialTokens};
+use crate::http::error::ApiError;
+use crate::http::fields::{Fields, Rule, wrong_type};
+
+/// OpenAI's default for this endpoint.
+const DEFAULT_MAX_TOKENS: usize = 16;
+
+const RULES: &[(&str, Rule)] = &[
+    ("suffix", Rule::Only(&[r#""""#], "Inserting between a prompt and a suffix is not supported.")),
+    ("best_of", Rule::Only(&["1"], "All answers are returned; use 'n'.")),
+];
+
+/// Reads a completions request.
+pub fn parse(body: Value, limits: &Limits) -> Result<(GenerationRequest, Delivery), ApiError> {
+    let mut fields = Fields::body(body)?;
+    let shared = Generation::take(&mut fields, limits)?;
+    let special = match fields.boolean("add_special_tokens")? {
+        Some(false) => SpecialTokens::Omit,
+        _ => SpecialTokens::Add,
+    };
+    let prompt = fields.take("prompt").ok_or_else(|| fields.missing("prompt"))?;
+    let prompts = prompts(prompt, special, limits)?;
+    let echo = match fields.boolean("echo")? {
+        Some(true) => Echo::PromptAndAnswer,
+        _ => Echo::Answer,
+    };
+    let max_tokens = fields.count("max_tokens", 0..=u32::MAX as usize)?.unwrap_or(DEFAULT_MAX_TOKENS);
+    if max_tokens == 0 && echo == Echo::Answer {
+        let message = "Invalid 'max_tokens': 0 is only allowed together with 'echo'. Expected a value >= 1.";
+        return Err(ApiError::invalid("max_tokens", "value_out_of_range", message));
+    }
+    let logprobs = fields.count("logprobs", 0..=MAX_LOGPROBS)?;
+    let rules: Vec<(&str, Rule)> = SHARED_RULES.iter().chain(RULES).copied().collect();
+    fields.finish(&rules)?;
+    let request = GenerationRequest {
+        model: shared.model,
+        prompts,
+        n: shared.n,
+        sampling: shared.sampling,
+        seed: shared.seed,
+        max_tokens: Some(max_tokens),
+        stops: shared.stops,
+        logprobs,
+        end_token: EndToken::Reported,
+        echo,
+    };
+    Ok((request, shared.delivery))
+}
+
+fn prompts(value: Value, special: SpecialTokens, limits: &Limits) -> Result<Vec<Prompt>, ApiError> {
+    let text = |text| Prompt::Text { text, special };
+    let values = match value {
+        Value::String(value) => return Ok(vec![text(value)]),
+        Value::Array(values) => values,
+        other => return Err(wrong_type("prompt", "a string, an array of strings, or arrays of token ids", &other)),
+    };
+    match values.first() {
+        None => Err(ApiError::invalid("prompt", "empty_array", "Invalid 'prompt': empty array. Expected at least one prompt.")),
+        Some(Value::Number(_)) => Ok(vec![Prompt::Tokens(token_ids("prompt", Value::Array(values), limits)?)]),
+        Some(_) if values.len() > limits.max_prompts => {
+            let message = format!("Invalid 'prompt': expected at most {} prompts, but got {}.", limits.max_prompts, values.len());
+            Err(ApiError::invalid("prompt", "array_above_max_length", message))
+        }
+        Some(_) => values
+            .into_iter()
+            .enumerate()
+            .map(|(index, value)| match value {
+                Value::String(value) => Ok(text(value)),
+                Value::Array(_) => Ok(Prompt::Tokens(token_ids(&format!("prompt[{index}]"), value, limits)?)),
+                other => Err(wrong_type(&format!("prompt[{index}]"), "a string or an array of token ids", &other)),
+            })
+            .collect(),
+    }
+}

@@ -1,0 +1,218 @@
+//! The fields that chat and completions share: sampling, lengths, stops, streaming. From JSON to the gateway's words.
+
+use serde_json::Value;
+
+use crate::gateway::{EndOfText, Sampling, StopText, Stops};
+use crate::http::error::ApiError;
+use crate::http::fields::{Fields, Rule, integer, number, wrong_type};
+
+/// OpenAI's limit.
+const MAX_STOPS: usize = 4;
+/// vLLM and OpenAI agree on 20 alternatives.
+pub const MAX_LOGPROBS: usize = 20;
+
+/// What requests are checked against.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// Token ids are below this.
+    pub vocab_size: usize,
+    /// Most answers to one prompt.
+    pub max_n: usize,
+    /// Most prompts in one completions request.
+    pub max_prompts: usize,
+}
+
+/// How the answer is sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Delivery {
+    /// One JSON object.
+    Whole,
+    /// Server-sent events.
+    Stream {
+        /// A last event with the usage.
+        usage: StreamUsage,
+    },
+}
+
+/// Whether a stream ends with the usage (`stream_options.include_usage`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StreamUsage {
+    /// It does.
+    Sent,
+    /// It does not.
+    Omitted,
+}
+
+/// The shared fields.
+#[derive(Debug)]
+pub struct Generation {
+    /// `model`.
+    pub model: String,
+    /// `n`.
+    pub n: usize,
+    /// Temperature and the like.
+    pub sampling: Sampling,
+    /// `seed`; negative ones keep their bits.
+    pub seed: Option<u64>,
+    /// `stop` and relatives.
+    pub stops: Stops,
+    /// `stream`, `stream_options`.
+    pub delivery: Delivery,
+}
+
+/// Fields of the OpenAI schema and of vLLM that both endpoints know and do not need, or cannot serve.
+pub const SHARED_RULES: &[(&str, Rule)] = &[
+    ("user", Rule::Harmless),
+    ("min_tokens", Rule::Only(&["0"], "A least number of tokens is not supported; use 'logit_bias' or 'ignore_eos'.")),
+    ("length_penalty", Rule::Only(&["1"], "Beam search is not supported.")),
+    ("use_beam_search", Rule::Only(&["false"], "Beam search is not supported.")),
+    ("early_stopping", Rule::Only(&["false"], "Beam search is not supported.")),
+    ("skip_special_tokens", Rule::Only(&["true"], "Special tokens are never part of an answer's text.")),
+    ("spaces_between_special_tokens", Rule::Only(&["true"], "Special tokens are never part of an answer's text.")),
+    ("truncate_prompt_tokens", Rule::Refused("Prompts are never shortened silently; send a shorter one.")),
+    ("prompt_logprobs", Rule::Refused("Log-probabilities of a prompt come from /v1/completions with 'echo' and 'logprobs'.")),
+    ("guided_json", Rule::Refused("Answers are plain text; constrained generation is not supported.")),
+    ("guided_regex", Rule::Refused("Answers are plain text; constrained generation is not supported.")),
+    ("guided_choice", Rule::Refused("Answers are plain text; constrained generation is not supported.")),
+    ("guided_grammar", Rule::Refused("Answers are plain text; constrained generation is not supported.")),
+    ("structured_outputs", Rule::Refused("Answers are plain text; constrained generation is not supported.")),
+    (
+        "response_format",
+        Rule::Only(&[r#"{"type":"text"}"#], "Answers are plain text; the only supported value is {\"type\": \"text\"}."),
+    ),
+];
+
+impl Generation {
+    /// Takes the shared fields.
+    pub fn take(fields: &mut Fields, limits: &Limits) -> Result<Self, ApiError> {
+        let model = fields.required_string("model")?;
+        let n = fields.count("n", 1..=limits.max_n)?.unwrap_or(1);
+        let sampling = sampling(fields, limits)?;
+        #[expect(clippy::cast_sign_loss, reason = "a seed is 64 bits; negative ones keep theirs")]
+        let seed = fields.integer("seed", i64::MIN..=i64::MAX)?.map(|seed| seed as u64);
+        let stops = stops(fields, limits)?;
+        let delivery = delivery(fields)?;
+        Ok(Self { model, n, sampling, seed, stops, delivery })
+    }
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "sampling computes in f32; the ranges are small")]
+fn sampling(fields: &mut Fields, limits: &Limits) -> Result<Sampling, ApiError> {
+    let default = Sampling::default();
+    let mut take = |name: &str, range: std::ops::RangeInclusive<f64>, default: f32| {
+        Ok::<f32, ApiError>(fields.number(name, range)?.map_or(default, |value| value as f32))
+    };
+    let temperature = take("temperature", 0.0..=2.0, default.temperature)?;
+    let top_p = take("top_p", 0.0..=1.0, default.top_p)?;
+    let min_p = take("min_p", 0.0..=1.0, default.min_p)?;
+    let presence_penalty = take("presence_penalty", -2.0..=2.0, default.presence_penalty)?;
+    let frequency_penalty = take("frequency_penalty", -2.0..=2.0, default.frequency_penalty)?;
+    let repetition_penalty = take("repetition_penalty", 0.0..=100.0, default.repetition_penalty)?;
+    for (name, value) in [("top_p", top_p), ("repetition_penalty", repetition_penalty)] {
+        if value <= 0.0 {
+            let message = format!("Invalid '{name}': expected a value > 0, but got {value} instead.");
+            return Err(ApiError::invalid(name, "value_out_of_range", message));
+        }
+    }
+    // vLLM writes "all tokens" as -1 or 0.
+    let top_k = fields.integer("top_k", -1..=i64::from(u32::MAX))?.unwrap_or(0);
+    let logit_bias = logit_bias(fields, limits)?;
+    Ok(Sampling {
+        temperature,
+        top_p,
+        top_k: usize::try_from(top_k).unwrap_or(0),
+        min_p,
+        presence_penalty,
+        frequency_penalty,
+        repetition_penalty,
+        logit_bias,
+        seed: 0,
+    })
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "-100 to 100")]
+fn logit_bias(fields: &mut Fields, limits: &Limits) -> Result<Vec<(u32, f32)>, ApiError> {
+    let Some(value) = fields.take("logit_bias") else { return Ok(Vec::new()) };
+    let Value::Object(map) = value else { return Err(wrong_type("logit_bias", "an object", &value)) };
+    let mut biases = Vec::with_capacity(map.len());
+    for (key, value) in map {
+        let id = key.parse::<u32>().ok().filter(|&id| (id as usize) < limits.vocab_size).ok_or_else(|| {
+            let largest = limits.vocab_size.saturating_sub(1);
+            let message = format!("Invalid key in 'logit_bias': '{key}'. Expected a token id from 0 to {largest}.");
+            ApiError::invalid("logit_bias", "invalid_value", message)
+        })?;
+        biases.push((id, number(&format!("logit_bias.{key}"), &value, -100.0..=100.0)? as f32));
+    }
+    Ok(biases)
+}
+
+fn stops(fields: &mut Fields, limits: &Limits) -> Result<Stops, ApiError> {
+    let strings = match fields.take("stop") {
+        None => Vec::new(),
+        Some(Value::String(stop)) => vec![stop],
+        Some(Value::Array(stops)) => stops
+            .into_iter()
+            .enumerate()
+            .map(|(index, stop)| match stop {
+                Value::String(stop) => Ok(stop),
+                other => Err(wrong_type(&format!("stop[{index}]"), "a string", &other)),
+            })
+            .collect::<Result<_, _>>()?,
+        Some(other) => return Err(wrong_type("stop", "a string or an array of strings", &other)),
+    };
+    if strings.len() > MAX_STOPS {
+        let message = format!("Invalid 'stop': expected at most {MAX_STOPS} strings, but got {}.", strings.len());
+        return Err(ApiError::invalid("stop", "array_above_max_length", message));
+    }
+    if strings.iter().any(String::is_empty) {
+        return Err(ApiError::invalid("stop", "empty_string", "Invalid 'stop': a stop string must not be empty."));
+    }
+    let tokens = match fields.take("stop_token_ids") {
+        None => Vec::new(),
+        Some(value) => token_ids("stop_token_ids", value, limits)?,
+    };
+    let text = match fields.boolean("include_stop_str_in_output")? {
+        Some(true) => StopText::Included,
+        _ => StopText::Excluded,
+    };
+    let end_of_text = match fields.boolean("ignore_eos")? {
+        Some(true) => EndOfText::Ignored,
+        _ => EndOfText::Stops,
+    };
+    Ok(Stops { strings, text, tokens, end_of_text })
+}
+
+/// An array of token ids, each checked against the vocabulary.
+pub fn token_ids(path: &str, value: Value, limits: &Limits) -> Result<Vec<u32>, ApiError> {
+    let Value::Array(values) = value else { return Err(wrong_type(path, "an array of token ids", &value)) };
+    let largest = i64::try_from(limits.vocab_size).unwrap_or(i64::MAX) - 1;
+    let id = |(index, value): (usize, Value)| {
+        let id = match value.as_i64().filter(|id| (0..=largest).contains(id)) {
+            Some(id) => id,
+            None => integer(&format!("{path}[{index}]"), &value, 0..=largest)?,
+        };
+        u32::try_from(id).map_err(|_| wrong_type(path, "a token id", &value))
+    };
+    values.into_iter().enumerate().map(id).collect()
+}
+
+fn delivery(fields: &mut Fields) -> Result<Delivery, ApiError> {
+    let stream = fields.boolean("stream")?.unwrap_or(false);
+    let Some(options) = fields.take("stream_options") else {
+        return Ok(if stream { Delivery::Stream { usage: StreamUsage::Omitted } } else { Delivery::Whole });
+    };
+    if !stream {
+        let message = "The 'stream_options' parameter is only allowed when 'stream' is enabled.";
+        return Err(ApiError::invalid("stream_options", "invalid_value", message));
+    }
+    let mut options = Fields::object("stream_options".to_owned(), options)?;
+    let usage = match options.boolean("include_usage")? {
+        Some(true) => StreamUsage::Sent,
+        _ => StreamUsage::Omitted,
+    };
+    options.finish(&[
+        ("include_obfuscation", Rule::Only(&["false"], "Streams are not padded; the only supported value is false.")),
+        ("continuous_usage_stats", Rule::Only(&["false"], "The usage is sent once, at the end of the stream.")),
+    ])?;
+    Ok(Delivery::Stream { usage })
+}

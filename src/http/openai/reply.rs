@@ -1,0 +1,186 @@
+//! From a checked request to a response: whole, or as a stream that cancels the answer when it is dropped.
+
+use std::convert::Infallible;
+use std::task::Poll;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use axum::Json;
+use axum::body::{Body, Bytes};
+use axum::http::{HeaderName, HeaderValue, header};
+use axum::response::{IntoResponse, Response};
+use futures::stream::unfold;
+use serde::Serialize;
+use serde_json::Value;
+
+use super::frames::{Frames, Head, KEEP_ALIVE, Reports};
+use super::generation::Delivery;
+use super::wire::{self, Endpoint, Logprobs};
+use crate::gateway::{Answer, FinishReason, GenerationRequest, ReportedToken};
+use crate::http::Server;
+use crate::http::error::ApiError;
+use crate::http::middleware::random_hex;
+
+/// Says which version answered.
+const ADAPTER_VERSION: HeaderName = HeaderName::from_static("x-adapter-version");
+/// A write is not made larger than this by waiting pieces, bytes.
+const WRITE_BYTES: usize = 64 * 1024;
+
+/// Answers a request.
+pub async fn reply(
+    server: &Server,
+    endpoint: Endpoint,
+    request: GenerationRequest,
+    delivery: Delivery,
+) -> Result<Response, ApiError> {
+    let reports = if request.logprobs.is_some() { Reports::Sent } else { Reports::Omitted };
+    let answer = server.gateway().generate(request).await?;
+    let served = answer.served().clone();
+    let id = format!("{}{}", endpoint.id_prefix(), random_hex());
+    let head = Head { id: &id, created: now(), model: &served.model };
+    let mut response = match delivery {
+        Delivery::Whole => whole(endpoint, &head, answer, reports).await?,
+        Delivery::Stream { usage } => streamed(Frames::new(endpoint, &head, usage, reports), answer, server.config().keep_alive),
+    };
+    let version = HeaderValue::try_from(served.version).map_err(|error| ApiError::internal(&error))?;
+    response.headers_mut().insert(ADAPTER_VERSION, version);
+    Ok(response)
+}
+
+/// Seconds since 1970.
+fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |elapsed| elapsed.as_secs())
+}
+
+#[derive(Default)]
+struct Choice {
+    text: String,
+    tokens: Vec<ReportedToken>,
+    finish: Option<FinishReason>,
+}
+
+async fn whole(endpoint: Endpoint, head: &Head<'_>, mut answer: Answer, reports: Reports) -> Result<Response, ApiError> {
+    let mut choices: Vec<Choice> = (0..answer.choices()).map(|_| Choice::default()).collect();
+    while let Some(piece) = answer.next().await {
+        let piece = piece?;
+        let choice = &mut choices[piece.choice];
+        choice.text.push_str(&piece.text);
+        choice.tokens.extend(piece.tokens);
+        choice.finish = choice.finish.or(piece.finish);
+    }
+    let choices = choices
+        .iter()
+        .enumerate()
+        .map(|(index, choice)| {
+            let message = Message { role: "assistant", content: &choice.text, refusal: () };
+            WholeChoice {
+                index,
+                message: (endpoint == Endpoint::Chat).then_some(message),
+                text: (endpoint == Endpoint::Completions).then_some(&choice.text),
+                logprobs: (reports == Reports::Sent).then_some(Logprobs { endpoint, tokens: &choice.tokens }),
+                finish_reason: choice.finish.map(wire::finish_reason),
+            }
+        })
+        .collect();
+    let body = Whole {
+        id: head.id,
+        object: endpoint.object(),
+        created: head.created,
+        model: head.model,
+        choices,
+        usage: wire::usage(answer.usage()),
+    };
+    Ok(Json(body).into_response())
+}
+
+#[derive(Serialize)]
+struct Whole<'a> {
+    id: &'a str,
+    object: &'static str,
+    created: u64,
+    model: &'a str,
+    choices: Vec<WholeChoice<'a>>,
+    usage: Value,
+}
+
+#[derive(Serialize)]
+struct WholeChoice<'a> {
+    index: usize,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    message: Option<Message<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    text: Option<&'a String>,
+    logprobs: Option<Logprobs<'a>>,
+    finish_reason: Option<&'static str>,
+}
+
+#[derive(Serialize)]
+struct Message<'a> {
+    role: &'static str,
+    content: &'a str,
+    refusal: (),
+}
+
+/// A stream of events, one write for all pieces that are there.
+struct Stream {
+    frames: Frames,
+    answer: Answer,
+    keep_alive: Duration,
+    /// Events to send before waiting.
+    begun: Vec<u8>,
+    ended: bool,
+}
+
+fn streamed(frames: Frames, answer: Answer, keep_alive: Duration) -> Response {
+    let mut begun = Vec::new();
+    frames.begin(&mut begun, answer.choices());
+    let stream = Stream { frames, answer, keep_alive, begun, ended: false };
+    let body = Body::from_stream(unfold(stream, |mut stream| async move {
+        let bytes = stream.next().await?;
+        Some((Ok::<_, Infallible>(bytes), stream))
+    }));
+    let headers = [
+        (header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream; charset=utf-8")),
+        (header::CACHE_CONTROL, HeaderValue::from_static("no-cache")),
+        // nginx passes events on at once when it sees this.
+        (HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no")),
+    ];
+    (headers, body).into_response()
+}
+
+impl Stream {
+    async fn next(&mut self) -> Option<Bytes> {
+        if self.ended {
+            return None;
+        }
+        let mut out = std::mem::take(&mut self.begun);
+        // The first write carries the head at once; later ones wait for a piece.
+        let mut piece = if out.is_empty() {
+            match tokio::time::timeout(self.keep_alive, self.answer.next()).await {
+                Ok(piece) => Poll::Ready(piece),
+                Err(_) => return Some(Bytes::from_static(KEEP_ALIVE)),
+            }
+        } else {
+            self.answer.next_ready()
+        };
+        while let Poll::Ready(now) = piece {
+            match now {
+                Some(Ok(now)) => self.frames.piece(&mut out, &now),
+                Some(Err(error)) => {
+                    Frames::failure(&mut out, &ApiError::from(error));
+                    self.ended = true;
+                    break;
+                }
+                None => {
+                    self.frames.end(&mut out, self.answer.usage());
+                    self.ended = true;
+                    break;
+                }
+            }
+            if out.len() > WRITE_BYTES {
+                break;
+            }
+            piece = self.answer.next_ready();
+        }
+        Some(out.into())
+    }
+}

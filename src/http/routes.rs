@@ -1,0 +1,88 @@
+//! The whole API as one list, and the middleware as another.
+
+use axum::http::{Method, StatusCode};
+use axum::middleware::{from_fn, from_fn_with_state};
+use axum::routing::{MethodRouter, get, post};
+use axum::{Router, extract::DefaultBodyLimit};
+
+use super::auth::{require_admin, require_key};
+use super::error::ApiError;
+use super::{Server, adapters, health, metrics, middleware, openai, openapi};
+
+/// Who may call a route.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Access {
+    /// Everybody: probes and machines.
+    Open,
+    /// Holders of a key.
+    Key,
+    /// Holders of an admin key.
+    Admin,
+}
+
+/// One route.
+pub struct Route {
+    /// Method.
+    pub method: Method,
+    /// Path, with parameters in braces.
+    pub path: &'static str,
+    /// Who may call it.
+    pub access: Access,
+    handler: MethodRouter<Server>,
+}
+
+/// The API. `openapi.rs` describes the same routes; a test compares the two.
+#[rustfmt::skip]
+pub fn routes() -> Vec<Route> {
+    use Access::{Admin, Key, Open};
+    let route = |method, path, access, handler| Route { method, path, access, handler };
+    vec![
+        route(Method::POST, "/v1/chat/completions",     Key,   post(openai::chat)),
+        route(Method::POST, "/v1/completions",          Key,   post(openai::completions)),
+        route(Method::GET,  "/v1/models",               Key,   get(openai::list_models)),
+        route(Method::GET,  "/v1/models/{*id}",         Key,   get(openai::get_model)),
+        route(Method::POST, "/tokenize",                Key,   post(openai::tokenize)),
+        route(Method::POST, "/detokenize",              Key,   post(openai::detokenize)),
+        route(Method::POST, "/v1/load_lora_adapter",    Admin, post(adapters::load)),
+        route(Method::POST, "/v1/unload_lora_adapter",  Admin, post(adapters::unload)),
+        route(Method::GET,  "/v1/lora_adapters",        Key,   get(adapters::list)),
+        route(Method::GET,  "/health",                  Open,  get(health::health)),
+        route(Method::GET,  "/ready",                   Open,  get(health::ready)),
+        route(Method::GET,  "/metrics",                 Open,  get(metrics::render)),
+        route(Method::GET,  "/openapi.json",            Open,  get(openapi::document)),
+    ]
+}
+
+/// The router with its middleware.
+pub fn router(server: Server) -> Router {
+    let mut router = Router::new();
+    for Route { path, access, handler, .. } in routes() {
+        let handler = match access {
+            Access::Open => handler,
+            Access::Key => handler.route_layer(from_fn_with_state(server.clone(), require_key)),
+            Access::Admin => handler.route_layer(from_fn_with_state(server.clone(), require_admin)),
+        };
+        router = router.route(path, handler);
+    }
+    router
+        .fallback(not_found)
+        .method_not_allowed_fallback(method_not_allowed)
+        // The last one is the outermost: a request passes from the bottom to the top.
+        .layer(DefaultBodyLimit::disable()) // bodies are limited where they are read, in `body.rs`
+        .layer(from_fn(middleware::catch_panics))
+        .layer(from_fn_with_state(server.clone(), middleware::trace))
+        .layer(from_fn(middleware::request_id))
+        .with_state(server)
+}
+
+#[expect(clippy::unused_async, reason = "axum's handlers are async")]
+async fn not_found(method: Method, uri: axum::http::Uri) -> ApiError {
+    let message = format!("Unknown request URL: {method} {}. /openapi.json lists what there is.", uri.path());
+    ApiError::new(StatusCode::NOT_FOUND, "invalid_request_error", Some("unknown_url"), message)
+}
+
+#[expect(clippy::unused_async, reason = "axum's handlers are async")]
+async fn method_not_allowed(method: Method, uri: axum::http::Uri) -> ApiError {
+    let message = format!("{} does not take {method} requests. /openapi.json lists what there is.", uri.path());
+    ApiError::new(StatusCode::METHOD_NOT_ALLOWED, "invalid_request_error", Some("method_not_allowed"), message)
+}

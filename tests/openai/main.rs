@@ -1,0 +1,11 @@
+//! The HTTP contract, in process: the real router, gateway, catalog and engine over a seeded model without files.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stderr, reason = "tests")]
+
+mod adapters;
+mod chat;
+mod completions;
+mod mistakes;
+mod official_client;
+mod operations;
+mod streams;
+mod support;

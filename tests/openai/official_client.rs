@@ -1,0 +1,42 @@
+//! The official `openai` Python package against a server in this process. `tests/run` makes a Python with the package.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::support::{BASE, Harness, KEY};
+
+/// `SWITCHYARD_PYTHON`, or the virtual environment that `tests/run` makes; `None` where neither has the package.
+fn python() -> Option<PathBuf> {
+    let given = std::env::var_os("SWITCHYARD_PYTHON").map(PathBuf::from);
+    let made = Path::new(env!("CARGO_MANIFEST_DIR")).join(".venv/bin/python");
+    let python = given.unwrap_or(made);
+    let has_package = Command::new(&python).args(["-c", "import openai"]).output().is_ok_and(|output| output.status.success());
+    has_package.then_some(python)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_official_client_is_served() {
+    let Some(python) = python() else {
+        assert!(
+            std::env::var_os("SWITCHYARD_PYTHON").is_none(),
+            "SWITCHYARD_PYTHON is set, but that Python has no `openai` package"
+        );
+        eprintln!("SKIPPED: no Python with the `openai` package; run tests/run, or set SWITCHYARD_PYTHON");
+        return;
+    };
+    let server = Harness::new().await;
+    server.load("polite", 1).await;
+    let listening = server.listen().await;
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/openai/client.py");
+    let url = format!("{}/v1", listening.url);
+    let run = move || {
+        Command::new(python)
+            .arg(script)
+            .args(["--base-url", &url, "--api-key", KEY, "--base", BASE, "--adapter", "polite"])
+            .output()
+    };
+    let output = tokio::task::spawn_blocking(run).await.unwrap().unwrap();
+    let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{out}\n{err}");
+    assert!(out.contains("all checks passed"), "{out}\n{err}");
+}

@@ -1,0 +1,321 @@
+//! A whole server over a seeded model, and a small client for it.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use axum::Router;
+use axum::body::Body;
+use axum::http::{HeaderMap, Method, Request, StatusCode};
+use safetensors::tensor::{Dtype, TensorView};
+use serde_json::{Value, json};
+use switchyard::engine::seeded::SeededModel;
+pub use switchyard::engine::seeded::SeededOptions;
+use switchyard::engine::{EngineConfig, EngineHandle, LeakCheck, start};
+use switchyard::gateway::{Base, Gateway, Metrics};
+use switchyard::http::{Config, Parts, Readiness, Server, router};
+use switchyard::model::Model;
+use switchyard::model::chat_template::ChatTemplate;
+use switchyard::model::tokenizer::Tokenizer;
+use switchyard::registry::{Catalog, Setup};
+use switchyard::store::DataDir;
+use switchyard::tenants::Keys;
+use tempfile::TempDir;
+use tower::ServiceExt;
+
+pub const KEY: &str = "sk-test-0123456789abcdef";
+pub const BASE: &str = "tiny";
+/// Ends an answer.
+pub const END: u32 = 256;
+
+const CHATML: &str = "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>\\n' }}\
+{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}";
+
+/// What a test server is made of.
+pub struct Options {
+    pub model: SeededOptions,
+    pub engine: EngineConfig,
+    pub http: Config,
+    pub chat_template: Option<&'static str>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            model: SeededOptions::default(),
+            engine: EngineConfig::default(),
+            http: Config::default(),
+            chat_template: Some(CHATML),
+        }
+    }
+}
+
+/// A server in this process. Dropping it asserts that nothing is held in the engine.
+pub struct Harness {
+    router: Router,
+    pub server: Server,
+    pub engine: EngineHandle,
+    pub readiness: Readiness,
+    /// Adapter root.
+    pub root: TempDir,
+    _data: TempDir,
+    _leaks: LeakCheck,
+}
+
+/// A response, read to its end.
+pub struct Reply {
+    pub status: StatusCode,
+    pub headers: HeaderMap,
+    pub text: String,
+}
+
+impl Harness {
+    pub async fn new() -> Self {
+        Self::with(Options::default()).await
+    }
+
+    pub async fn with(options: Options) -> Self {
+        let model = SeededModel::new(options.model.clone());
+        Self::over(model, options).await
+    }
+
+    pub async fn over(model: SeededModel, options: Options) -> Self {
+        let config = model.config().clone();
+        let preparer = model.adapter_preparer();
+        let engine = start(Box::new(model), options.engine).unwrap();
+        let (root, data) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+        let store = Arc::new(DataDir::open(data.path()).unwrap());
+        let keys = Keys::open(&store, Some(KEY)).unwrap().keys;
+        let setup = Setup {
+            data: store,
+            roots: vec![root.path().to_owned()],
+            reserved_names: vec![BASE.to_owned()],
+            base: config,
+            preparer,
+        };
+        let (catalog, _) = Catalog::open(setup).await.unwrap();
+        let registry = prometheus::Registry::new();
+        let base = Base {
+            name: BASE.to_owned(),
+            tokenizer: tokenizer(),
+            chat_template: options
+                .chat_template
+                .map(|source| ChatTemplate::new(source, None, Some("<|im_end|>".to_owned())).unwrap()),
+            end_tokens: vec![END],
+            created: 1_700_000_000,
+        };
+        let metrics = Metrics::new(&registry).unwrap();
+        let gateway = Gateway::new(base, engine.clone(), catalog.clone(), metrics);
+        let readiness = Readiness::default();
+        let server = Server::new(Parts {
+            gateway,
+            catalog,
+            keys: Arc::new(keys),
+            readiness: readiness.clone(),
+            registry,
+            config: options.http,
+        })
+        .unwrap();
+        let router = router(server.clone());
+        Self { router, server, _leaks: LeakCheck::new(engine.clone()), engine, readiness, root, _data: data }
+    }
+
+    pub async fn send(&self, request: Request<Body>) -> Reply {
+        let response = self.router.clone().oneshot(request).await.unwrap();
+        let (parts, body) = response.into_parts();
+        let bytes = axum::body::to_bytes(body, usize::MAX).await.unwrap();
+        Reply { status: parts.status, headers: parts.headers, text: String::from_utf8(bytes.to_vec()).unwrap() }
+    }
+
+    pub async fn post(&self, path: &str, body: &Value) -> Reply {
+        self.send(request(Method::POST, path, Body::from(body.to_string()))).await
+    }
+
+    pub async fn get(&self, path: &str) -> Reply {
+        self.send(request(Method::GET, path, Body::empty())).await
+    }
+
+    /// A successful request's JSON.
+    pub async fn ok(&self, path: &str, body: &Value) -> Value {
+        let reply = self.post(path, body).await;
+        assert_eq!(reply.status, StatusCode::OK, "{path} {body}: {}", reply.text);
+        reply.json()
+    }
+
+    /// A greedy chat, with more fields.
+    pub async fn chat(&self, more: &Value) -> Value {
+        self.ok("/v1/chat/completions", &merged(chat_body(), more)).await
+    }
+
+    /// A greedy completion, with more fields.
+    pub async fn complete(&self, more: &Value) -> Value {
+        self.ok("/v1/completions", &merged(completion_body(), more)).await
+    }
+
+    /// The events of a stream, `[DONE]` checked and left out.
+    pub async fn events(&self, path: &str, body: Value) -> Vec<Value> {
+        let reply = self.post(path, &merged(body, &json!({"stream": true}))).await;
+        assert_eq!(reply.status, StatusCode::OK, "{}", reply.text);
+        assert!(reply.headers["content-type"].to_str().unwrap().starts_with("text/event-stream"));
+        reply.events()
+    }
+
+    /// Runs the server on a port of its own until the handle is dropped.
+    pub async fn listen(&self) -> Listening {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+        let server = self.server.clone();
+        let task = tokio::spawn(async move {
+            let stop = async move {
+                let _ = stopped.await;
+            };
+            switchyard::http::serve(listener, server, stop, std::time::Duration::from_secs(5)).await.unwrap()
+        });
+        Listening { url: format!("http://{address}"), address, stop: Some(stop), task }
+    }
+
+    /// Waits until the engine holds nothing.
+    pub async fn idle(&self) {
+        for _ in 0..10_000 {
+            let stats = self.engine.stats();
+            if stats.running + stats.waiting == 0 && stats.kv_used == 0 {
+                return;
+            }
+            tokio::task::yield_now().await;
+            tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+        }
+        panic!("the engine is still busy: {:?}", self.engine.stats());
+    }
+
+    /// Writes an adapter for the seeded model; different seeds have different weights.
+    pub fn write_adapter(&self, directory: &str, seed: u32) -> String {
+        let path = self.root.path().join(directory);
+        write_adapter(&path, seed);
+        path.to_str().unwrap().to_owned()
+    }
+
+    /// Loads an adapter under a name.
+    pub async fn load(&self, name: &str, seed: u32) {
+        let path = self.write_adapter(&format!("{name}-{seed}"), seed);
+        let body = json!({"lora_name": name, "lora_path": path, "load_inplace": true});
+        let reply = self.post("/v1/load_lora_adapter", &body).await;
+        assert_eq!(reply.status, StatusCode::OK, "{}", reply.text);
+    }
+}
+
+/// A server on a port.
+pub struct Listening {
+    pub url: String,
+    pub address: std::net::SocketAddr,
+    stop: Option<tokio::sync::oneshot::Sender<()>>,
+    pub task: tokio::task::JoinHandle<switchyard::http::Ended>,
+}
+
+impl Listening {
+    /// Tells the server to stop.
+    pub fn stop(&mut self) {
+        drop(self.stop.take());
+    }
+}
+
+impl Reply {
+    pub fn json(&self) -> Value {
+        serde_json::from_str(&self.text).unwrap_or_else(|error| panic!("{error}: {}", self.text))
+    }
+
+    pub fn events(&self) -> Vec<Value> {
+        let events = self.text.strip_suffix("data: [DONE]\n\n").unwrap_or_else(|| panic!("no [DONE]: {}", self.text));
+        let events = events.split_terminator("\n\n").filter(|event| !event.starts_with(':'));
+        events.map(|event| serde_json::from_str(event.strip_prefix("data: ").unwrap()).unwrap()).collect()
+    }
+
+    /// `(status, type, code, param)` of an error, whose envelope is checked.
+    pub fn error(&self) -> (u16, String, Value, Value) {
+        let error = self.json()["error"].clone();
+        let keys: Vec<&str> = error.as_object().unwrap().keys().map(String::as_str).collect();
+        assert_eq!(keys, ["message", "type", "param", "code"]);
+        assert!(!error["message"].as_str().unwrap().is_empty());
+        assert!(self.headers.contains_key("x-request-id"));
+        (self.status.as_u16(), error["type"].as_str().unwrap().to_owned(), error["code"].clone(), error["param"].clone())
+    }
+
+    pub fn message(&self) -> String {
+        self.json()["error"]["message"].as_str().unwrap().to_owned()
+    }
+}
+
+pub fn request(method: Method, path: &str, body: Body) -> Request<Body> {
+    Request::builder()
+        .method(method)
+        .uri(path)
+        .header("authorization", format!("Bearer {KEY}"))
+        .header("content-type", "application/json")
+        .body(body)
+        .unwrap()
+}
+
+pub fn chat_body() -> Value {
+    json!({"model": BASE, "messages": [{"role": "user", "content": "hello"}], "temperature": 0, "max_tokens": 24})
+}
+
+pub fn completion_body() -> Value {
+    json!({"model": BASE, "prompt": "hello", "temperature": 0, "max_tokens": 24})
+}
+
+pub fn merged(mut body: Value, more: &Value) -> Value {
+    for (name, value) in more.as_object().unwrap() {
+        body[name] = value.clone();
+    }
+    body
+}
+
+/// Bytes are tokens 0 to 255; four special tokens follow.
+pub fn tokenizer() -> Tokenizer {
+    let mut vocab = serde_json::Map::new();
+    let mut next = 256;
+    for byte in 0..=255u8 {
+        // GPT-2's alphabet: printable Latin-1 stands for itself, the others follow from U+0100 on.
+        let printable = matches!(byte, b'!'..=b'~' | 0xa1..=0xac | 0xae..=0xff);
+        let code = if printable { u32::from(byte) } else { next };
+        next += u32::from(!printable);
+        vocab.insert(char::from_u32(code).unwrap().to_string(), json!(byte));
+    }
+    let special = |id: u32, content: &str| {
+        json!({"id": id, "content": content, "special": true, "single_word": false, "lstrip": false, "rstrip": false,
+               "normalized": false})
+    };
+    let byte_level = json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": false, "use_regex": false});
+    let tokenizer = json!({
+        "version": "1.0",
+        "truncation": null,
+        "padding": null,
+        "added_tokens": [
+            special(256, "<|im_end|>"), special(257, "<|im_start|>"), special(258, "<|endoftext|>"), special(259, "<|pad|>"),
+        ],
+        "normalizer": null,
+        "pre_tokenizer": byte_level,
+        "post_processor": null,
+        "decoder": byte_level,
+        "model": {"type": "BPE", "dropout": null, "unk_token": null, "continuing_subword_prefix": null,
+                  "end_of_word_suffix": null, "fuse_unk": false, "byte_fallback": false, "ignore_merges": false,
+                  "vocab": vocab, "merges": []},
+    });
+    Tokenizer::from_json(tokenizer.to_string().as_bytes()).unwrap()
+}
+
+/// Rank 2 on the query projection of the seeded model: 16 in, 16 out.
+pub fn write_adapter(path: &Path, seed: u32) {
+    std::fs::create_dir_all(path).unwrap();
+    let config = json!({
+        "peft_type": "LORA", "r": 2, "lora_alpha": 4, "target_modules": ["q_proj"], "bias": "none",
+        "base_model_name_or_path": "tiny", "task_type": "CAUSAL_LM",
+    });
+    std::fs::write(path.join("adapter_config.json"), config.to_string()).unwrap();
+    let values: Vec<u8> = (0..32u16).flat_map(|index| (f32::from(index) * 0.01 + seed as f32).to_le_bytes()).collect();
+    let name = |part: &str| format!("base_model.model.model.layers.0.self_attn.q_proj.lora_{part}.weight");
+    let tensors = [
+        (name("A"), TensorView::new(Dtype::F32, vec![2, 16], &values).unwrap()),
+        (name("B"), TensorView::new(Dtype::F32, vec![16, 2], &values).unwrap()),
+    ];
+    safetensors::serialize_to_file(tensors, None, &path.join("adapter_model.safetensors")).unwrap();
+}

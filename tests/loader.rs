@@ -6,9 +6,11 @@
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
+use switchyard::model::ModelError;
 use switchyard::model::chat_template::{ChatTemplate, Conversation, Ending, RenderError};
 use switchyard::model::config::{Architecture, RopeScaling};
-use switchyard::model::loader::{self, DType, dequant};
+use switchyard::model::loader::quantize::quantize_checkpoint;
+use switchyard::model::loader::{self, Checkpoint, DType, dequant};
 use switchyard::model::tokenizer::{Position, Specials, Tokenizer};
 use time::OffsetDateTime;
 
@@ -159,4 +161,88 @@ fn a_gguf_of_mixed_types_opens() {
     assert_eq!((query.source_row(16), query.source_row(33)), (1, 34));
     let value = &checkpoint.tensors["model.layers.1.self_attn.v_proj.weight"];
     assert_eq!((value.dtype, value.interleaved_head_dim), (DType::Q6K, None));
+}
+
+/// Everything that a round trip through a file must keep.
+fn assert_same_base(before: &Checkpoint, after: &Checkpoint) {
+    let mut config = before.config.clone();
+    // GGUF carries Llama 3's scaling as the divisors that follow from it.
+    if matches!(config.rope_scaling, RopeScaling::Llama3 { .. }) {
+        assert!(matches!(&after.config.rope_scaling, RopeScaling::Factors(factors) if factors.len() == config.head_dim / 2));
+        config.rope_scaling = after.config.rope_scaling.clone();
+    }
+    assert_eq!(config, after.config);
+    assert_eq!((&before.name, &before.generation), (&after.name, &after.generation));
+    assert_eq!(before.tokenizer.to_json().unwrap(), after.tokenizer.to_json().unwrap());
+    let template = |base: &Checkpoint| {
+        let template = base.chat_template.as_ref().unwrap();
+        [Some(template.source()), template.bos_token(), template.eos_token()].map(|text| text.map(str::to_owned))
+    };
+    assert_eq!(template(before), template(after));
+}
+
+#[test]
+fn a_base_written_as_f32_comes_back_the_same() {
+    let folder = tempfile::tempdir().unwrap();
+    for name in ["models/llama3", "models/llama-linear", "models/mistral", "models/qwen2", "gguf/llama-mix.gguf"] {
+        let before = loader::open(&golden(name)).unwrap();
+        let path = folder.path().join("out.gguf");
+        let report = quantize_checkpoint(&before, &path, DType::F32).unwrap();
+        assert_eq!((report.fallbacks.len(), report.notes.len()), (0, 0), "{report:?}");
+        assert_eq!(report.bytes, std::fs::metadata(&path).unwrap().len());
+        let after = loader::open(&path).unwrap();
+        assert_same_base(&before, &after);
+        assert!(before.tensors.keys().eq(after.tensors.keys()));
+        for (tensor, raw) in &before.tensors {
+            assert!(raw.dequantize().unwrap() == after.tensors[tensor].dequantize().unwrap(), "{name}: {tensor}");
+        }
+    }
+}
+
+/// Largest error of a value, as a share of the tensor's largest value.
+fn relative_error(before: &[f32], after: &[f32]) -> f32 {
+    let largest = before.iter().fold(0f32, |largest, value| largest.max(value.abs()));
+    before.iter().zip(after).fold(0f32, |worst, (a, b)| worst.max((a - b).abs())) / largest
+}
+
+#[test]
+fn every_type_is_written_near_enough_and_equal_types_bit_for_bit() {
+    let folder = tempfile::tempdir().unwrap();
+    let base = loader::open(&golden("gguf/llama-mix.gguf")).unwrap();
+    let tensor = "model.layers.0.mlp.down_proj.weight";
+    for (dtype, tolerance) in [
+        (DType::F16, 1e-3),
+        (DType::BF16, 4e-3),
+        (DType::Q8_0, 5e-3),
+        (DType::Q6K, 0.0),
+        (DType::Q5K, 0.05),
+        (DType::Q4K, 0.1),
+        // The largest value of a block is -8 steps; its opposite is cut to 7.
+        (DType::Q4_0, 0.126),
+    ] {
+        let path = folder.path().join("out.gguf");
+        quantize_checkpoint(&base, &path, dtype).unwrap();
+        let after = loader::open(&path).unwrap();
+        assert_same_base(&base, &after);
+        assert_eq!(after.tensors[tensor].dtype, dtype);
+        let error = relative_error(&base.tensors[tensor].dequantize().unwrap(), &after.tensors[tensor].dequantize().unwrap());
+        assert!(error <= tolerance, "{dtype}: {error}");
+        let output = after.tensors["lm_head.weight"].dtype;
+        assert_eq!(output, if matches!(dtype, DType::Q5K | DType::Q4K | DType::Q4_0) { DType::Q6K } else { dtype });
+    }
+}
+
+#[test]
+fn rows_that_are_not_whole_blocks_fall_back_and_it_is_said() {
+    let folder = tempfile::tempdir().unwrap();
+    let base = loader::open(&golden("models/llama3")).unwrap();
+    let path = folder.path().join("out.gguf");
+    let report = quantize_checkpoint(&base, &path, DType::Q4K).unwrap();
+    assert_eq!(report.fallbacks.len(), 2 + 3 * 7);
+    assert!(report.fallbacks.iter().all(|fallback| fallback.used == DType::Q8_0));
+    let after = loader::open(&path).unwrap();
+    assert_eq!(after.tensors["model.layers.0.mlp.up_proj.weight"].dtype, DType::Q8_0);
+    assert_eq!(after.tensors["model.norm.weight"].dtype, DType::F32);
+    let nowhere = folder.path().join("no such folder/out.gguf");
+    assert!(matches!(quantize_checkpoint(&base, &nowhere, DType::F32), Err(ModelError::Io { .. })));
 }

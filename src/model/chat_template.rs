@@ -74,6 +74,16 @@ impl ChatTemplate {
         &self.0.text
     }
 
+    /// Text of the template's variable `bos_token`.
+    pub fn bos_token(&self) -> Option<&str> {
+        self.0.bos.as_deref()
+    }
+
+    /// Text of the template's variable `eos_token`.
+    pub fn eos_token(&self) -> Option<&str> {
+        self.0.eos.as_deref()
+    }
+
     /// Prompt text of a conversation. It holds the special tokens that the template writes, the beginning of text among them.
     pub fn render(&self, conversation: &Conversation<'_>) -> Result<String, RenderError> {
         let environment = environment(conversation.now);

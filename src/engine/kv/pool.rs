@@ -107,8 +107,8 @@ impl BlockPool {
     pub(super) fn take_indexed(&self, before: Before, tokens: &BlockTokens) -> Option<(BlockId, u64)> {
         let mut state = self.0.borrow_mut();
         let block = *state.index.get(&(before, *tokens))?;
-        state.hold(block);
         let number = state.blocks[block as usize].entry.as_ref()?.0;
+        state.hold(block);
         Some((block, number))
     }
 

@@ -14,7 +14,7 @@ use rand::{RngCore, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use super::request::{Sampling, TokenLogprob};
-use select::{best, select_best};
+use select::{best, select_best, shortest_front};
 
 /// No token can be chosen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -122,23 +122,28 @@ impl Sampler {
             let kept = row.iter().zip(0..).map(|(&logit, id)| (weight(logit), id)).filter(|(weight, _)| *weight >= floor);
             return Ok(draw(kept, uniform, top_id));
         }
-        let limit = if top_k == 0 { row.len() } else { top_k.min(row.len()) };
-        let nucleus = (top_p < 1.0).then_some(f64::from(top_p));
-        let whole: Option<f64> = (top_k == 0).then(|| row.iter().map(|&logit| weight(logit)).sum());
-        // The nucleus is small as a rule: look at few, and at more only when they do not reach `top_p`.
-        let mut size = if top_k == 0 { limit.min(FIRST_LOOK) } else { limit };
-        loop {
-            select_best(row, size, buffer);
-            let total = whole.unwrap_or_else(|| buffer.iter().map(|&(logit, _)| weight(logit)).sum());
-            let reached = nucleus.map_or(Some(buffer.len()), |share| reach(buffer, weight, share * total));
-            if let Some(len) = reached.or((size == limit).then_some(buffer.len())) {
-                buffer.truncate(len);
-                break;
+        let count = if top_k == 0 { FIRST_LOOK } else { top_k };
+        select_best(row, count.min(row.len()), buffer);
+        if top_p < 1.0 {
+            let candidates: f64 = if top_k == 0 {
+                row.iter().map(|&logit| weight(logit)).sum()
+            } else {
+                buffer.iter().map(|&(logit, _)| weight(logit)).sum()
+            };
+            let share = f64::from(top_p) * candidates;
+            // The nucleus is small as a rule; only when it is not, all tokens are looked at.
+            let few: f64 = buffer.iter().map(|&(logit, _)| weight(logit)).sum();
+            if top_k == 0 && few < share && buffer.len() < row.len() {
+                buffer.clear();
+                buffer.extend(row.iter().copied().zip(0..));
             }
-            size = size.saturating_mul(8).min(limit);
+            let len = shortest_front(buffer, weight, |sum| sum >= share);
+            buffer.truncate(len);
         }
-        let kept = buffer.iter().map(|&(logit, id)| (weight(logit), id)).filter(|(weight, _)| *weight >= floor);
-        Ok(draw(kept, uniform, top_id))
+        buffer.retain(|&(logit, _)| weight(logit) > 0.0 && weight(logit) >= floor);
+        let target = uniform * buffer.iter().map(|&(logit, _)| weight(logit)).sum::<f64>();
+        let len = shortest_front(buffer, weight, |sum| sum > target);
+        Ok(buffer.get(len.saturating_sub(1)).map_or(top_id, |&(_, id)| id))
     }
 
     /// 53 random bits as a number from 0 (included) to 1 (excluded).
@@ -150,16 +155,6 @@ impl Sampler {
 
 /// Candidates looked at first when only `top_p` cuts.
 const FIRST_LOOK: usize = 64;
-
-/// Length of the shortest front whose weights reach `share`; at least 1.
-fn reach(sorted: &[(f32, u32)], weight: impl Fn(f32) -> f64, share: f64) -> Option<usize> {
-    let mut sum = 0.0;
-    let reached = sorted.iter().position(|&(logit, _)| {
-        sum += weight(logit);
-        sum >= share
-    });
-    reached.map(|index| index + 1)
-}
 
 /// The candidate at `uniform` of the summed weights.
 fn draw(candidates: impl Iterator<Item = (f64, u32)> + Clone, uniform: f64, fallback: u32) -> u32 {

@@ -58,3 +58,29 @@ pub(super) fn select_best(row: &[f32], count: usize, out: &mut Vec<(f32, u32)>) 
     }
     out.sort_unstable_by(rank);
 }
+
+/// Segments up to this length are sorted instead of split.
+const SORTED_SEGMENT: usize = 64;
+
+/// Rearranges `entries` so that the shortest front in rank order whose summed weights satisfy `reached` comes first (with its lowest
+/// rank last), and returns its length; all of them when none does. `reached` must not turn false again for greater sums.
+/// Linear on average: halves are split off by selection, and only the half that holds the border is looked into.
+pub(super) fn shortest_front(entries: &mut [(f32, u32)], weight: impl Fn(f32) -> f64, reached: impl Fn(f64) -> bool) -> usize {
+    let (mut low, mut high, mut before) = (0, entries.len(), 0.0);
+    while high - low > SORTED_SEGMENT {
+        let half = (high - low) / 2;
+        entries[low..high].select_nth_unstable_by(half, rank);
+        let with_half = before + entries[low..low + half].iter().map(|&(value, _)| weight(value)).sum::<f64>();
+        if reached(with_half) {
+            high = low + half;
+        } else {
+            (low, before) = (low + half, with_half);
+        }
+    }
+    entries[low..high].sort_unstable_by(rank);
+    let border = entries[low..high].iter().position(|&(value, _)| {
+        before += weight(value);
+        reached(before)
+    });
+    border.map_or(high, |index| low + index + 1)
+}

@@ -58,10 +58,12 @@ fn reference(row: &[f32], sampling: &Sampling, prompt: &[u32], generated: &[u32]
 fn rows() -> impl Strategy<Value = Vec<f32>> {
     // Whole numbers make ties, and minus infinity happens in masked vocabularies.
     let logit = prop_oneof![8 => -12.0f32..12.0, 4 => (-4i8..4).prop_map(f32::from), 1 => Just(f32::NEG_INFINITY)];
-    (prop::collection::vec(logit, 0..300), -3.0f32..3.0).prop_map(|(mut row, last)| {
-        row.push(last);
-        row
-    })
+    (prop::collection::vec(logit, 0..600), -3.0f32..3.0, prop_oneof![Just(1.0f32), Just(0.05)]).prop_map(
+        |(mut row, last, flat)| {
+            row.push(last);
+            row.iter().map(|logit| logit * flat).collect()
+        },
+    )
 }
 
 prop_compose! {

@@ -116,9 +116,10 @@ fn logits_that_are_no_numbers_fail_their_own_sequence_only() {
 #[test]
 fn a_panic_fails_everything_and_shows_in_the_health() {
     let options = SeededOptions { faults: vec![Fault::PanicAtStep(2)], ..SeededOptions::default() };
-    let engine = engine(options, EngineConfig { max_sequences: 1, ..EngineConfig::default() });
+    let (engine, gate) = gated(options, EngineConfig { max_sequences: 1, ..EngineConfig::default() });
     let running = engine.submit(request("runs", 9)).unwrap();
     let waiting = engine.submit(request("waits", 9)).unwrap();
+    drop(gate);
     let events = collect(running);
     assert_eq!(failure(&events), "the engine broke: planned panic in step 2");
     assert_eq!(failure(&collect(waiting)), "the engine broke: planned panic in step 2");

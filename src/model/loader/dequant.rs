@@ -15,10 +15,7 @@ impl RawTensor {
         if row >= self.rows || out.len() != self.cols {
             return Err(invalid("a row outside a tensor, or of another width, was asked for"));
         }
-        let width = self.dtype.row_bytes(self.cols).ok_or_else(|| invalid("a row is not whole blocks"))?;
-        let source = if self.rows == 1 { 0 } else { self.source_row(row) };
-        let bytes = source.checked_mul(width).and_then(|start| self.bytes().get(start..start + width));
-        dequantize(self.dtype, bytes.ok_or_else(|| invalid("a tensor is shorter than its shape"))?, out);
+        dequantize(self.dtype, self.row_bytes(row)?, out);
         if self.rows == 1 && self.interleaved_head_dim.is_some() {
             let stored = out.to_vec();
             for (index, value) in out.iter_mut().enumerate() {
@@ -26,6 +23,16 @@ impl RawTensor {
             }
         }
         Ok(())
+    }
+
+    /// Stored bytes of the row that is `row` in Hugging Face's order. Of a vector, as it is stored.
+    pub fn row_bytes(&self, row: usize) -> Result<&[u8], ModelError> {
+        let width = self.dtype.row_bytes(self.cols);
+        let source = if self.rows == 1 { row } else { self.source_row(row) };
+        let range = width.and_then(|width| Some((source.checked_mul(width)?, width)));
+        range.and_then(|(start, width)| self.bytes().get(start..start.checked_add(width)?)).ok_or_else(|| {
+            ModelError::Invalid(format!("row {row} of a [{}, {}] tensor is not in its file", self.rows, self.cols))
+        })
     }
 
     /// The whole tensor as f32, row-major, in Hugging Face's order.

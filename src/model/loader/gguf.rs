@@ -192,7 +192,6 @@ fn dtype_of(kind: u32) -> Result<DType, String> {
 }
 
 /// GGML's number of a type that is read (and written).
-#[expect(dead_code, reason = "the writer, which comes next, uses it")]
 pub(super) const fn dtype_number(dtype: DType) -> u32 {
     match dtype {
         DType::F32 => 0,

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use super::gguf::GgufFile;
-use super::gguf_metadata::{Metadata, Value};
+use super::gguf_metadata::Metadata;
 use super::gguf_names::{ROPE_FACTORS, to_huggingface};
 use super::{Checkpoint, GenerationDefaults, RawTensor, check, gguf_tokenizer};
 use crate::model::ModelError;
@@ -144,21 +144,4 @@ fn tensors(file: &GgufFile, config: &ModelConfig) -> Result<BTreeMap<String, Raw
         tensors.insert(hf, raw);
     }
     Ok(tensors)
-}
-
-/// Token ids of metadata keys that end an answer, without repetition.
-pub(super) fn end_tokens(metadata: &Metadata) -> Result<Vec<u32>, String> {
-    let mut ids = Vec::new();
-    for key in ["tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id", "tokenizer.ggml.eom_token_id"] {
-        ids.extend(metadata.token_id(key)?.filter(|id| !ids.contains(id)));
-    }
-    Ok(ids)
-}
-
-/// A whole number out of a metadata value.
-pub(super) fn number(value: &Value) -> Option<u64> {
-    match value {
-        Value::Unsigned(number) => Some(*number),
-        _ => None,
-    }
 }

@@ -36,7 +36,6 @@ pub(super) fn to_huggingface(name: &str) -> Option<String> {
 }
 
 /// GGUF's name of a Hugging Face tensor; `None` when it has none.
-#[cfg_attr(not(test), expect(dead_code, reason = "the writer, which comes next, uses it"))]
 pub(super) fn to_gguf(name: &str) -> Option<String> {
     if let Some((to, _)) = GLOBAL.iter().find(|(_, from)| *from == name) {
         return Some((*to).to_owned());

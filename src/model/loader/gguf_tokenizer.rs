@@ -2,7 +2,6 @@
 
 use serde_json::{Map, Value, json};
 
-use super::gguf_checkpoint::{end_tokens, number};
 use super::gguf_metadata::{Metadata, Value as GgufValue};
 use crate::model::ModelError;
 use crate::model::chat_template::ChatTemplate;
@@ -19,11 +18,17 @@ pub(super) struct Tokens {
 /// Tokens that end a turn in the common chat formats; a file's `eos_token_id` often names only one of its own.
 const END_OF_TURN: [&str; 6] = ["<|eot_id|>", "<|im_end|>", "<|end|>", "<|endoftext|>", "<|end_of_text|>", "<|eom_id|>"];
 
+/// Our own key: every token that ends an answer, where the file was written here.
+pub(super) const END_TOKENS: &str = "switchyard.end_token_ids";
+
 /// Token types, as `llama.cpp` numbers them.
-mod token_type {
-    pub(super) const UNKNOWN: u64 = 2;
-    pub(super) const CONTROL: u64 = 3;
-    pub(super) const USER_DEFINED: u64 = 4;
+pub(super) mod token_type {
+    pub(in super::super) const NORMAL: u64 = 1;
+    pub(in super::super) const UNKNOWN: u64 = 2;
+    pub(in super::super) const CONTROL: u64 = 3;
+    pub(in super::super) const USER_DEFINED: u64 = 4;
+    pub(in super::super) const UNUSED: u64 = 5;
+    pub(in super::super) const BYTE: u64 = 6;
 }
 
 /// Reads tokenizer and template; `vocab_size` is the number of rows of the embedding.
@@ -38,11 +43,7 @@ pub(super) fn read(metadata: &Metadata, vocab_size: usize) -> Result<Tokens, Mod
             Tokenizer::from_json(&text)?
         }
     };
-    let mut eos = end_tokens(metadata).map_err(ModelError::Invalid)?;
-    for token in END_OF_TURN {
-        let id = tokenizer.token_id(token).filter(|id| tokenizer.is_special(*id) && !eos.contains(id));
-        eos.extend(id);
-    }
+    let eos = end_tokens(metadata, &tokenizer).map_err(ModelError::Invalid)?;
     let text_of = |key: &str| -> Result<Option<String>, ModelError> {
         let id = metadata.token_id(key).map_err(ModelError::Invalid)?;
         Ok(id.and_then(|id| vocabulary.tokens.get(id as usize)).map(|token| (*token).to_owned()))
@@ -55,6 +56,31 @@ pub(super) fn read(metadata: &Metadata, vocab_size: usize) -> Result<Tokens, Mod
         }
     };
     Ok(Tokens { tokenizer, chat_template, eos })
+}
+
+/// Tokens that end an answer: our own list, or what the format's keys name and the usual ends of turns.
+fn end_tokens(metadata: &Metadata, tokenizer: &Tokenizer) -> Result<Vec<u32>, String> {
+    if let Some(array) = metadata.array(END_TOKENS)? {
+        let ids = array.scalars().into_iter().flatten().map(|value| number(&value).and_then(|id| u32::try_from(id).ok()));
+        return ids.collect::<Option<_>>().ok_or_else(|| format!("{END_TOKENS} is not an array of token ids"));
+    }
+    let mut ids = Vec::new();
+    for key in ["tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id", "tokenizer.ggml.eom_token_id"] {
+        ids.extend(metadata.token_id(key)?.filter(|id| !ids.contains(id)));
+    }
+    for token in END_OF_TURN {
+        let id = tokenizer.token_id(token).filter(|id| tokenizer.is_special(*id) && !ids.contains(id));
+        ids.extend(id);
+    }
+    Ok(ids)
+}
+
+/// A number that is not negative.
+fn number(value: &GgufValue) -> Option<u64> {
+    match value {
+        GgufValue::Unsigned(number) => Some(*number),
+        _ => None,
+    }
 }
 
 /// The token table.
@@ -274,6 +300,31 @@ impl Splitting {
         steps.push(json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": false, "use_regex": false}));
         json!({"type": "Sequence", "pretokenizers": steps})
     }
+}
+
+/// GGUF's name of the way in which a `tokenizer.json` cuts text; `None` when it has none.
+pub(super) fn recognise_splitting(pre_tokenizer: &Value) -> Option<&'static str> {
+    let steps = match pre_tokenizer["pretokenizers"].as_array() {
+        Some(steps) => steps.iter().collect(),
+        None => vec![pre_tokenizer],
+    };
+    let mut patterns = Vec::new();
+    for step in steps {
+        match step["type"].as_str()? {
+            "Split" if step["behavior"] == "Isolated" && step["invert"] == false => {
+                patterns.push(step["pattern"]["Regex"].as_str()?);
+            }
+            "Digits" if step["individual_digits"] == true => patterns.push(r"\p{N}"),
+            "ByteLevel" if step["add_prefix_space"] == false => {
+                if step["use_regex"] != false {
+                    patterns.push(GPT2);
+                }
+            }
+            _ => return None,
+        }
+    }
+    let known = ["gpt-2", "llama-bpe", "qwen2", "smollm"];
+    known.into_iter().find(|name| Splitting::named(name).is_ok_and(|splitting| splitting.patterns == patterns))
 }
 
 #[cfg(test)]

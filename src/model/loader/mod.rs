@@ -9,9 +9,12 @@ mod gguf_checkpoint;
 mod gguf_metadata;
 mod gguf_names;
 mod gguf_tokenizer;
+mod gguf_tokens_out;
 pub mod huggingface;
 mod huggingface_config;
+pub mod quantize;
 pub mod safetensors_file;
+mod write;
 
 use std::collections::BTreeMap;
 use std::path::Path;

@@ -1,0 +1,242 @@
+//! A checkpoint written as a GGUF file in another type: what `switchyard quantize` does.
+
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::path::Path;
+
+use super::encode::encode;
+use super::gguf_names::{ROPE_FACTORS, to_gguf};
+use super::write::{MetadataWriter, PlannedTensor, WriteError, write_file};
+use super::{Checkpoint, DType, RawTensor, gguf_tokens_out};
+use crate::model::ModelError;
+use crate::model::config::{Architecture, ModelConfig, RopeScaling};
+
+/// Elements that are quantized at a time: 4 MiB of f32.
+const PIECE: usize = 1 << 20;
+
+/// A tensor whose rows do not fit the wanted type.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fallback {
+    /// Its name.
+    pub tensor: String,
+    /// Elements of a row.
+    pub cols: usize,
+    /// The type that it has instead.
+    pub used: DType,
+}
+
+/// What was written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Report {
+    /// Size of the file, bytes.
+    pub bytes: u64,
+    /// Bytes of tensors by type.
+    pub types: BTreeMap<&'static str, u64>,
+    /// Tensors that could not have the wanted type.
+    pub fallbacks: Vec<Fallback>,
+    /// What other programs that read the file should know.
+    pub notes: Vec<String>,
+}
+
+/// Where a tensor's content comes from.
+enum Source<'a> {
+    /// The checkpoint; rows of queries and keys go out interleaved when the head width is given.
+    Tensor(&'a RawTensor, Option<usize>),
+    /// Numbers that follow from the configuration.
+    Numbers(Vec<f32>),
+}
+
+/// Writes `checkpoint` to `out` with its matrices in `dtype`. Vectors stay f32; the output matrix keeps at least q6_k.
+pub fn quantize_checkpoint(checkpoint: &Checkpoint, out: &Path, dtype: DType) -> Result<Report, ModelError> {
+    let mut report = Report { bytes: 0, types: BTreeMap::new(), fallbacks: Vec::new(), notes: Vec::new() };
+    let metadata = metadata(checkpoint, dtype, &mut report.notes)?;
+    let mut plan = Vec::new();
+    let mut sources = Vec::new();
+    if let Some(factors) = rope_factors(&checkpoint.config) {
+        plan.push(planned(ROPE_FACTORS.to_owned(), &[factors.len()], DType::F32)?);
+        sources.push(Source::Numbers(factors));
+    }
+    for (name, tensor) in &checkpoint.tensors {
+        let gguf = to_gguf(name).ok_or_else(|| ModelError::Invalid(format!("tensor {name} has no name in GGUF")))?;
+        let wanted = wanted_type(name, tensor, dtype, checkpoint.config.tied_embeddings);
+        let used = usable_type(wanted, tensor.cols);
+        if used != wanted {
+            report.fallbacks.push(Fallback { tensor: name.clone(), cols: tensor.cols, used });
+        }
+        let dims = if is_vector(name) { vec![tensor.cols] } else { vec![tensor.cols, tensor.rows] };
+        let entry = planned(gguf, &dims, used)?;
+        *report.types.entry(used.name()).or_default() += entry.size;
+        plan.push(entry);
+        sources.push(Source::Tensor(tensor, interleaved(name, &checkpoint.config)));
+    }
+    report.bytes = write_file(out, &metadata, &plan, |index, writer| match (&sources[index], plan[index].dtype) {
+        (Source::Numbers(numbers), dtype) => Ok(writer.write_all(&encode(dtype, numbers, numbers.len())?)?),
+        (Source::Tensor(tensor, head_dim), dtype) => write_tensor(tensor, *head_dim, dtype, writer),
+    })?;
+    Ok(report)
+}
+
+fn planned(name: String, dims: &[usize], dtype: DType) -> Result<PlannedTensor, ModelError> {
+    let rows: usize = dims[1..].iter().product();
+    let size = dtype.row_bytes(dims[0]).and_then(|row| row.checked_mul(rows));
+    let size = size.ok_or_else(|| ModelError::Invalid(format!("tensor {name} does not fit type {dtype}")))?;
+    Ok(PlannedTensor { name, dims: dims.to_vec(), dtype, size: size as u64 })
+}
+
+fn is_vector(name: &str) -> bool {
+    name.ends_with("norm.weight") || name.ends_with(".bias")
+}
+
+/// The type that a tensor should have: an output matrix coarser than q6_k costs more than it saves.
+fn wanted_type(name: &str, tensor: &RawTensor, dtype: DType, tied: bool) -> DType {
+    let output = name == "lm_head.weight" || (tied && name == "model.embed_tokens.weight");
+    match dtype {
+        _ if tensor.rows == 1 || is_vector(name) => DType::F32,
+        DType::Q5K | DType::Q4K | DType::Q5_0 | DType::Q4_0 if output => DType::Q6K,
+        other => other,
+    }
+}
+
+/// The wanted type where rows are whole blocks of it, else the next one that fits.
+fn usable_type(wanted: DType, cols: usize) -> DType {
+    [wanted, DType::Q8_0].into_iter().find(|dtype| dtype.row_bytes(cols).is_some()).unwrap_or(DType::F16)
+}
+
+/// Head width when GGUF stores this projection for interleaved rotary pairs.
+fn interleaved(name: &str, config: &ModelConfig) -> Option<usize> {
+    let rotary = name.contains(".self_attn.q_proj.") || name.contains(".self_attn.k_proj.");
+    (rotary && config.architecture != Architecture::Qwen2).then_some(config.head_dim)
+}
+
+/// Row (or element of a bias) in Hugging Face's order that is stored at `stored`: the inverse of [`RawTensor::source_row`].
+fn stored_row(stored: usize, head_dim: Option<usize>) -> usize {
+    match head_dim {
+        None => stored,
+        Some(dim) => {
+            let (head, within) = (stored / dim, stored % dim);
+            head * dim + within % 2 * (dim / 2) + within / 2
+        }
+    }
+}
+
+fn write_tensor(tensor: &RawTensor, head_dim: Option<usize>, dtype: DType, writer: &mut dyn Write) -> Result<(), WriteError> {
+    let cols = tensor.cols;
+    if tensor.rows == 1 {
+        let mut values = vec![0.0; cols];
+        tensor.dequantize_row(0, &mut values)?;
+        let stored: Vec<f32> = (0..cols).map(|index| values[stored_row(index, head_dim)]).collect();
+        return Ok(writer.write_all(&encode(dtype, &stored, cols)?)?);
+    }
+    if dtype == tensor.dtype {
+        // Bit for bit: quantizing again would move values.
+        for row in 0..tensor.rows {
+            writer.write_all(tensor.row_bytes(stored_row(row, head_dim))?)?;
+        }
+        return Ok(());
+    }
+    let rows_at_once = (PIECE / cols.max(1)).clamp(1, tensor.rows);
+    for start in (0..tensor.rows).step_by(rows_at_once) {
+        let rows = rows_at_once.min(tensor.rows - start);
+        let mut values = vec![0.0; rows * cols];
+        for (row, out) in values.chunks_exact_mut(cols).enumerate() {
+            tensor.dequantize_row(stored_row(start + row, head_dim), out)?;
+        }
+        writer.write_all(&encode(dtype, &values, cols)?)?;
+    }
+    Ok(())
+}
+
+/// Divisors of the rotary frequencies, where GGUF carries the scaling as such.
+/// Llama 3.1: long wavelengths are divided by `factor`, short ones kept, those between interpolated.
+fn rope_factors(config: &ModelConfig) -> Option<Vec<f32>> {
+    match &config.rope_scaling {
+        RopeScaling::None | RopeScaling::Linear { .. } => None,
+        RopeScaling::Factors(factors) => Some(factors.clone()),
+        RopeScaling::Llama3 { factor, low_freq_factor, high_freq_factor, original_context } => {
+            let (factor, low, high) = (f64::from(*factor), f64::from(*low_freq_factor), f64::from(*high_freq_factor));
+            let context = *original_context as f64;
+            let divisor = |index: usize| {
+                let exponent = 2.0 * index as f64 / config.head_dim as f64;
+                let wavelength = 2.0 * std::f64::consts::PI * f64::from(config.rope_theta).powf(exponent);
+                let share = ((context / wavelength - low) / (high - low)).clamp(0.0, 1.0);
+                (1.0 / ((1.0 - share) / factor + share)) as f32
+            };
+            Some((0..config.head_dim / 2).map(divisor).collect())
+        }
+    }
+}
+
+/// Metadata: shape, then text.
+fn metadata(checkpoint: &Checkpoint, dtype: DType, notes: &mut Vec<String>) -> Result<MetadataWriter, ModelError> {
+    let config = &checkpoint.config;
+    let arch = if config.architecture == Architecture::Qwen2 { "qwen2" } else { "llama" };
+    let key = |name: &str| format!("{arch}.{name}");
+    let mut metadata = MetadataWriter::default();
+    metadata.text("general.architecture", arch);
+    metadata.text("general.name", &checkpoint.name);
+    metadata.number("general.quantization_version", 2)?;
+    metadata.number("general.file_type", file_type(dtype))?;
+    for (name, value) in [
+        ("context_length", config.context_length),
+        ("embedding_length", config.hidden_size),
+        ("block_count", config.layers),
+        ("feed_forward_length", config.intermediate_size),
+        ("attention.head_count", config.heads),
+        ("attention.head_count_kv", config.kv_heads),
+        ("attention.key_length", config.head_dim),
+        ("attention.value_length", config.head_dim),
+        ("rope.dimension_count", config.head_dim),
+        ("vocab_size", config.vocab_size),
+    ] {
+        metadata.number(&key(name), value)?;
+    }
+    if let Some(window) = config.sliding_window {
+        metadata.number(&key("attention.sliding_window"), window)?;
+    }
+    metadata.float(&key("attention.layer_norm_rms_epsilon"), config.rms_eps);
+    metadata.float(&key("rope.freq_base"), config.rope_theta);
+    if let RopeScaling::Linear { factor } = config.rope_scaling {
+        metadata.text(&key("rope.scaling.type"), "linear");
+        metadata.float(&key("rope.scaling.factor"), factor);
+    }
+    gguf_tokens_out::write(checkpoint, &mut metadata, notes)?;
+    Ok(metadata)
+}
+
+/// `general.file_type`, as llama.cpp numbers its mixes.
+const fn file_type(dtype: DType) -> usize {
+    match dtype {
+        DType::F32 => 0,
+        DType::F16 => 1,
+        DType::Q4_0 => 2,
+        DType::Q8_0 => 7,
+        DType::Q5_0 => 8,
+        DType::Q4K => 14,
+        DType::Q5K => 16,
+        DType::Q6K => 18,
+        DType::BF16 => 32,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_go_out_and_come_back() {
+        for row in 0..96 {
+            let (dim, half) = (32, 16);
+            let (head, within) = (row / dim, row % dim);
+            let source_row = head * dim + 2 * (within % half) + within / half;
+            assert_eq!(stored_row(source_row, Some(dim)), row);
+        }
+    }
+
+    #[test]
+    fn types_fall_back_to_what_fits_the_rows() {
+        assert_eq!(usable_type(DType::Q4K, 512), DType::Q4K);
+        assert_eq!(usable_type(DType::Q4K, 96), DType::Q8_0);
+        assert_eq!(usable_type(DType::Q8_0, 40), DType::F16);
+        assert_eq!(usable_type(DType::BF16, 7), DType::BF16);
+    }
+}

@@ -1,0 +1,118 @@
+//! The decoder alone, in chunks: prompt rows, then greedy decoding from its own KV blocks.
+
+use std::sync::Arc;
+
+use switchyard::model::config::{ModelConfig, RopeScaling};
+use switchyard::model::lora::{PreparedAdapter, peft};
+use switchyard::model::native::{Device, LoadOptions, load};
+use switchyard::model::ops::Quant;
+use switchyard::model::{BLOCK_TOKENS, BlockId, Chunk, LogitRows, Logits, Model};
+
+use crate::golden::{Answer, BASES, Case, MUST_MOVE, TOLERANCE, case};
+
+/// Tokens of a prefill chunk: not a multiple of a block.
+const CHUNK: usize = 50;
+
+fn model(case: &Case, config: &ModelConfig, device: Device) -> Box<dyn Model> {
+    let options = LoadOptions { quant: Quant::None, threads: 1, device };
+    let mut model = load(config, &case.checkpoint.tensors, options).unwrap();
+    model.allocate_kv(config.context_length / BLOCK_TOKENS).unwrap();
+    model
+}
+
+/// One sequence in the model.
+struct Sequence<'a> {
+    model: &'a mut dyn Model,
+    adapter: Option<&'a Arc<PreparedAdapter>>,
+    blocks: Vec<BlockId>,
+    length: usize,
+}
+
+impl<'a> Sequence<'a> {
+    fn new(model: &'a mut dyn Model, adapter: Option<&'a Arc<PreparedAdapter>>) -> Self {
+        let blocks = (0..model.config().context_length / BLOCK_TOKENS).map(|block| block as BlockId).rev().collect();
+        Self { model, adapter, blocks, length: 0 }
+    }
+
+    /// Log-probabilities after each of these tokens.
+    fn push(&mut self, tokens: &[u32]) -> Vec<Vec<f32>> {
+        let needed = (self.length + tokens.len()).div_ceil(BLOCK_TOKENS);
+        let chunk =
+            Chunk { tokens, start: self.length, blocks: &self.blocks[..needed], adapter: self.adapter, logits: LogitRows::All };
+        let mut logits = Logits::default();
+        self.model.forward(&[chunk], &mut logits).unwrap();
+        self.length += tokens.len();
+        (0..logits.rows()).map(|row| log_softmax(logits.row(row))).collect()
+    }
+}
+
+fn log_softmax(logits: &[f32]) -> Vec<f32> {
+    let largest = f64::from(logits.iter().copied().fold(f32::MIN, f32::max));
+    let sum: f64 = logits.iter().map(|logit| (f64::from(*logit) - largest).exp()).sum();
+    logits.iter().map(|logit| (f64::from(*logit) - largest - sum.ln()) as f32).collect()
+}
+
+/// Largest difference from the reference over prompt, alternatives and greedy continuation.
+fn worst(model: &mut dyn Model, adapter: Option<&Arc<PreparedAdapter>>, answer: &Answer) -> f32 {
+    let mut sequence = Sequence::new(model, adapter);
+    let rows: Vec<Vec<f32>> = answer.tokens.chunks(CHUNK).flat_map(|chunk| sequence.push(chunk)).collect();
+    let mut worst = prompt_difference(&rows, answer);
+    let mut row = rows[rows.len() - 1].clone();
+    for (id, expected) in answer.greedy.iter().zip(&answer.greedy_logprobs) {
+        worst = worst.max((row[*id as usize] - expected).abs());
+        row = sequence.push(&[*id]).remove(0);
+    }
+    worst
+}
+
+fn prompt_difference(rows: &[Vec<f32>], answer: &Answer) -> f32 {
+    let mut worst = 0f32;
+    for (position, row) in rows[..rows.len() - 1].iter().enumerate() {
+        let next = position + 1;
+        let expected = answer.logprobs[next].unwrap();
+        worst = worst.max((row[answer.tokens[next] as usize] - expected).abs());
+        for (id, expected) in answer.top[next].iter().flatten() {
+            worst = worst.max((row[*id as usize] - expected).abs());
+        }
+    }
+    worst
+}
+
+fn prepared(case: &Case, model: &dyn Model, name: &str) -> Arc<PreparedAdapter> {
+    let weights = peft::read_dir(&case.adapters.join(name), &case.checkpoint.config).unwrap();
+    Arc::new(model.adapter_preparer().prepare(weights).unwrap())
+}
+
+#[test]
+fn the_decoder_computes_what_transformers_and_peft_compute() {
+    for device in [Device::Cpu, Device::Reference] {
+        for name in BASES.into_iter().chain(["llama-mix.gguf"]) {
+            let case = case(name);
+            let mut model = model(&case, &case.checkpoint.config, device);
+            let mut largest = 0f32;
+            for (adapter, answers) in case.expected.all() {
+                let prepared = adapter.map(|adapter| prepared(&case, model.as_ref(), adapter));
+                for (prompt, answer) in answers {
+                    let difference = worst(model.as_mut(), prepared.as_ref(), answer);
+                    assert!(difference <= TOLERANCE, "{device:?} {name} {adapter:?} {prompt}: {difference}");
+                    largest = largest.max(difference);
+                }
+            }
+            eprintln!("{device:?} {name}: largest difference {largest:.2e}");
+        }
+    }
+}
+
+/// That the files would notice: the same comparison without a feature fails clearly.
+#[test]
+fn leaving_out_the_window_or_the_scaling_shows() {
+    for name in ["llama3", "llama-linear", "mistral", "llama-mix.gguf"] {
+        let case = case(name);
+        let mut config = case.checkpoint.config.clone();
+        config.sliding_window = None;
+        config.rope_scaling = RopeScaling::None;
+        let mut model = model(&case, &config, Device::Cpu);
+        let difference = worst(model.as_mut(), None, &case.expected.base["harbour"]);
+        assert!(difference > MUST_MOVE, "{name}: {difference}");
+    }
+}

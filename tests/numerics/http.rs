@@ -1,0 +1,131 @@
+//! The same numbers through the HTTP API at `--quant none`: `/v1/completions` with `echo` and `logprobs`.
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::body::Body;
+use axum::http::{Method, Request, StatusCode};
+use serde_json::{Value, json};
+use switchyard::engine::{EngineConfig, LeakCheck, start};
+use switchyard::gateway::{Base, Gateway, Metrics};
+use switchyard::http::{Config, Parts, Readiness, Server, router};
+use switchyard::model::native::{Device, LoadOptions, load};
+use switchyard::model::ops::Quant;
+use switchyard::registry::{Catalog, Setup};
+use switchyard::store::DataDir;
+use switchyard::tenants::Keys;
+use tempfile::TempDir;
+use tower::ServiceExt;
+
+use crate::golden::{Answer, BASES, Case, TOLERANCE, case};
+
+const KEY: &str = "sk-numerics-0123456789";
+
+/// A server over a golden base; dropping it asserts that nothing is held in the engine.
+struct Served {
+    router: Router,
+    name: String,
+    _leaks: LeakCheck,
+    _data: TempDir,
+}
+
+impl Served {
+    async fn new(case: &Case) -> Self {
+        let base = &case.checkpoint;
+        let options = LoadOptions { quant: Quant::None, threads: 1, device: Device::Cpu };
+        let model = load(&base.config, &base.tensors, options).unwrap();
+        let preparer = model.adapter_preparer();
+        let engine = start(model, EngineConfig::default()).unwrap();
+        let data = TempDir::new().unwrap();
+        let store = Arc::new(DataDir::open(data.path()).unwrap());
+        let keys = Keys::open(&store, Some(KEY)).unwrap().keys;
+        let roots = if case.adapters.exists() { vec![case.adapters.clone()] } else { Vec::new() };
+        let setup = Setup { data: store, roots, reserved_names: vec![base.name.clone()], base: base.config.clone(), preparer };
+        let (catalog, _) = Catalog::open(setup).await.unwrap();
+        let registry = prometheus::Registry::new();
+        let served = Base {
+            name: base.name.clone(),
+            tokenizer: base.tokenizer.clone(),
+            chat_template: base.chat_template.clone(),
+            end_tokens: base.generation.eos.clone(),
+            created: 1_700_000_000,
+        };
+        let metrics = Metrics::new(&registry).unwrap();
+        let gateway = Gateway::new(served, engine.clone(), catalog.clone(), metrics);
+        let server = Server::new(Parts {
+            gateway,
+            catalog,
+            keys: Arc::new(keys),
+            readiness: Readiness::default(),
+            registry,
+            config: Config::default(),
+        })
+        .unwrap();
+        Self { router: router(server), name: base.name.clone(), _leaks: LeakCheck::new(engine), _data: data }
+    }
+
+    async fn post(&self, path: &str, body: &Value) -> String {
+        let request = Request::builder()
+            .method(Method::POST)
+            .uri(path)
+            .header("authorization", format!("Bearer {KEY}"))
+            .header("content-type", "application/json")
+            .body(Body::from(body.to_string()))
+            .unwrap();
+        let (parts, body) = self.router.clone().oneshot(request).await.unwrap().into_parts();
+        let bytes = axum::body::to_bytes(body, usize::MAX).await.unwrap();
+        let text = String::from_utf8(bytes.to_vec()).unwrap();
+        assert_eq!(parts.status, StatusCode::OK, "{path}: {text}");
+        text
+    }
+
+    /// Largest difference from the reference over prompt and greedy continuation.
+    async fn worst(&self, model: &str, answer: &Answer) -> f32 {
+        let body = json!({
+            "model": model, "prompt": answer.text, "max_tokens": answer.greedy.len(), "temperature": 0, "echo": true, "logprobs": 5,
+            "ignore_eos": true,
+        });
+        let reply: Value = serde_json::from_str(&self.post("/v1/completions", &body).await).unwrap();
+        assert_eq!(reply["usage"]["prompt_tokens"], answer.tokens.len());
+        assert_eq!(reply["usage"]["completion_tokens"], answer.greedy.len());
+        let logprobs = &reply["choices"][0]["logprobs"];
+        let values: Vec<Option<f32>> = serde_json::from_value(logprobs["token_logprobs"].clone()).unwrap();
+        let greedy = answer.greedy_logprobs.iter().copied().map(Some);
+        let expected: Vec<Option<f32>> = answer.logprobs.iter().copied().chain(greedy).collect();
+        assert_eq!(values.len(), expected.len());
+        assert_eq!((values[0], expected[0]), (None, None));
+        let differences =
+            values.iter().zip(&expected).skip(1).map(|(value, expected)| (value.unwrap() - expected.unwrap()).abs());
+        let mut worst = differences.fold(0f32, f32::max);
+        for (place, best) in answer.top.iter().enumerate() {
+            let Some(best) = best else { continue };
+            let reported = logprobs["top_logprobs"][place].as_object().unwrap().values();
+            let mut values: Vec<f32> = reported.map(|value| value.as_f64().unwrap() as f32).collect();
+            values.sort_by(|a, b| b.total_cmp(a));
+            assert!(values.len() >= best.len());
+            worst = values.iter().zip(best).map(|(value, (_, expected))| (value - expected).abs()).fold(worst, f32::max);
+        }
+        worst
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn log_probabilities_over_http_equal_the_references() {
+    for name in BASES.into_iter().chain(["llama-mix.gguf"]) {
+        let case = case(name);
+        let served = Served::new(&case).await;
+        let mut largest = 0f32;
+        for (adapter, answers) in case.expected.all() {
+            if let Some(adapter) = adapter {
+                let body = json!({"lora_name": adapter, "lora_path": case.adapters.join(adapter)});
+                served.post("/v1/load_lora_adapter", &body).await;
+            }
+            for (prompt, answer) in answers {
+                let difference = served.worst(adapter.unwrap_or(&served.name), answer).await;
+                assert!(difference <= TOLERANCE, "{name} {adapter:?} {prompt}: {difference}");
+                largest = largest.max(difference);
+            }
+        }
+        eprintln!("http {name}: largest difference {largest:.2e}");
+    }
+}

@@ -145,7 +145,7 @@ async fn build(config: &Config, data: &Arc<DataDir>) -> anyhow::Result<Built> {
     })
     .await?;
     for adapter in skipped {
-        tracing::error!(name = adapter.name, reason = adapter.reason, "an adapter of before is not served");
+        tracing::warn!(name = adapter.name, reason = adapter.reason, "an adapter of an earlier start is not served on this base");
     }
     for (name, path) in &config.adapters {
         put_into_service(&catalog, name, path.clone()).await?;

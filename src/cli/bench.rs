@@ -62,7 +62,7 @@ pub(super) fn run(matches: &ArgMatches, config: &Config) -> anyhow::Result<()> {
     if matches.get_flag("json") {
         say(&(serde_json::to_string_pretty(&report)? + "\n"));
     } else {
-        say(&report.to_string());
+        say(&format!("{}\n", report.to_string().trim_end()));
     }
     Ok(())
 }

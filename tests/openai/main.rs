@@ -9,3 +9,4 @@ mod official_client;
 mod operations;
 mod streams;
 mod support;
+mod together;

@@ -18,14 +18,14 @@ use crate::config::{Config, Device, KvMemory, ModelSource, Quant};
 use crate::engine::{self, EngineConfig, EngineHandle, Health, PrefixCache};
 use crate::gateway::{self, Gateway};
 use crate::http::{self, Ended, Readiness, Server};
-use crate::model::loader::DType;
-use crate::model::{BLOCK_TOKENS, native, ops};
+use crate::model::loader::{Checkpoint, DType};
+use crate::model::{BLOCK_TOKENS, Model, native, ops};
 use crate::registry::{Catalog, IfLoaded, LoadRequest, LoadedBy, Setup};
 use crate::store::DataDir;
 use crate::tenants::Keys;
 
-/// Time that the engine gets for its last step when answers were cut off.
-const ENGINE_GRACE: Duration = Duration::from_secs(5);
+/// Time for the last events of answers that were cut off to reach their clients.
+const LAST_WORDS: Duration = Duration::from_millis(200);
 
 /// Serves until a signal; an error where a part could not start or ended by itself.
 pub async fn serve(config: Config) -> anyhow::Result<()> {
@@ -94,18 +94,27 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
     let _not_ready = readiness.latch("shutdown");
     // The receiver is gone when serving has ended by itself.
     let _ = stop.send(());
+    let mut cut_off = false;
     if !serving.is_finished() {
         tokio::select! {
             ended = serving => match ended {
                 Ok(Ok(Ended::Drained)) => tracing::info!("drained"),
-                Ok(Ok(Ended::CutOff)) => tracing::warn!("the drain deadline cut answers off"),
+                Ok(Ok(Ended::CutOff)) => cut_off = true,
                 Ok(Err(error)) => tracing::error!(%error, "serving"),
                 Err(error) => tracing::error!(%error, "serving"),
             },
-            signal = signals.next() => tracing::warn!(signal, "a second signal: answers are cut off"),
+            signal = signals.next() => {
+                tracing::warn!(signal, "a second signal");
+                cut_off = true;
+            }
         }
     }
-    built.engine.shutdown(ENGINE_GRACE).await;
+    // Whatever still runs has had its time.
+    built.engine.shutdown(Duration::ZERO).await;
+    if cut_off {
+        tracing::warn!("the end of the drain cut answers off");
+        tokio::time::sleep(LAST_WORDS).await;
+    }
     outcome
 }
 
@@ -168,12 +177,25 @@ struct Loaded {
     engine: EngineHandle,
 }
 
-/// Reads, packs and starts the base. Blocks for as long as that takes.
-fn load(config: &Config) -> anyhow::Result<Loaded> {
+/// A base that is ready to compute.
+pub(crate) struct LoadedBase {
+    pub(crate) name: String,
+    pub(crate) checkpoint: Checkpoint,
+    pub(crate) model: Box<dyn Model>,
+}
+
+/// Reads and packs the base. Blocks for as long as that takes.
+pub(crate) fn load_base(config: &Config) -> anyhow::Result<LoadedBase> {
     let base::Base { name, checkpoint } = base::open(config)?;
     let options = native::LoadOptions { quant: quant(config.quant), threads: config.threads, device: device(config.device) };
     let model =
         native::load(&checkpoint.config, &checkpoint.tensors, options).with_context(|| format!("cannot load the base {name}"))?;
+    Ok(LoadedBase { name, checkpoint, model })
+}
+
+/// Loads the base and starts the engine with it.
+fn load(config: &Config) -> anyhow::Result<Loaded> {
+    let LoadedBase { name, checkpoint, model } = load_base(config)?;
     let kv_blocks = memory::kv_blocks(config.kv_memory, model.config(), model.kv_block_bytes(), config.max_sequences)
         .map_err(|text| anyhow!(text))?;
     if config.kv_memory == KvMemory::Auto {

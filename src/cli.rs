@@ -4,9 +4,11 @@
 
 mod adapters;
 mod arguments;
+mod bench;
 
 use std::ffi::OsString;
 use std::io::Write;
+use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::Context;
@@ -14,7 +16,7 @@ use clap::ArgMatches;
 
 use crate::app;
 use crate::app::announce::say;
-use crate::config::{Config, Given, Problems};
+use crate::config::{Config, Given, Problems, StateConfig};
 use crate::store::{DataDir, StoreError};
 use crate::telemetry;
 use crate::tenants::Keys;
@@ -65,12 +67,19 @@ fn dispatch(matches: &ArgMatches, environment: Vec<(OsString, OsString)>) -> Res
     match name {
         "serve" => Ok(serve(config(matches, environment)?)?),
         "check-config" => check_config(matches, environment),
-        // `reset-admin` is the only one.
-        "keys" => Ok(reset_admin(&config(innermost(matches), environment)?)?),
-        "adapters" => {
-            let config = config(innermost(matches), environment)?;
-            Ok(adapters::run(matches, &config)?)
+        "bench" => {
+            let config = config(matches, environment)?;
+            Ok(bench::run(matches, &config)?)
         }
+        // `reset-admin` is the only one.
+        "keys" => Ok(reset_admin(&state_config(innermost(matches), environment)?)?),
+        "adapters" => match matches.subcommand() {
+            Some(("list", matches)) => Ok(adapters::list(&state_config(matches, environment)?)?),
+            Some(("remove", matches)) => Ok(adapters::remove(matches, &state_config(matches, environment)?)?),
+            Some(("add", matches)) => Ok(adapters::add(matches, &config(matches, environment)?)?),
+            Some(("inspect", matches)) => Ok(adapters::inspect(matches, &config(matches, environment)?)?),
+            _ => Ok(()),
+        },
         _ => Ok(()),
     }
 }
@@ -82,6 +91,12 @@ fn innermost(matches: &ArgMatches) -> &ArgMatches {
 
 fn config(matches: &ArgMatches, environment: Vec<(OsString, OsString)>) -> Result<Config, Failure> {
     let config = Config::resolve(&arguments::given(matches, environment)).map_err(Failure::Config)?;
+    telemetry::start(&config.log);
+    Ok(config)
+}
+
+fn state_config(matches: &ArgMatches, environment: Vec<(OsString, OsString)>) -> Result<StateConfig, Failure> {
+    let config = StateConfig::resolve(&arguments::given(matches, environment)).map_err(Failure::Config)?;
     telemetry::start(&config.log);
     Ok(config)
 }
@@ -102,8 +117,8 @@ fn check_config(matches: &ArgMatches, environment: Vec<(OsString, OsString)>) ->
     Ok(())
 }
 
-fn reset_admin(config: &Config) -> anyhow::Result<()> {
-    let data = open_data(config, "stop it first: it keeps its keys in memory")?;
+fn reset_admin(config: &StateConfig) -> anyhow::Result<()> {
+    let data = open_data(&config.data_dir, "stop it first: it keeps its keys in memory")?;
     let opened = Keys::reset_admin(&data)?;
     let key = opened.new_key.context("no key was made")?;
     say(&format!("The new admin key, shown only this once; the old one is void:\n\n  {key}\n"));
@@ -114,8 +129,8 @@ fn reset_admin(config: &Config) -> anyhow::Result<()> {
 }
 
 /// Opens the data directory for a command that needs it to itself.
-fn open_data(config: &Config, advice: &str) -> anyhow::Result<DataDir> {
-    DataDir::open(&config.data_dir).map_err(|error| match error {
+fn open_data(path: &Path, advice: &str) -> anyhow::Result<DataDir> {
+    DataDir::open(path).map_err(|error| match error {
         StoreError::InUse { .. } => anyhow::anyhow!("{error}; {advice}"),
         other => other.into(),
     })

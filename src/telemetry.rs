@@ -1,5 +1,7 @@
 //! Logging: one subscriber for the process, lines on standard error. Metrics are registered by the rooms that count them.
 
+use std::io::IsTerminal;
+
 use tracing_subscriber::EnvFilter;
 
 /// Form of log lines.
@@ -37,7 +39,8 @@ impl LogConfig {
 /// Starts logging. A second call changes nothing: tests start many servers in one process.
 pub fn start(config: &LogConfig) {
     let filter = EnvFilter::try_new(&config.level).unwrap_or_else(|_| EnvFilter::new("info"));
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let builder =
+        tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(std::io::stderr().is_terminal());
     // An error here means that a subscriber is set already.
     let _ = match config.format {
         LogFormat::Text => builder.with_target(false).try_init(),

@@ -1,7 +1,7 @@
 //! `switchyard adapters`: the registry's records while no server runs, and a look into adapter directories.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::Context;
@@ -11,7 +11,7 @@ use super::open_data;
 use crate::app::announce::say;
 use crate::app::memory::human;
 use crate::app::{adapter_roots, base};
-use crate::config::Config;
+use crate::config::{Config, StateConfig};
 use crate::model::lora::peft::AdapterFiles;
 use crate::model::lora::{LoraWeights, PreparedAdapter};
 use crate::model::{AdapterPreparer, ModelError};
@@ -20,21 +20,16 @@ use crate::registry::{Catalog, IfLoaded, LoadRequest, LoadedBy, Offline, Setup};
 const ASK_THE_SERVER: &str =
     "ask it over its API: GET /v1/lora_adapters, POST /v1/load_lora_adapter, POST /v1/unload_lora_adapter";
 
-pub(super) fn run(matches: &ArgMatches, config: &Config) -> anyhow::Result<()> {
-    let Some((name, matches)) = matches.subcommand() else { return Ok(()) };
-    let text = |id: &str| matches.get_one::<String>(id).cloned().with_context(|| format!("{id} is missing"));
-    let path = || matches.get_one::<PathBuf>("path").cloned().context("the path is missing");
-    match name {
-        "list" => list(config),
-        "add" => add(config, text("name")?, path()?),
-        "remove" => remove(config, &text("name")?),
-        "inspect" => inspect(config, &path()?),
-        _ => Ok(()),
-    }
+fn name(matches: &ArgMatches) -> anyhow::Result<String> {
+    matches.get_one::<String>("name").cloned().context("the name is missing")
 }
 
-fn list(config: &Config) -> anyhow::Result<()> {
-    let data = open_data(config, ASK_THE_SERVER)?;
+fn path(matches: &ArgMatches) -> anyhow::Result<PathBuf> {
+    matches.get_one::<PathBuf>("path").cloned().context("the path is missing")
+}
+
+pub(super) fn list(config: &StateConfig) -> anyhow::Result<()> {
+    let data = open_data(&config.data_dir, ASK_THE_SERVER)?;
     let adapters = Offline::open(&data)?.list();
     if adapters.is_empty() {
         say("no adapters\n");
@@ -64,8 +59,9 @@ impl AdapterPreparer for CheckOnly {
     }
 }
 
-fn add(config: &Config, name: String, path: PathBuf) -> anyhow::Result<()> {
-    let data = Arc::new(open_data(config, ASK_THE_SERVER)?);
+pub(super) fn add(matches: &ArgMatches, config: &Config) -> anyhow::Result<()> {
+    let (name, path) = (name(matches)?, path(matches)?);
+    let data = Arc::new(open_data(&config.data_dir, ASK_THE_SERVER)?);
     let base = base::open(config)?;
     let roots = adapter_roots(config, &data)?;
     let runtime = tokio::runtime::Builder::new_current_thread().build().context("cannot start the runtime")?;
@@ -80,15 +76,17 @@ fn add(config: &Config, name: String, path: PathBuf) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn remove(config: &Config, name: &str) -> anyhow::Result<()> {
-    let data = open_data(config, ASK_THE_SERVER)?;
-    Offline::open(&data)?.remove(name)?;
+pub(super) fn remove(matches: &ArgMatches, config: &StateConfig) -> anyhow::Result<()> {
+    let name = name(matches)?;
+    let data = open_data(&config.data_dir, ASK_THE_SERVER)?;
+    Offline::open(&data)?.remove(&name)?;
     say(&format!("{name} is out of service\n"));
     Ok(())
 }
 
-fn inspect(config: &Config, path: &Path) -> anyhow::Result<()> {
-    let files = AdapterFiles::read(path).with_context(|| path.display().to_string())?;
+pub(super) fn inspect(matches: &ArgMatches, config: &Config) -> anyhow::Result<()> {
+    let path = path(matches)?;
+    let files = AdapterFiles::read(&path).with_context(|| path.display().to_string())?;
     let digest = files.digest()?;
     let base = base::open(config)?;
     say(&format!("digest   {digest}\nfiles    {}\n", human(files.len() as u64)));

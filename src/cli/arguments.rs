@@ -26,6 +26,7 @@ Examples:
   switchyard serve --model M --adapter NAME=PATH    serve another base and an adapter
   switchyard check-config --config FILE             say what is wrong with a configuration
   switchyard adapters inspect PATH                  what is in an adapter, and whether it fits the base
+  switchyard bench --model M --batches 1,16         how fast this machine is
   switchyard keys reset-admin                       a new admin key, if it was lost";
 
 /// The whole command line.
@@ -43,6 +44,12 @@ pub(super) fn command() -> Command {
             Command::new("check-config")
                 .about("Print the settings and where each comes from, or everything that is wrong with them")
                 .args(settings(|_| true)),
+        )
+        .subcommand(
+            Command::new("bench")
+                .about("Measure tokens per second of a base, alone and with adapters")
+                .args(super::bench::arguments())
+                .args(settings(|setting| of_base(setting) || ["quant", "device", "threads"].contains(&setting.key))),
         )
         .subcommand(keys())
         .subcommand(adapters())

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::raw::{Given, Origin, Raw, Typed};
 use super::settings::ADMIN_KEY_VARIABLE;
-use super::{Config, Device, HubModel, KvMemory, ModelSource, Problems, Quant, Secret, locate};
+use super::{Config, Device, HubModel, KvMemory, ModelSource, Problems, Quant, Secret, StateConfig, locate};
 use crate::telemetry::{LogConfig, LogFormat};
 
 struct Reader<'given> {
@@ -23,6 +23,15 @@ pub(super) fn understand(raw: Raw, given: &Given) -> Result<Config, Problems> {
         return Ok(config);
     }
     Err(Problems(reader.raw.problems))
+}
+
+pub(super) fn understand_state(raw: Raw, given: &Given) -> Result<StateConfig, Problems> {
+    let mut reader = Reader { raw, given };
+    let (data_dir, log, admin_key) = (reader.data_dir(), reader.log(), reader.admin_key());
+    match (data_dir, log) {
+        (Some(data_dir), Some(log)) if reader.raw.problems.is_empty() => Ok(StateConfig { data_dir, log, admin_key }),
+        _ => Err(Problems(reader.raw.problems)),
+    }
 }
 
 impl Reader<'_> {
@@ -57,16 +66,8 @@ impl Reader<'_> {
             usize::try_from(limit).ok().filter(|limit| *limit >= 1024).ok_or_else(|| "at least 1024 bytes are right".to_owned())
         });
         let drain_deadline = self.value("drain_deadline", Duration::from_secs(30), seconds);
-        let format = self.value("log_format", LogFormat::Text, |text| match text {
-            "text" => Ok(LogFormat::Text),
-            "json" => Ok(LogFormat::Json),
-            _ => Err("text or json is right".to_owned()),
-        });
-        let level = self.value("log_level", "info".to_owned(), |text| LogConfig::check_level(text).map(|()| text.to_owned()));
-        let admin_key = self.raw.admin_key.take();
-        if admin_key.as_deref() == Some("") {
-            self.raw.problem(ADMIN_KEY_VARIABLE, "is empty; unset it to have a key made");
-        }
+        let log = self.log();
+        let admin_key = self.admin_key();
         let hub = match locate::hub(&self.given.variables) {
             Ok(hub) => Some(hub),
             Err((origin, text)) => {
@@ -92,9 +93,27 @@ impl Reader<'_> {
             prefix_cache: prefix_cache?,
             max_body_bytes: max_body_bytes?,
             drain_deadline: drain_deadline?,
-            log: LogConfig { format: format?, level: level? },
-            admin_key: admin_key.map(Secret),
+            log: log?,
+            admin_key,
         })
+    }
+
+    fn log(&mut self) -> Option<LogConfig> {
+        let format = self.value("log_format", LogFormat::Text, |text| match text {
+            "text" => Ok(LogFormat::Text),
+            "json" => Ok(LogFormat::Json),
+            _ => Err("text or json is right".to_owned()),
+        });
+        let level = self.value("log_level", "info".to_owned(), |text| LogConfig::check_level(text).map(|()| text.to_owned()));
+        Some(LogConfig { format: format?, level: level? })
+    }
+
+    fn admin_key(&mut self) -> Option<Secret> {
+        let key = self.raw.admin_key.take();
+        if key.as_deref() == Some("") {
+            self.raw.problem(ADMIN_KEY_VARIABLE, "is empty; unset it to have a key made");
+        }
+        key.map(Secret)
     }
 
     /// A setting with one value.
@@ -155,7 +174,7 @@ impl Reader<'_> {
     fn bundled(&mut self, origin: &Origin) -> Option<ModelSource> {
         let found = locate::bundle();
         if found.is_none() {
-            let text = "the bundled base is not here (models/ beside the current directory, the executable or the sources); \
+            let text = "model: the bundled base is not here (models/ beside the current directory, the executable or the sources); \
                         name a model with --model";
             self.raw.problem(origin, text);
         }

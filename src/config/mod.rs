@@ -150,6 +150,24 @@ pub struct Config {
 #[error("the configuration has {} problem(s)", .0.len())]
 pub struct Problems(pub Vec<Problem>);
 
+/// What commands need that touch only the durable state.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StateConfig {
+    /// Durable state.
+    pub data_dir: PathBuf,
+    /// Logging.
+    pub log: crate::telemetry::LogConfig,
+    /// Admin key given by the operator.
+    pub admin_key: Option<Secret>,
+}
+
+impl StateConfig {
+    /// Understands only what concerns the durable state: such a command works without a base.
+    pub fn resolve(given: &Given) -> Result<Self, Problems> {
+        meaning::understand_state(raw::Raw::collect(given), given)
+    }
+}
+
 impl Config {
     /// Understands what was typed.
     pub fn resolve(given: &Given) -> Result<Self, Problems> {

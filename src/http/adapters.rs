@@ -87,7 +87,6 @@ pub async fn unload(State(server): State<Server>, body: Result<JsonBody, ApiErro
 }
 
 /// `GET /v1/lora_adapters`
-#[expect(clippy::unused_async, reason = "axum's handlers are async")]
 pub async fn list(State(server): State<Server>) -> Json<Value> {
     let adapters: Vec<Value> = server.catalog().list().iter().map(describe).collect();
     let unavailable: Vec<Value> =

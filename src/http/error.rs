@@ -74,6 +74,12 @@ impl ApiError {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, "server_error", Some(code), message)
     }
 
+    /// The same error; where it is about the prompt, which has different names, with the field's name.
+    pub fn with_prompt_field(self, name: &str) -> Self {
+        let about_prompt = matches!(self.code, Some("context_length_exceeded" | "empty_prompt"));
+        if about_prompt { Self { param: Some(name.to_owned()), ..self } } else { self }
+    }
+
     /// The same error as vLLM's adapter routes send it: its types, the status as `code`.
     pub fn in_vllm_words(self, kind: &'static str) -> Self {
         Self { kind, numeric_code: true, ..self }
@@ -120,11 +126,11 @@ impl From<GatewayError> for ApiError {
                 let message = format!(
                     "This model's maximum context length is {limit} tokens. However, {asked}. Please shorten the prompt or the completion."
                 );
-                let error = Self::new(StatusCode::BAD_REQUEST, "invalid_request_error", Some("context_length_exceeded"), message);
-                Self { param: Some("messages".to_owned()), ..error }
+                Self::new(StatusCode::BAD_REQUEST, "invalid_request_error", Some("context_length_exceeded"), message)
             }
             GatewayError::EmptyPrompt => {
-                Self::invalid("prompt", "empty_prompt", "Invalid 'prompt': it has no tokens. Expected at least one.")
+                let message = "The prompt has no tokens; expected at least one.";
+                Self::new(StatusCode::BAD_REQUEST, "invalid_request_error", Some("empty_prompt"), message)
             }
             GatewayError::NoChatTemplate => {
                 let message = "The base model has no chat template; /v1/completions takes plain text.";

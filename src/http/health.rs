@@ -48,7 +48,6 @@ impl Drop for Latch {
 }
 
 /// `GET /health`: the process can do its work. An engine that failed never comes back by itself; the process wants a restart.
-#[expect(clippy::unused_async, reason = "axum's handlers are async")]
 pub async fn health(State(server): State<Server>) -> (StatusCode, Json<Value>) {
     let model = &server.gateway().base().name;
     let (status, text) = match server.gateway().health() {
@@ -61,7 +60,6 @@ pub async fn health(State(server): State<Server>) -> (StatusCode, Json<Value>) {
 }
 
 /// `GET /ready`: requests sent now will be served.
-#[expect(clippy::unused_async, reason = "axum's handlers are async")]
 pub async fn ready(State(server): State<Server>) -> (StatusCode, Json<Value>) {
     let mut waiting = server.readiness().waiting_for();
     if server.gateway().health() != Health::Serving {

@@ -38,7 +38,6 @@ impl HttpMetrics {
 }
 
 /// `GET /metrics`
-#[expect(clippy::unused_async, reason = "axum's handlers are async")]
 pub async fn render(State(server): State<Server>) -> Result<Response, ApiError> {
     let families = server.0.parts.registry.gather();
     let mut text = TextEncoder::new().encode_to_string(&families).map_err(|error| ApiError::internal(&error))?;

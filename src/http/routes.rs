@@ -75,13 +75,11 @@ pub fn router(server: Server) -> Router {
         .with_state(server)
 }
 
-#[expect(clippy::unused_async, reason = "axum's handlers are async")]
 async fn not_found(method: Method, uri: axum::http::Uri) -> ApiError {
     let message = format!("Unknown request URL: {method} {}. /openapi.json lists what there is.", uri.path());
     ApiError::new(StatusCode::NOT_FOUND, "invalid_request_error", Some("unknown_url"), message)
 }
 
-#[expect(clippy::unused_async, reason = "axum's handlers are async")]
 async fn method_not_allowed(method: Method, uri: axum::http::Uri) -> ApiError {
     let message = format!("{} does not take {method} requests. /openapi.json lists what there is.", uri.path());
     ApiError::new(StatusCode::METHOD_NOT_ALLOWED, "invalid_request_error", Some("method_not_allowed"), message)

@@ -82,10 +82,10 @@ def chat_streamed(s):
 @check
 def chat_stream_helper(s):
     with s.client.chat.completions.stream(model=s.base, messages=MESSAGES, max_tokens=8, temperature=0) as stream:
-        for _ in stream:
-            pass
-        final = stream.get_final_completion()
-    assert final.choices[0].message.content == s.chat(max_tokens=8).choices[0].message.content, final
+        deltas = "".join(event.delta for event in stream if event.type == "content.delta")
+        final = stream.current_completion_snapshot
+    expected = s.chat(max_tokens=8).choices[0].message.content
+    assert deltas == expected == (final.choices[0].message.content or ""), (deltas, expected, final)
 
 
 @check

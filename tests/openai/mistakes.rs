@@ -132,6 +132,7 @@ async fn completions_fields_are_checked_by_name() {
         (json!({"prompt": ["a", 1]}), "invalid_type", "prompt[1]"),
         (json!({"prompt": [[1], [2, -1]]}), "value_out_of_range", "prompt[1][1]"),
         (json!({"prompt": vec!["x"; 257]}), "array_above_max_length", "prompt"),
+        (json!({"prompt": ["x", "y", "z"], "n": 100}), "value_out_of_range", "n"),
         (json!({"suffix": "end"}), "unsupported_parameter", "suffix"),
         (json!({"best_of": 2}), "unsupported_parameter", "best_of"),
         (json!({"logprobs": 21}), "value_out_of_range", "logprobs"),
@@ -158,8 +159,9 @@ async fn what_does_not_fit_the_context_is_told_with_both_numbers() {
         (COMPLETIONS, merged(completion_body(), &json!({"prompt": "x".repeat(70)})), ["64 tokens", "70 in the prompt"]),
     ] {
         let reply = server.post(path, &body).await;
-        let (status, kind, code, _) = reply.error();
+        let (status, kind, code, param) = reply.error();
         assert_eq!((status, kind.as_str(), code), (400, "invalid_request_error", json!("context_length_exceeded")));
+        assert_eq!(param, if path == CHAT { "messages" } else { "prompt" });
         assert!(numbers.iter().all(|number| reply.message().contains(number)), "{}", reply.message());
     }
     let mut open = chat_body();

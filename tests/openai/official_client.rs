@@ -5,23 +5,25 @@ use std::process::Command;
 
 use crate::support::{BASE, Harness, KEY};
 
-/// `SWITCHYARD_PYTHON`, or the virtual environment that `tests/run` makes; `None` where neither has the package.
+/// `SWITCHYARD_TEST_PYTHON`, or the virtual environment that `tests/run` makes; `None` where neither has the package.
 fn python() -> Option<PathBuf> {
-    let given = std::env::var_os("SWITCHYARD_PYTHON").map(PathBuf::from);
-    let made = Path::new(env!("CARGO_MANIFEST_DIR")).join(".venv/bin/python");
+    let given = given();
+    let made = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/python/bin/python");
     let python = given.unwrap_or(made);
     let has_package = Command::new(&python).args(["-c", "import openai"]).output().is_ok_and(|output| output.status.success());
     has_package.then_some(python)
 }
 
+#[expect(clippy::disallowed_methods, reason = "a setting of the test, not of the server")]
+fn given() -> Option<PathBuf> {
+    std::env::var_os("SWITCHYARD_TEST_PYTHON").map(PathBuf::from)
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_official_client_is_served() {
     let Some(python) = python() else {
-        assert!(
-            std::env::var_os("SWITCHYARD_PYTHON").is_none(),
-            "SWITCHYARD_PYTHON is set, but that Python has no `openai` package"
-        );
-        eprintln!("SKIPPED: no Python with the `openai` package; run tests/run, or set SWITCHYARD_PYTHON");
+        assert!(given().is_none(), "SWITCHYARD_TEST_PYTHON is set, but that Python has no `openai` package");
+        eprintln!("SKIPPED: no Python with the `openai` package; run tests/run, or set SWITCHYARD_TEST_PYTHON");
         return;
     };
     let server = Harness::new().await;

@@ -25,6 +25,15 @@ pub fn parse(body: Value, limits: &Limits) -> Result<(GenerationRequest, Deliver
     };
     let prompt = fields.take("prompt").ok_or_else(|| fields.missing("prompt"))?;
     let prompts = prompts(prompt, special, limits)?;
+    let most = limits.max_prompts.max(limits.max_n);
+    if prompts.len().saturating_mul(shared.n) > most {
+        let message = format!(
+            "Invalid 'n': {} prompts with {} answers each are more than the {most} answers of one request.",
+            prompts.len(),
+            shared.n
+        );
+        return Err(ApiError::invalid("n", "value_out_of_range", message));
+    }
     let echo = match fields.boolean("echo")? {
         Some(true) => Echo::PromptAndAnswer,
         _ => Echo::Answer,

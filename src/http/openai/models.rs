@@ -8,7 +8,6 @@ use crate::http::Server;
 use crate::http::error::ApiError;
 
 /// `GET /v1/models`
-#[expect(clippy::unused_async, reason = "axum's handlers are async")]
 pub async fn list_models(State(server): State<Server>) -> Json<Value> {
     let base = &server.gateway().base().name;
     let adapters = server.catalog().list();

@@ -33,7 +33,8 @@ pub async fn reply(
     delivery: Delivery,
 ) -> Result<Response, ApiError> {
     let reports = if request.logprobs.is_some() { Reports::Sent } else { Reports::Omitted };
-    let answer = server.gateway().generate(request).await?;
+    let answer = server.gateway().generate(request).await;
+    let answer = answer.map_err(|error| ApiError::from(error).with_prompt_field(endpoint.prompt_field()))?;
     let served = answer.served().clone();
     let id = format!("{}{}", endpoint.id_prefix(), random_hex());
     let head = Head { id: &id, created: now(), model: &served.model };

@@ -28,6 +28,14 @@ impl Endpoint {
         }
     }
 
+    /// The field that holds the prompt.
+    pub const fn prompt_field(self) -> &'static str {
+        match self {
+            Self::Chat => "messages",
+            Self::Completions => "prompt",
+        }
+    }
+
     /// `object` of a whole answer.
     pub const fn object(self) -> &'static str {
         match self {

@@ -1,0 +1,84 @@
+//! Commands beside `serve`.
+
+use crate::support::{Home, adapter, tiny};
+
+#[tokio::test]
+async fn a_lost_admin_key_is_replaced() {
+    let home = Home::new();
+    let server = home.serve(&[]);
+    let old = server.key.clone();
+    let refused = home.run(&["keys", "reset-admin"]);
+    assert_eq!(refused.code, Some(1));
+    assert!(refused.err.contains("in use") && refused.err.contains("stop it first"), "{}", refused.err);
+    server.stop();
+
+    let reset = home.run(&["keys", "reset-admin"]);
+    assert_eq!(reset.code, Some(0), "{reset:?}");
+    let new = reset.out.split_whitespace().find(|word| word.starts_with("sk-sy-")).unwrap().to_owned();
+    let mut server = home.serve(&[]);
+    server.key = old;
+    assert_eq!(server.get("/v1/models").await.0, 401);
+    server.key = new;
+    assert_eq!(server.get("/v1/models").await.0, 200);
+}
+
+#[tokio::test]
+async fn the_operators_own_key_is_taken_and_not_shown() {
+    let home = Home::new();
+    let mut server = home.serve_with(&[], &[("SWITCHYARD_ADMIN_KEY", "a-key-of-the-operator")]);
+    assert!(!server.announced.contains("a-key-of-the-operator"), "{}", server.announced);
+    server.key = "a-key-of-the-operator".to_owned();
+    assert_eq!(server.get("/v1/models").await.0, 200);
+    server.stop();
+    let short = home
+        .command(&["serve", "--listen", "127.0.0.1:0", "--model", tiny().to_str().unwrap()])
+        .env("SWITCHYARD_ADMIN_KEY", "short")
+        .output()
+        .unwrap();
+    assert_eq!(short.status.code(), Some(1));
+}
+
+#[test]
+fn adapters_are_added_listed_and_removed_without_a_server() {
+    let home = Home::new();
+    let model = tiny();
+    let model = model.to_str().unwrap();
+    let path = adapter("patterns");
+    let path = path.to_str().unwrap();
+    let run = |arguments: &[&str]| {
+        let finished = home.run(arguments);
+        assert_eq!(finished.code, Some(0), "{finished:?}");
+        finished.out
+    };
+    assert!(run(&["adapters", "list"]).contains("no adapters"));
+    assert!(run(&["adapters", "add", "support", path, "--model", model]).contains("support@1"));
+    assert!(run(&["adapters", "list"]).contains("support"));
+    let inspected = run(&["adapters", "inspect", path, "--model", model]);
+    assert!(inspected.contains("it fits") && inspected.contains("self_attn.q_proj"), "{inspected}");
+
+    let server = home.serve(&[]);
+    assert!(server.announced.contains("support@1"), "{}", server.announced);
+    let busy = home.run(&["adapters", "list"]);
+    assert!(busy.code == Some(1) && busy.err.contains("GET /v1/lora_adapters"), "{busy:?}");
+    server.stop();
+
+    run(&["adapters", "remove", "support"]);
+    assert!(run(&["adapters", "list"]).contains("no adapters"));
+    let absent = home.run(&["adapters", "remove", "support"]);
+    assert!(absent.code == Some(1) && absent.err.contains("cannot be found"), "{absent:?}");
+    let unfit = home.run(&["adapters", "inspect", model, "--model", model]);
+    assert!(unfit.code == Some(1) && unfit.err.contains("adapter_config.json"), "{unfit:?}");
+}
+
+#[test]
+fn check_config_prints_settings_or_problems() {
+    let home = Home::new();
+    let model = tiny();
+    let model = model.to_str().unwrap();
+    let good = home.run(&["check-config", "--model", model, "--threads", "2"]);
+    assert_eq!(good.code, Some(0), "{good:?}");
+    assert!(good.out.contains("threads = 2  (--threads)") && good.out.contains("no problems"), "{}", good.out);
+    let bad = home.run(&["check-config", "--model", model, "--threads", "0", "--quant", "x"]);
+    assert_eq!(bad.code, Some(64));
+    assert!(bad.err.contains("--threads") && bad.err.contains("--quant"), "{}", bad.err);
+}

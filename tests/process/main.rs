@@ -1,0 +1,8 @@
+//! The real binary: start, refusals to start, restart, signals, and the commands beside `serve`.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stderr, reason = "tests")]
+
+mod commands;
+mod lifecycle;
+mod refusals;
+mod support;

@@ -3,6 +3,8 @@
 use std::sync::Arc;
 
 use switchyard::model::config::{ModelConfig, RopeScaling};
+use switchyard::model::loader::quantize::quantize_checkpoint;
+use switchyard::model::loader::{self, DType};
 use switchyard::model::lora::{PreparedAdapter, peft};
 use switchyard::model::native::{Device, LoadOptions, load};
 use switchyard::model::ops::Quant;
@@ -114,5 +116,20 @@ fn leaving_out_the_window_or_the_scaling_shows() {
         let mut model = model(&case, &config, Device::Cpu);
         let difference = worst(model.as_mut(), None, &case.expected.base["harbour"]);
         assert!(difference > MUST_MOVE, "{name}: {difference}");
+    }
+}
+
+/// `switchyard quantize --type f32`: interleaved rows, names and rotary divisors in the file mean the same base.
+#[test]
+fn a_base_written_as_gguf_computes_the_same() {
+    let folder = tempfile::tempdir().unwrap();
+    for name in BASES {
+        let mut case = case(name);
+        let path = folder.path().join("base.gguf");
+        quantize_checkpoint(&case.checkpoint, &path, DType::F32).unwrap();
+        case.checkpoint = loader::open(&path).unwrap();
+        let mut model = model(&case, &case.checkpoint.config, Device::Cpu);
+        let difference = worst(model.as_mut(), None, &case.expected.base["harbour"]);
+        assert!(difference <= TOLERANCE, "{name}: {difference}");
     }
 }

@@ -295,19 +295,4 @@ mod tests {
         assert!(report.decode.iter().all(|case| case.tokens_per_second > 0.0));
         assert!(report.to_string().contains("all different"));
     }
-
-    #[test]
-    #[ignore = "a measurement, run by hand while profiling: SHAPE=llama-1b cargo test --release bench -- --ignored --nocapture"]
-    fn measure() {
-        let shape = std::env::var("SHAPE").unwrap_or("llama-1b".into());
-        let config = random::shape(&shape).unwrap();
-        let mix = match std::env::var("MIX").as_deref() {
-            Ok("q8_0") => Mix::Uniform(DType::Q8_0),
-            _ => Mix::Q4KM,
-        };
-        let tensors = random::tensors(&config, mix, 1).unwrap();
-        let mut model = load(&config, &tensors, LoadOptions { quant: Quant::Auto, threads: 2, device: Device::Cpu }).unwrap();
-        let options = Options { batches: vec![1, 4, 16], decode_steps: 4, rounds: 2, ..Options::default() };
-        eprintln!("{}", run(&shape, &mut *model, &options).unwrap());
-    }
 }

@@ -5,6 +5,7 @@
 mod adapters;
 mod arguments;
 mod bench;
+mod quantize;
 
 use std::ffi::OsString;
 use std::io::Write;
@@ -71,6 +72,7 @@ fn dispatch(matches: &ArgMatches, environment: Vec<(OsString, OsString)>) -> Res
             let config = config(matches, environment)?;
             Ok(bench::run(matches, &config)?)
         }
+        "quantize" => Ok(quantize::run(matches)?),
         // `reset-admin` is the only one.
         "keys" => Ok(reset_admin(&state_config(innermost(matches), environment)?)?),
         "adapters" => match matches.subcommand() {

@@ -1,5 +1,7 @@
 //! Rules of the house that the compiler does not hold: which room may use which, file lengths, headers, names, paths.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 

@@ -27,6 +27,7 @@ Examples:
   switchyard check-config --config FILE             say what is wrong with a configuration
   switchyard adapters inspect PATH                  what is in an adapter, and whether it fits the base
   switchyard bench --model M --batches 1,16         how fast this machine is
+  switchyard quantize DIR base.gguf --type q4_k     a Hugging Face directory as a GGUF file
   switchyard keys reset-admin                       a new admin key, if it was lost";
 
 /// The whole command line.
@@ -50,6 +51,11 @@ pub(super) fn command() -> Command {
                 .about("Measure tokens per second of a base, alone and with adapters")
                 .args(super::bench::arguments())
                 .args(settings(|setting| of_base(setting) || ["quant", "device", "threads"].contains(&setting.key))),
+        )
+        .subcommand(
+            Command::new("quantize")
+                .about("Write a base as one GGUF file with smaller weights")
+                .args(super::quantize::arguments()),
         )
         .subcommand(keys())
         .subcommand(adapters())

@@ -8,13 +8,12 @@ use crate::support::{BASE, Harness, KEY};
 /// `SWITCHYARD_TEST_PYTHON`, or the virtual environment that `tests/run` makes; `None` where neither has the package.
 fn python() -> Option<PathBuf> {
     let given = given();
-    let made = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/python/bin/python");
+    let made = Path::new(env!("CARGO_MANIFEST_DIR")).join(".venv/bin/python");
     let python = given.unwrap_or(made);
     let has_package = Command::new(&python).args(["-c", "import openai"]).output().is_ok_and(|output| output.status.success());
     has_package.then_some(python)
 }
 
-#[expect(clippy::disallowed_methods, reason = "a setting of the test, not of the server")]
 fn given() -> Option<PathBuf> {
     std::env::var_os("SWITCHYARD_TEST_PYTHON").map(PathBuf::from)
 }

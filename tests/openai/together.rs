@@ -2,7 +2,6 @@
 
 use std::collections::HashMap;
 
-use futures::FutureExt;
 use futures::future::join_all;
 use serde_json::{Value, json};
 use switchyard::engine::seeded::SeededModel;
@@ -26,7 +25,8 @@ async fn sixteen_adapters_and_the_base_share_steps_and_answer_as_alone() {
     for index in 1..=16u32 {
         server.load(&adapter(index as usize), index).await;
     }
-    let requests = join_all((0..=16).map(|index| server.ok(CHAT, &body(&adapter(index))).boxed_local()));
+    let ask = async |index: usize| server.ok(CHAT, &body(&adapter(index))).await;
+    let requests = join_all((0..=16).map(&ask));
     let everybody_waits = async {
         while server.engine.stats().waiting + server.engine.stats().running < 17 {
             tokio::task::yield_now().await;
@@ -37,7 +37,7 @@ async fn sixteen_adapters_and_the_base_share_steps_and_answer_as_alone() {
     let stats = server.engine.stats();
     assert_eq!((stats.sequences_per_step_max, stats.adapters_per_step_max), (17, 16));
     for (index, shared) in together.iter().enumerate() {
-        let alone = server.ok(CHAT, &body(&adapter(index))).await;
+        let alone = ask(index).await;
         assert_eq!(alone["choices"], shared["choices"], "{}", adapter(index));
     }
     let texts: std::collections::HashSet<String> =
@@ -54,7 +54,7 @@ async fn an_answer_is_of_the_one_version_in_its_header_while_versions_are_replac
         server.load("swapped", seed).await;
         let reply = server.post(CHAT, &body("swapped")).await;
         let version = reply.headers["x-adapter-version"].to_str().unwrap().to_owned();
-        let digest = version.split_once('+').unwrap().1.to_owned();
+        let digest = version.split_once("+").unwrap().1.to_owned();
         expected.insert(digest, reply.json()["choices"].clone());
     }
     let done = std::sync::atomic::AtomicBool::new(false);
@@ -70,7 +70,7 @@ async fn an_answer_is_of_the_one_version_in_its_header_while_versions_are_replac
             let reply = server.post(CHAT, &body("swapped")).await;
             assert_eq!(reply.status.as_u16(), 200, "{}", reply.text);
             let version = reply.headers["x-adapter-version"].to_str().unwrap().to_owned();
-            let digest = version.split_once('+').unwrap().1.to_owned();
+            let digest = version.split_once("+").unwrap().1.to_owned();
             assert_eq!(reply.json()["choices"], expected[&digest], "{version}");
             seen.push(digest);
         }

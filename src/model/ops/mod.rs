@@ -60,7 +60,7 @@ pub struct Step<'a, L> {
 }
 
 /// One linear of a group that shares its input.
-pub struct Projection<'a, O: Ops + ?Sized> {
+pub struct Projection<'a, O: Ops> {
     /// Which linear of the layer.
     pub site: LinearSite,
     /// Its weights.

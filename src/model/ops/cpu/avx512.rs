@@ -509,6 +509,9 @@ pub unsafe fn matmul_dense(w: &Packed, tiles: std::ops::Range<usize>, rows: usiz
 }
 
 /// `e^x`, relative error under 2e-7: Cody and Waite's reduction, then a polynomial of degree 6.
+///
+/// # Safety
+/// The processor has AVX-512F.
 #[inline(always)]
 pub unsafe fn exp(x: __m512) -> __m512 {
     // SAFETY: the caller's processor has AVX-512F.

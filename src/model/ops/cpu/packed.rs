@@ -139,7 +139,7 @@ impl Packed {
         row: impl Fn(usize) -> &'a [u8] + Sync,
     ) -> Result<Self, ModelError> {
         let unit = if format.is_quantized() { BLOCK * format.blocks_per_super() } else { 1 };
-        if n == 0 || k == 0 || k % unit != 0 {
+        if n == 0 || k == 0 || !k.is_multiple_of(unit) {
             return Err(ModelError::Invalid(format!(
                 "a {format:?} matrix of {n} x {k}: the inputs must be a multiple of {unit}"
             )));

@@ -83,12 +83,12 @@ pub unsafe fn matmul_dense(w: &Packed, tiles: std::ops::Range<usize>, rows: usiz
 /// Writes a tile's results, bias added.
 unsafe fn store(acc: &[[f32; TILE]], tile: usize, n: usize, out: OutRows) {
     for (r, acc) in acc.iter().enumerate() {
-        for lane in 0..TILE.min(n - tile * TILE) {
+        for (lane, sum) in acc.iter().enumerate().take(n - tile * TILE) {
             let at = tile * TILE + lane;
             // SAFETY: `out` covers the rows, the bias every output.
             unsafe {
                 let bias = if out.bias.is_null() { 0.0 } else { *out.bias.add(at) };
-                out.values.add(r * n + at).write(acc[lane] + bias);
+                out.values.add(r * n + at).write(sum + bias);
             }
         }
     }

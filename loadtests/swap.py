@@ -90,7 +90,7 @@ def load(server, name, args, expected):
                 with lock:
                     out["failures"].append(repr(error))
                 continue
-            digest = version.split("#")[-1].split(" ")[-1]
+            digest = version.split("+")[-1]
             right = expected.get((digest, prompt)) == answer
             with lock:
                 out["answers"] += 1
@@ -119,7 +119,7 @@ def main():
         server.swap(args.name, path)
         for prompt in PROMPTS:
             answer, version, _ = server.ask(args.name, prompt, args.max_tokens)
-            expected[(version.split("#")[-1].split(" ")[-1], prompt)] = answer
+            expected[(version.split("+")[-1], prompt)] = answer
     if len({digest for digest, _ in expected}) != 2:
         raise SystemExit("the two directories hold the same version")
     totals = {kind: {"gaps": [], "answers": 0, "mismatches": 0, "failures": []} for kind in ("still", "swapping")}

@@ -2,10 +2,13 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender};
 
 use axum::Router;
 use axum::body::Body;
 use axum::http::{HeaderMap, Method, Request, StatusCode};
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
 use safetensors::tensor::{Dtype, TensorView};
 use serde_json::{Value, json};
 use switchyard::engine::seeded::SeededModel;
@@ -13,9 +16,10 @@ pub use switchyard::engine::seeded::SeededOptions;
 use switchyard::engine::{EngineConfig, EngineHandle, LeakCheck, start};
 use switchyard::gateway::{Base, Gateway, Metrics};
 use switchyard::http::{Config, Parts, Readiness, Server, router};
-use switchyard::model::Model;
 use switchyard::model::chat_template::ChatTemplate;
+use switchyard::model::config::LinearSite;
 use switchyard::model::tokenizer::Tokenizer;
+use switchyard::model::{AdapterPreparer, Chunk, Logits, Model, ModelConfig, ModelError};
 use switchyard::registry::{Catalog, Setup};
 use switchyard::store::DataDir;
 use switchyard::tenants::Keys;
@@ -27,7 +31,7 @@ pub const BASE: &str = "tiny";
 /// Ends an answer.
 pub const END: u32 = 256;
 
-const CHATML: &str = "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>\\n' }}\
+pub const CHATML: &str = "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>\\n' }}\
 {% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}";
 
 /// What a test server is made of.
@@ -79,30 +83,34 @@ impl Harness {
     }
 
     pub async fn over(model: SeededModel, options: Options) -> Self {
+        let template = |source| ChatTemplate::new(source, None, Some("<|im_end|>".to_owned())).unwrap();
+        let base = Base {
+            name: BASE.to_owned(),
+            tokenizer: tokenizer(),
+            chat_template: options.chat_template.map(template),
+            end_tokens: vec![END],
+            created: 1_700_000_000,
+        };
+        Self::of(Box::new(model), base, options).await
+    }
+
+    /// Any model, with its own tokenizer and template.
+    pub async fn of(model: Box<dyn Model>, base: Base, options: Options) -> Self {
         let config = model.config().clone();
         let preparer = model.adapter_preparer();
-        let engine = start(Box::new(model), options.engine).unwrap();
+        let engine = start(model, options.engine).unwrap();
         let (root, data) = (TempDir::new().unwrap(), TempDir::new().unwrap());
         let store = Arc::new(DataDir::open(data.path()).unwrap());
         let keys = Keys::open(&store, Some(KEY)).unwrap().keys;
         let setup = Setup {
             data: store,
             roots: vec![root.path().to_owned()],
-            reserved_names: vec![BASE.to_owned()],
+            reserved_names: vec![base.name.clone()],
             base: config,
             preparer,
         };
         let (catalog, _) = Catalog::open(setup).await.unwrap();
         let registry = prometheus::Registry::new();
-        let base = Base {
-            name: BASE.to_owned(),
-            tokenizer: tokenizer(),
-            chat_template: options
-                .chat_template
-                .map(|source| ChatTemplate::new(source, None, Some("<|im_end|>".to_owned())).unwrap()),
-            end_tokens: vec![END],
-            created: 1_700_000_000,
-        };
         let metrics = Metrics::new(&registry).unwrap();
         let gateway = Gateway::new(base, engine.clone(), catalog.clone(), metrics);
         let readiness = Readiness::default();
@@ -197,6 +205,11 @@ impl Harness {
     /// Loads an adapter under a name.
     pub async fn load(&self, name: &str, seed: u32) {
         let path = self.write_adapter(&format!("{name}-{seed}"), seed);
+        self.load_from(name, &path).await;
+    }
+
+    /// Loads what a directory holds under a name.
+    pub async fn load_from(&self, name: &str, path: &str) {
         let body = json!({"lora_name": name, "lora_path": path, "load_inplace": true});
         let reply = self.post("/v1/load_lora_adapter", &body).await;
         assert_eq!(reply.status, StatusCode::OK, "{}", reply.text);
@@ -317,5 +330,71 @@ pub fn write_adapter(path: &Path, seed: u32) {
         (name("A"), TensorView::new(Dtype::F32, vec![2, 16], &values).unwrap()),
         (name("B"), TensorView::new(Dtype::F32, vec![16, 2], &values).unwrap()),
     ];
+    safetensors::serialize_to_file(tensors, None, &path.join("adapter_model.safetensors")).unwrap();
+}
+
+/// A model that waits before its first step until the sender is dropped.
+pub struct Gated {
+    inner: Box<dyn Model>,
+    gate: Option<Receiver<()>>,
+}
+
+impl Gated {
+    pub fn new(inner: Box<dyn Model>) -> (Box<dyn Model>, Sender<()>) {
+        let (opener, gate) = std::sync::mpsc::channel();
+        (Box::new(Self { inner, gate: Some(gate) }), opener)
+    }
+}
+
+impl Model for Gated {
+    fn config(&self) -> &ModelConfig {
+        self.inner.config()
+    }
+
+    fn kv_block_bytes(&self) -> usize {
+        self.inner.kv_block_bytes()
+    }
+
+    fn allocate_kv(&mut self, blocks: usize) -> Result<(), ModelError> {
+        self.inner.allocate_kv(blocks)
+    }
+
+    fn weight_bytes(&self) -> usize {
+        self.inner.weight_bytes()
+    }
+
+    fn forward(&mut self, chunks: &[Chunk<'_>], logits: &mut Logits) -> Result<(), ModelError> {
+        if let Some(gate) = self.gate.take() {
+            assert!(gate.recv().is_err(), "the gate opens by being dropped");
+        }
+        self.inner.forward(chunks, logits)
+    }
+
+    fn adapter_preparer(&self) -> Arc<dyn AdapterPreparer> {
+        self.inner.adapter_preparer()
+    }
+}
+
+/// A random PEFT adapter for any base: `rank` on the given linears of every layer, large enough to change answers.
+pub fn write_random_adapter(path: &Path, config: &ModelConfig, sites: &[LinearSite], rank: usize, seed: u64) {
+    std::fs::create_dir_all(path).unwrap();
+    let targets: Vec<&str> = sites.iter().map(|site| site.module().rsplit('.').next().unwrap()).collect();
+    let about = json!({"peft_type": "LORA", "r": rank, "lora_alpha": 2 * rank, "target_modules": targets, "bias": "none",
+                       "base_model_name_or_path": "any", "task_type": "CAUSAL_LM"});
+    std::fs::write(path.join("adapter_config.json"), about.to_string()).unwrap();
+    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+    let mut values = |count: usize, peak: f32| -> Vec<u8> {
+        (0..count).flat_map(|_| (peak * (rng.random::<f32>() * 2.0 - 1.0)).to_le_bytes()).collect()
+    };
+    let mut parts = Vec::new();
+    for layer in 0..config.layers {
+        for site in sites {
+            let (out, inputs) = config.linear_shape(*site);
+            let name = format!("base_model.model.model.layers.{layer}.{}.lora_", site.module());
+            parts.push((format!("{name}A.weight"), vec![rank, inputs], values(rank * inputs, (3.0 / inputs as f32).sqrt())));
+            parts.push((format!("{name}B.weight"), vec![out, rank], values(out * rank, (0.5 / rank as f32).sqrt())));
+        }
+    }
+    let tensors = parts.iter().map(|(name, shape, bytes)| (name, TensorView::new(Dtype::F32, shape.clone(), bytes).unwrap()));
     safetensors::serialize_to_file(tensors, None, &path.join("adapter_model.safetensors")).unwrap();
 }

@@ -1,31 +1,35 @@
 //! Many adapters at once: shared steps, and versions that are replaced while answers run.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use futures::future::join_all;
 use serde_json::{Value, json};
 use switchyard::engine::seeded::SeededModel;
+use switchyard::gateway::Base;
+use switchyard::model::chat_template::ChatTemplate;
+use switchyard::model::config::{LinearSite, ModelConfig};
+use switchyard::model::native::{self, Device, LoadOptions};
+use switchyard::model::ops::Quant;
+use switchyard::model::random::{self, Mix};
 
-use crate::support::{BASE, Harness, Options, SeededOptions, chat_body, merged};
+use crate::support::{
+    BASE, CHATML, END, Gated, Harness, Options, SeededOptions, chat_body, merged, tokenizer, write_random_adapter,
+};
 
 const CHAT: &str = "/v1/chat/completions";
 
 fn adapter(index: usize) -> String {
-    if index == 0 { BASE.to_owned() } else { format!("adapter-{index}") }
+    format!("adapter-{index}")
 }
 
 fn body(model: &str) -> Value {
     merged(chat_body(), &json!({"model": model, "logprobs": true, "top_logprobs": 2, "max_tokens": 20}))
 }
 
-#[tokio::test]
-async fn sixteen_adapters_and_the_base_share_steps_and_answer_as_alone() {
-    let (model, gate) = SeededModel::gated(SeededOptions::default());
-    let server = Harness::over(model, Options::default()).await;
-    for index in 1..=16u32 {
-        server.load(&adapter(index as usize), index).await;
-    }
-    let ask = async |index: usize| server.ok(CHAT, &body(&adapter(index))).await;
+/// Asks the base and its sixteen adapters at once behind a closed gate, then each alone: the same tokens, the same numbers.
+async fn together_as_alone(server: &Harness, base: &str, gate: impl Sized) {
+    let name = |index: usize| if index == 0 { base.to_owned() } else { adapter(index) };
+    let ask = async |index: usize| server.ok(CHAT, &body(&name(index))).await;
     let requests = join_all((0..=16).map(&ask));
     let everybody_waits = async {
         while server.engine.stats().waiting + server.engine.stats().running < 17 {
@@ -38,11 +42,56 @@ async fn sixteen_adapters_and_the_base_share_steps_and_answer_as_alone() {
     assert_eq!((stats.sequences_per_step_max, stats.adapters_per_step_max), (17, 16));
     for (index, shared) in together.iter().enumerate() {
         let alone = ask(index).await;
-        assert_eq!(alone["choices"], shared["choices"], "{}", adapter(index));
+        assert_eq!(alone["choices"], shared["choices"], "{}", name(index));
     }
-    let texts: std::collections::HashSet<String> =
-        together.iter().map(|answer| answer["choices"][0]["message"]["content"].to_string()).collect();
+    let texts: HashSet<String> = together.iter().map(|answer| answer["choices"][0]["logprobs"].to_string()).collect();
     assert_eq!(texts.len(), 17, "every adapter answers differently");
+}
+
+#[tokio::test]
+async fn sixteen_adapters_and_the_base_share_steps_and_answer_as_alone() {
+    let (model, gate) = SeededModel::gated(SeededOptions::default());
+    let server = Harness::over(model, Options::default()).await;
+    for index in 1..=16u32 {
+        server.load(&adapter(index as usize), index).await;
+    }
+    together_as_alone(&server, BASE, gate).await;
+}
+
+/// Ranks and targets of the random adapters, by turns.
+const RANKS: [usize; 5] = [1, 4, 16, 7, 32];
+
+async fn load_random(server: &Harness, config: &ModelConfig, indices: std::ops::RangeInclusive<usize>) {
+    for index in indices {
+        let sites = match index % 3 {
+            0 => &LinearSite::ALL[..],
+            1 => &LinearSite::ALL[..3],
+            _ => &LinearSite::ALL[4..],
+        };
+        let path = server.root.path().join(adapter(index));
+        write_random_adapter(&path, config, sites, RANKS[index % RANKS.len()], index as u64);
+        server.load_from(&adapter(index), path.to_str().unwrap()).await;
+    }
+}
+
+/// Rows of Q4_K and Q6_K super-blocks through the real decoder.
+#[tokio::test]
+async fn sixteen_adapters_and_a_q4_k_m_base_share_steps_and_answer_as_alone() {
+    let mut config = random::shape("tiny").unwrap();
+    config.vocab_size = 260;
+    let tensors = random::tensors(&config, Mix::Q4KM, 11).unwrap();
+    let options = LoadOptions { quant: Quant::Auto, threads: 2, device: Device::Cpu };
+    let (model, gate) = Gated::new(native::load(&config, &tensors, options).unwrap());
+    let base = Base {
+        name: BASE.to_owned(),
+        tokenizer: tokenizer(),
+        chat_template: Some(ChatTemplate::new(CHATML, None, None).unwrap()),
+        end_tokens: vec![END],
+        created: 0,
+    };
+    let server = Harness::of(model, base, Options::default()).await;
+    load_random(&server, &config, 1..=16).await;
+    together_as_alone(&server, BASE, gate).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -77,7 +126,7 @@ async fn an_answer_is_of_the_one_version_in_its_header_while_versions_are_replac
         seen
     };
     let (streams, ()) = tokio::join!(join_all((0..8).map(|_| ask())), swap);
-    let seen: std::collections::HashSet<String> = streams.into_iter().flatten().collect();
+    let seen: HashSet<String> = streams.into_iter().flatten().collect();
     assert_eq!(seen.len(), 2, "both versions answered");
     server.idle().await;
     let listed = server.get("/v1/lora_adapters").await.json()["data"][0].clone();

@@ -340,7 +340,7 @@ pub struct Gated {
 }
 
 impl Gated {
-    pub fn new(inner: Box<dyn Model>) -> (Box<dyn Model>, Sender<()>) {
+    pub fn closed(inner: Box<dyn Model>) -> (Box<dyn Model>, Sender<()>) {
         let (opener, gate) = std::sync::mpsc::channel();
         (Box::new(Self { inner, gate: Some(gate) }), opener)
     }

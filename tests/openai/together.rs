@@ -81,7 +81,7 @@ async fn sixteen_adapters_and_a_q4_k_m_base_share_steps_and_answer_as_alone() {
     config.vocab_size = 260;
     let tensors = random::tensors(&config, Mix::Q4KM, 11).unwrap();
     let options = LoadOptions { quant: Quant::Auto, threads: 2, device: Device::Cpu };
-    let (model, gate) = Gated::new(native::load(&config, &tensors, options).unwrap());
+    let (model, gate) = Gated::closed(native::load(&config, &tensors, options).unwrap());
     let base = Base {
         name: BASE.to_owned(),
         tokenizer: tokenizer(),

@@ -1,12 +1,12 @@
 """Hot swap under load: running streams while an adapter is replaced in place, against the same load undisturbed.
 
-usage: swap.py --url http://127.0.0.1:8080 --key KEY [--root DIR] A B     (two PEFT directories below an adapter root)
+usage: swap.py --url http://127.0.0.1:8080 --key KEY A B     (two PEFT directories below an adapter root)
 needs: nothing but Python 3.9 or newer.
 
 Eight clients ask the adapter greedily, stream after stream. Rounds alternate: undisturbed, then with replacements A, B, A, ...
 evenly spread over the streams. Every answer must equal, token for token, what the version named in its own header answers
 alone. Prints one JSON line: replacements, answers, mismatches, failures, and the 50th and 99th percentile of the gaps between
-tokens in both kinds of round, with their ratio.
+tokens in both kinds of round, with their ratio. Exits with 1 on a failure, a mismatch or a ratio above --most-ratio.
 """
 import argparse
 import http.client
@@ -113,6 +113,7 @@ def main():
     parser.add_argument("--max-tokens", type=int, default=96)
     parser.add_argument("--swaps", type=int, default=200, help="replacements over all rounds")
     parser.add_argument("--rounds", type=int, default=4, help="pairs of rounds")
+    parser.add_argument("--most-ratio", type=float, default=1.5, help="of the 99th percentiles, swapping to still")
     args = parser.parse_args()
     server, expected = Server(args.url, args.key), {}
     for path in args.versions:
@@ -148,7 +149,8 @@ def main():
             report[kind]["first_failure"] = out["failures"][0]
     report["p99_ratio"] = round(report["swapping"]["gap_ms_p99"] / report["still"]["gap_ms_p99"], 3)
     print(json.dumps(report))
-    raise SystemExit(1 if any(r["mismatches"] or r["failures"] for r in (report["still"], report["swapping"])) else 0)
+    wrong = any(r["mismatches"] or r["failures"] for r in (report["still"], report["swapping"]))
+    raise SystemExit(1 if wrong or not report["p99_ratio"] <= args.most_ratio else 0)
 
 
 if __name__ == "__main__":

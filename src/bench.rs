@@ -18,9 +18,9 @@ use crate::model::{BLOCK_TOKENS, BlockId, Chunk, LogitRows, Logits, Model, Model
 /// What is measured.
 #[derive(Debug, Clone, serde::Serialize)]
 pub struct Options {
-    /// Sequences that decode together.
+    /// Sequences that decode together, and prompts that share a prefill.
     pub batches: Vec<usize>,
-    /// Tokens of the prompt whose prefill is timed.
+    /// Tokens of a prefill: of one prompt, or of the batch's prompts together.
     pub prefill_tokens: usize,
     /// Tokens before each decoded one.
     pub context_tokens: usize,
@@ -65,7 +65,7 @@ pub enum Adapters {
 pub struct Case {
     /// Adapters in use.
     pub adapters: Adapters,
-    /// Sequences; for a prefill, 1.
+    /// Sequences.
     pub batch: usize,
     /// Tokens per second, median of the rounds.
     pub tokens_per_second: f64,
@@ -80,7 +80,7 @@ pub struct Report {
     pub model: String,
     /// What was measured.
     pub options: Options,
-    /// Prefill of one prompt.
+    /// Prefill, by number of prompts that share it.
     pub prefill: Vec<Case>,
     /// Decoding.
     pub decode: Vec<Case>,
@@ -121,10 +121,14 @@ struct Bench<'a> {
 
 /// Measures a base.
 pub fn run(name: &str, model: &mut dyn Model, options: &Options) -> Result<Report, ModelError> {
+    if options.batches.contains(&0) {
+        return Err(ModelError::Invalid("a batch of 0 sequences cannot be measured".to_owned()));
+    }
     let config = model.config().clone();
     let most = options.batches.iter().copied().max().unwrap_or(1).max(1);
     let decode_blocks = (options.context_tokens + 1).div_ceil(BLOCK_TOKENS);
-    let blocks = (most * decode_blocks).max(options.prefill_tokens.div_ceil(BLOCK_TOKENS));
+    let prefill_blocks = |batch: &usize| batch * (options.prefill_tokens / batch).max(1).div_ceil(BLOCK_TOKENS);
+    let blocks = options.batches.iter().map(prefill_blocks).fold(most * decode_blocks, usize::max);
     model.allocate_kv(blocks)?;
     let preparer = model.adapter_preparer();
     let adapters = (0..most)
@@ -137,19 +141,18 @@ pub fn run(name: &str, model: &mut dyn Model, options: &Options) -> Result<Repor
     let mut bench = Bench { model, options, adapters, tables, tokens, logits: Logits::default() };
 
     let kinds = [Adapters::Base, Adapters::One, Adapters::Different];
-    let prefill_kinds = [Adapters::Base, Adapters::One];
-    let mut prefill = vec![Vec::new(); prefill_kinds.len()];
     let cases: Vec<(Adapters, usize)> = options
         .batches
         .iter()
         .flat_map(|batch| kinds.map(|kind| (kind, *batch)))
         .filter(|(kind, batch)| *batch > 1 || *kind != Adapters::Different)
         .collect();
+    let mut prefill = vec![Vec::new(); cases.len()];
     let mut decode = vec![Vec::new(); cases.len()];
     // One round more than is counted: the first warms caches and clocks.
     for round in 0..=options.rounds {
-        for (kind, speeds) in prefill_kinds.iter().zip(&mut prefill) {
-            let speed = bench.prefill(*kind)?;
+        for ((kind, batch), speeds) in cases.iter().zip(&mut prefill) {
+            let speed = bench.prefill(*kind, *batch)?;
             speeds.extend((round > 0).then_some(speed));
         }
         for ((kind, batch), speeds) in cases.iter().zip(&mut decode) {
@@ -157,12 +160,14 @@ pub fn run(name: &str, model: &mut dyn Model, options: &Options) -> Result<Repor
             speeds.extend((round > 0).then_some(speed));
         }
     }
+    let report =
+        |speeds: Vec<Vec<f64>>| cases.iter().zip(speeds).map(|((kind, batch), speeds)| case(*kind, *batch, speeds)).collect();
     let adapter_bytes = bench.adapters.first().map_or(0, |adapter| adapter.bytes);
     Ok(Report {
         model: name.to_owned(),
         options: options.clone(),
-        prefill: prefill_kinds.iter().zip(prefill).map(|(kind, speeds)| case(*kind, 1, speeds)).collect(),
-        decode: cases.iter().zip(decode).map(|((kind, batch), speeds)| case(*kind, *batch, speeds)).collect(),
+        prefill: report(prefill),
+        decode: report(decode),
         weight_bytes: model.weight_bytes(),
         kv_bytes: blocks * model.kv_block_bytes(),
         adapter_bytes,
@@ -186,19 +191,28 @@ impl Bench<'_> {
         }
     }
 
-    /// One prompt in steps of the token budget; tokens per second.
-    fn prefill(&mut self, kind: Adapters) -> Result<f64, ModelError> {
-        let total = self.options.prefill_tokens;
-        let table: Vec<BlockId> = (0..total.div_ceil(BLOCK_TOKENS) as BlockId).collect();
-        let adapter = self.adapter(kind, 0).cloned();
+    /// The prefill's tokens as `batch` prompts of equal length, in steps of the token budget; tokens per second.
+    fn prefill(&mut self, kind: Adapters, batch: usize) -> Result<f64, ModelError> {
+        let each = (self.options.prefill_tokens / batch).max(1);
+        let adapters: Vec<_> = (0..batch).map(|i| self.adapter(kind, i).cloned()).collect();
+        let blocks = each.div_ceil(BLOCK_TOKENS) as BlockId;
+        let tables: Vec<Vec<BlockId>> = (0..batch as BlockId).map(|i| (i * blocks..(i + 1) * blocks).collect()).collect();
         let begun = Instant::now();
-        for start in (0..total).step_by(self.options.step_tokens) {
-            let end = total.min(start + self.options.step_tokens);
-            let logits = if end == total { LogitRows::Last } else { LogitRows::None };
-            let chunk = Chunk { tokens: &self.tokens[start..end], start, blocks: &table, adapter: adapter.as_ref(), logits };
-            self.model.forward(&[chunk], &mut self.logits)?;
+        let (mut sequence, mut start) = (0, 0);
+        while sequence < batch {
+            let mut chunks = Vec::new();
+            let mut room = self.options.step_tokens;
+            while sequence < batch && room > 0 {
+                let end = each.min(start + room);
+                let logits = if end == each { LogitRows::Last } else { LogitRows::None };
+                let (tokens, blocks) = (&self.tokens[start..end], &tables[sequence][..]);
+                chunks.push(Chunk { tokens, start, blocks, adapter: adapters[sequence].as_ref(), logits });
+                room -= end - start;
+                (sequence, start) = if end == each { (sequence + 1, 0) } else { (sequence, end) };
+            }
+            self.model.forward(&chunks, &mut self.logits)?;
         }
-        Ok(total as f64 / begun.elapsed().as_secs_f64())
+        Ok((batch * each) as f64 / begun.elapsed().as_secs_f64())
     }
 
     /// Steps of one token for each sequence, all at the same position; tokens per second. What the contexts hold does not
@@ -237,6 +251,7 @@ impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let o = &self.options;
         writeln!(f, "{}: tokens per second, median of {} rounds (slowest to fastest)", self.model, o.rounds)?;
+        writeln!(f, "  prefill of {} tokens as 1 or more prompts; decoding after {} tokens", o.prefill_tokens, o.context_tokens)?;
         let row = |case: &Case| {
             let name = match case.adapters {
                 Adapters::Base => "base",
@@ -246,10 +261,10 @@ impl fmt::Display for Report {
             format!("{name:<14}{:>10.1}   ({:.1} to {:.1})", case.tokens_per_second, case.range[0], case.range[1])
         };
         for case in &self.prefill {
-            writeln!(f, "  prefill {:>5}   {}", o.prefill_tokens, row(case))?;
+            writeln!(f, "  prefill x{:<4}  {}", case.batch, row(case))?;
         }
         for case in &self.decode {
-            writeln!(f, "  decode  x{:<4}   {}", case.batch, row(case))?;
+            writeln!(f, "  decode  x{:<4}  {}", case.batch, row(case))?;
         }
         let mib = |bytes: usize| bytes as f64 / f64::from(1 << 20);
         write!(
@@ -290,7 +305,7 @@ mod tests {
             rank: 4,
         };
         let report = run("tiny", &mut *model, &options).unwrap();
-        assert_eq!(report.prefill.len(), 2);
+        assert_eq!(report.prefill.len(), 5);
         assert_eq!(report.decode.len(), 5, "one sequence cannot have different adapters");
         assert!(report.decode.iter().all(|case| case.tokens_per_second > 0.0));
         assert!(report.to_string().contains("all different"));

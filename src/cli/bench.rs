@@ -22,8 +22,8 @@ pub(super) fn arguments() -> Vec<Arg> {
             .value_name("N,N,..")
             .value_delimiter(',')
             .value_parser(clap::value_parser!(u32).range(1..=4096))
-            .help(format!("Sequences that decode together. [default: {}]", batches.join(","))),
-        number("prefill-tokens", "Tokens of the prompt whose prefill is timed.", default.prefill_tokens),
+            .help(format!("Sequences that decode, and prompts that prefill, together. [default: {}]", batches.join(","))),
+        number("prefill-tokens", "Tokens of a prefill, of all its prompts together.", default.prefill_tokens),
         number("context-tokens", "Tokens before each decoded one.", default.context_tokens),
         number("decode-steps", "Decode steps of a round.", default.decode_steps),
         number("rounds", "Rounds; the median is reported.", default.rounds),

@@ -6,7 +6,7 @@ use std::ops::ControlFlow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, TryRecvError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::handle::EngineConfig;
 use super::job::{ChunkRows, Job, Submission};
@@ -19,6 +19,12 @@ use crate::model::{Chunk, Logits, Model};
 
 /// Rows of prompt log-probabilities per step: with a vocabulary of 128,000 they take 64 MiB.
 const PROMPT_ROWS_PER_STEP: usize = 128;
+/// How long prefill may hold up running answers in one step.
+const PREFILL_STALL: Duration = Duration::from_millis(200);
+/// Prefill tokens beside decodes before a speed is known, and never fewer: smaller chunks waste the weights that a step reads.
+const LEAST_PREFILL: usize = 32;
+/// Prefill steps with fewer tokens say little about the speed of prefill.
+const TELLING_TOKENS: usize = 32;
 
 /// What the thread is told.
 pub(super) enum Command {
@@ -44,6 +50,8 @@ pub(super) struct EngineThread {
     deadline: Option<Instant>,
     logits: Logits,
     scratch: Scratch,
+    /// Tokens per second of prefill, an average that follows the last steps; `None` before the first.
+    prefill_speed: Option<f64>,
 }
 
 impl EngineThread {
@@ -70,7 +78,9 @@ impl EngineThread {
             deadline: None,
             logits: Logits::default(),
             scratch: Scratch::default(),
+            prefill_speed: None,
         };
+        engine.scheduler.bound_prefill_beside_decodes(LEAST_PREFILL);
         let outcome = catch_unwind(AssertUnwindSafe(|| engine.work()));
         let (health, why) = match outcome {
             Ok(()) => (Health::Stopped, "the engine is shutting down".to_owned()),
@@ -156,7 +166,10 @@ impl EngineThread {
         self.note_plan(&plan);
         let (forward, outcome) = self.forward(&plan);
         match outcome {
-            Ok(()) => self.take_results(&plan),
+            Ok(()) => {
+                self.take_results(&plan);
+                self.note_speed(&plan, forward);
+            }
             Err(error) => {
                 self.stats.failed_steps += 1;
                 tracing::error!(%error, sequences = plan.chunks.len(), "a step failed");
@@ -173,6 +186,18 @@ impl EngineThread {
         self.stats.total_step += took;
         self.stats.total_forward += forward;
         self.end_finished();
+    }
+
+    /// Sizes the prefill of steps with decodes by how fast this base computes here.
+    fn note_speed(&mut self, plan: &StepPlan, forward: Duration) {
+        let tokens: usize = plan.chunks.iter().map(|chunk| chunk.len).sum();
+        if tokens < TELLING_TOKENS + plan.chunks.len() || forward.is_zero() {
+            return;
+        }
+        let now = tokens as f64 / forward.as_secs_f64();
+        let speed = self.prefill_speed.map_or(now, |before| 0.7 * before + 0.3 * now);
+        self.prefill_speed = Some(speed);
+        self.scheduler.bound_prefill_beside_decodes(LEAST_PREFILL.max((speed * PREFILL_STALL.as_secs_f64()) as usize));
     }
 
     fn note_plan(&mut self, plan: &StepPlan) {
@@ -193,7 +218,7 @@ impl EngineThread {
         self.stats.sequences_per_step_sum += plan.chunks.len() as u64;
     }
 
-    fn forward(&mut self, plan: &StepPlan) -> (std::time::Duration, Result<(), crate::model::ModelError>) {
+    fn forward(&mut self, plan: &StepPlan) -> (Duration, Result<(), crate::model::ModelError>) {
         let running = self.scheduler.running();
         let chunks: Vec<Chunk<'_>> = plan
             .chunks

@@ -2,7 +2,8 @@
 //! clock, nothing of sampling or of who waits for the answer (that is the payload `T`).
 //!
 //! Promises, held by the tests beside:
-//! - a step carries every running sequence that needs one token (a decode), then prefill chunks, oldest first, up to the budget;
+//! - a step carries every running sequence that needs one token (a decode), then prefill chunks, oldest first, up to the budget,
+//!   which is smaller beside decodes, so that a long prompt does not hold up running answers;
 //! - sequences start in the order in which they came; a preempted one goes back before all others;
 //! - when blocks run out, the youngest running sequence is preempted (it computes its tokens again later), never an older one
 //!   for a younger one's sake, so the oldest always goes on and every sequence ends.
@@ -115,6 +116,8 @@ struct Room {
 #[derive(Debug)]
 pub struct Scheduler<T> {
     limits: Limits,
+    /// Prefill tokens in a step that carries decodes.
+    beside_decodes: usize,
     pool: BlockPool,
     waiting: VecDeque<Sequence<T>>,
     /// In order of arrival.
@@ -124,7 +127,12 @@ pub struct Scheduler<T> {
 impl<T> Scheduler<T> {
     /// A scheduler over this pool.
     pub const fn new(limits: Limits, pool: BlockPool) -> Self {
-        Self { limits, pool, waiting: VecDeque::new(), running: Vec::new() }
+        Self { limits, beside_decodes: limits.batch_tokens, pool, waiting: VecDeque::new(), running: Vec::new() }
+    }
+
+    /// Bounds the prefill tokens of steps that carry decodes; at least 1. Without a bound it is the step's budget.
+    pub const fn bound_prefill_beside_decodes(&mut self, tokens: usize) {
+        self.beside_decodes = if tokens == 0 { 1 } else { tokens };
     }
 
     /// Adds a sequence behind all others. Its longest possible history must fit the pool.
@@ -184,6 +192,9 @@ impl<T> Scheduler<T> {
         let mut plan = StepPlan::default();
         let mut room = Room { tokens: self.limits.batch_tokens, prompt_rows: self.limits.prompt_rows };
         self.plan_running(&mut plan, &mut room, |sequence| sequence.pending() == 1);
+        if !plan.chunks.is_empty() {
+            room.tokens = room.tokens.min(self.beside_decodes);
+        }
         self.plan_running(&mut plan, &mut room, |sequence| sequence.pending() > 1);
         if plan.preempted == 0 {
             self.start_waiting(&mut plan, &mut room);

@@ -62,6 +62,18 @@ fn decodes_come_first_and_prompts_fill_the_rest_in_order_of_arrival() {
 }
 
 #[test]
+fn a_long_prompt_takes_small_chunks_while_others_answer() {
+    let mut scheduler = scheduler(limits(100, 8), 100);
+    scheduler.bound_prefill_beside_decodes(6);
+    push(&mut scheduler, 0, 30, 3);
+    assert_eq!(step(&mut scheduler).0, [(0, 0, 30)], "nobody waits for it");
+    push(&mut scheduler, 1, 50, 1);
+    assert_eq!(step(&mut scheduler).0, [(0, 30, 1), (1, 0, 6)]);
+    assert_eq!(step(&mut scheduler), (vec![(0, 31, 1), (1, 6, 6)], vec![0]));
+    assert_eq!(step(&mut scheduler).0, [(1, 12, 38)], "nobody waits any more");
+}
+
+#[test]
 fn no_more_run_than_allowed() {
     let mut scheduler = scheduler(limits(100, 2), 100);
     for number in 0..3 {

@@ -7,7 +7,7 @@
 use super::Isa;
 use super::element::Element;
 use super::pool::Parts;
-use crate::model::BLOCK_TOKENS;
+use crate::model::{BLOCK_TOKENS, ModelError};
 
 /// Shape of attention.
 #[derive(Debug, Clone, Copy)]
@@ -32,6 +32,19 @@ pub struct Kv<E> {
     values: Vec<E>,
 }
 
+/// `len` zeros; `None` instead of an abort where the system has no memory for them.
+fn zeroed<E: Element>(len: usize) -> Option<Vec<E>> {
+    if len == 0 {
+        return Some(Vec::new());
+    }
+    let layout = std::alloc::Layout::array::<E>(len).ok()?;
+    // SAFETY: the layout is not empty, and of `len` elements; elements are floats, for which all bits zero is a value.
+    unsafe {
+        let start = std::alloc::alloc_zeroed(layout).cast::<E>();
+        (!start.is_null()).then(|| Vec::from_raw_parts(start, len, len))
+    }
+}
+
 /// One unit of work: some rows of one sequence, one key/value head.
 pub struct Item<'a> {
     /// First row of the step.
@@ -54,10 +67,14 @@ pub struct Scratch {
 }
 
 impl<E: Element> Kv<E> {
-    /// Storage for `blocks` blocks.
-    pub fn new(shape: Shape, blocks: usize) -> Self {
-        let len = shape.layers * blocks * shape.kv_heads * shape.head_dim * BLOCK_TOKENS;
-        Self { shape, blocks, keys: vec![E::default(); len], values: vec![E::default(); len] }
+    /// Storage for `blocks` blocks, which becomes resident as it is written; an error where the system refuses it.
+    pub fn new(shape: Shape, blocks: usize) -> Result<Self, ModelError> {
+        let len = [shape.layers, shape.kv_heads, shape.head_dim, BLOCK_TOKENS].into_iter().try_fold(blocks, usize::checked_mul);
+        let zeros = || zeroed(len?);
+        let (Some(keys), Some(values)) = (zeros(), zeros()) else {
+            return Err(ModelError::Device(format!("there is no memory for {blocks} blocks of keys and values")));
+        };
+        Ok(Self { shape, blocks, keys, values })
     }
 
     /// Blocks.

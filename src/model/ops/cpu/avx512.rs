@@ -516,7 +516,8 @@ pub unsafe fn matmul_dense(w: &Packed, tiles: std::ops::Range<usize>, rows: usiz
 pub unsafe fn exp(x: __m512) -> __m512 {
     // SAFETY: the caller's processor has AVX-512F.
     unsafe {
-        let x = _mm512_max_ps(x, _mm512_set1_ps(-104.0));
+        // Of a NaN and a number this is the second operand: the NaN stays.
+        let x = _mm512_max_ps(_mm512_set1_ps(-104.0), x);
         let n = _mm512_roundscale_ps::<8>(_mm512_mul_ps(x, _mm512_set1_ps(std::f32::consts::LOG2_E)));
         let r = _mm512_fnmadd_ps(n, _mm512_set1_ps(0.693_359_4), x);
         let r = _mm512_fnmadd_ps(n, _mm512_set1_ps(-2.121_944_4e-4), r);

@@ -167,7 +167,7 @@ impl CpuOps {
             exact,
             frequencies: rope_frequencies(config),
             angles: Vec::new(),
-            kv: KvStorage::F32(Kv::new(shape(config), 0)),
+            kv: KvStorage::F32(Kv::new(shape(config), 0)?),
             quantized: Quantized::default(),
             low_rank: Vec::new(),
         })
@@ -433,7 +433,7 @@ impl Ops for CpuOps {
 
     fn allocate_kv(&mut self, blocks: usize) -> Result<(), ModelError> {
         let shape = shape(&self.config);
-        self.kv = if self.exact { KvStorage::F32(Kv::new(shape, blocks)) } else { KvStorage::F16(Kv::new(shape, blocks)) };
+        self.kv = if self.exact { KvStorage::F32(Kv::new(shape, blocks)?) } else { KvStorage::F16(Kv::new(shape, blocks)?) };
         Ok(())
     }
 

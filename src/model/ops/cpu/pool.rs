@@ -13,6 +13,8 @@ const SPINS: u32 = 20_000;
 /// Bits of the packed state that hold the next chunk's index, and as many for the number of chunks.
 const INDEX_BITS: u32 = 20;
 const INDEX_MASK: u64 = (1 << INDEX_BITS) - 1;
+/// Chunks that one job can number.
+const MOST_CHUNKS: usize = INDEX_MASK as usize;
 
 type Job<'a> = &'a (dyn Fn(usize) + Sync);
 
@@ -100,9 +102,17 @@ impl Pool {
     pub fn run(&mut self, chunks: usize, job: Job<'_>) {
         if chunks <= 1 || self.workers.is_empty() {
             (0..chunks).for_each(job);
-            return;
+        } else if chunks <= MOST_CHUNKS {
+            self.run_numbered(chunks, job);
+        } else {
+            for start in (0..chunks).step_by(MOST_CHUNKS) {
+                self.run_numbered(MOST_CHUNKS.min(chunks - start), &|chunk| job(start + chunk));
+            }
         }
-        assert!(chunks as u64 <= INDEX_MASK, "more chunks than the pool can number: this is a bug");
+    }
+
+    /// As `run`, for at most [`MOST_CHUNKS`] chunks.
+    fn run_numbered(&mut self, chunks: usize, job: Job<'_>) {
         self.epoch = (self.epoch + 1) & ((1 << 24) - 1);
         self.shared.done.store(0, Ordering::Relaxed);
         self.shared.job.store(std::ptr::from_ref(&job).cast_mut().cast(), Ordering::Release);
@@ -202,6 +212,17 @@ mod tests {
             });
             assert!(counts.iter().all(|count| count.load(Ordering::Relaxed) == 1));
         }
+    }
+
+    #[test]
+    fn more_chunks_than_can_be_numbered_run_in_parts() {
+        let (count, sum) = (AtomicUsize::new(0), AtomicUsize::new(0));
+        let chunks = 2 * MOST_CHUNKS + 5;
+        Pool::new(2).unwrap().run(chunks, &|i| {
+            count.fetch_add(1, Ordering::Relaxed);
+            sum.fetch_add(i, Ordering::Relaxed);
+        });
+        assert_eq!((count.into_inner(), sum.into_inner()), (chunks, chunks * (chunks - 1) / 2));
     }
 
     #[test]

@@ -187,10 +187,14 @@ pub(crate) struct LoadedBase {
 /// Reads and packs the base. Blocks for as long as that takes.
 pub(crate) fn load_base(config: &Config) -> anyhow::Result<LoadedBase> {
     let base::Base { name, checkpoint } = base::open(config)?;
-    let options = native::LoadOptions { quant: quant(config.quant), threads: config.threads, device: device(config.device) };
-    let model =
-        native::load(&checkpoint.config, &checkpoint.tensors, options).with_context(|| format!("cannot load the base {name}"))?;
+    let model = native::load(&checkpoint.config, &checkpoint.tensors, load_options(config))
+        .with_context(|| format!("cannot load the base {name}"))?;
     Ok(LoadedBase { name, checkpoint, model })
+}
+
+/// How the configuration wants a base to be kept and computed.
+pub(crate) fn load_options(config: &Config) -> native::LoadOptions {
+    native::LoadOptions { quant: quant(config.quant), threads: config.threads, device: device(config.device) }
 }
 
 /// Loads the base and starts the engine with it.

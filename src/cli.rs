@@ -69,8 +69,9 @@ fn dispatch(matches: &ArgMatches, environment: Vec<(OsString, OsString)>) -> Res
         "serve" => Ok(serve(config(matches, environment)?)?),
         "check-config" => check_config(matches, environment),
         "bench" => {
-            let config = config(matches, environment)?;
-            Ok(bench::run(matches, &config)?)
+            let mut given = arguments::given(matches, environment);
+            bench::settle_base(matches, &mut given);
+            Ok(bench::run(matches, &resolved(&given)?)?)
         }
         "quantize" => Ok(quantize::run(matches)?),
         // `reset-admin` is the only one.
@@ -92,7 +93,11 @@ fn innermost(matches: &ArgMatches) -> &ArgMatches {
 }
 
 fn config(matches: &ArgMatches, environment: Vec<(OsString, OsString)>) -> Result<Config, Failure> {
-    let config = Config::resolve(&arguments::given(matches, environment)).map_err(Failure::Config)?;
+    resolved(&arguments::given(matches, environment))
+}
+
+fn resolved(given: &Given) -> Result<Config, Failure> {
+    let config = Config::resolve(given).map_err(Failure::Config)?;
     telemetry::start(&config.log);
     Ok(config)
 }

@@ -1,12 +1,15 @@
-//! `switchyard bench`: loads the configured base and prints what `crate::bench` measures.
+//! `switchyard bench`: loads the configured base, or makes a random one, and prints what `crate::bench` measures.
 
-use anyhow::bail;
+use anyhow::{Context, bail};
 use clap::{Arg, ArgAction, ArgMatches};
 
 use crate::app;
 use crate::app::announce::say;
 use crate::bench::{self, Options};
-use crate::config::Config;
+use crate::config::{Config, Given, Quant};
+use crate::model::loader::DType;
+use crate::model::random::{self, Mix};
+use crate::model::{Model, native};
 
 /// Arguments beside the settings of the base.
 pub(super) fn arguments() -> Vec<Arg> {
@@ -29,8 +32,21 @@ pub(super) fn arguments() -> Vec<Arg> {
         number("rounds", "Rounds; the median is reported.", default.rounds),
         number("step-tokens", "Most tokens of one step.", default.step_tokens),
         number("rank", "Rank of the random adapters, on all linear layers.", default.rank),
+        Arg::new("shape")
+            .long("shape")
+            .value_name("SHAPE")
+            .value_parser(random::SHAPES)
+            .conflicts_with("model")
+            .help("Measure random weights of a well-known shape instead of a base; --quant auto makes Q4_K_M of them."),
         Arg::new("json").long("json").action(ArgAction::SetTrue).help("Print JSON instead of a table."),
     ]
+}
+
+/// Random weights need no base: the setting holds a path that is never opened, so that a missing bundled one is no error.
+pub(super) fn settle_base(matches: &ArgMatches, given: &mut Given) {
+    if matches.contains_id("shape") {
+        given.flags.push(("model", vec![".".to_owned()]));
+    }
 }
 
 pub(super) fn run(matches: &ArgMatches, config: &Config) -> anyhow::Result<()> {
@@ -50,19 +66,38 @@ pub(super) fn run(matches: &ArgMatches, config: &Config) -> anyhow::Result<()> {
             *option = *number as usize;
         }
     }
-    let mut base = app::load_base(config)?;
-    let context = base.checkpoint.config.context_length;
+    let (name, mut model) = match matches.get_one::<String>("shape") {
+        Some(shape) => (format!("{shape}, random"), random_base(shape, config)?),
+        None => {
+            let base = app::load_base(config)?;
+            (base.name, base.model)
+        }
+    };
+    let context = model.config().context_length;
     let longest = options.prefill_tokens.max(options.context_tokens + options.decode_steps);
     if longest > context {
         bail!(
             "the base has a context of {context} tokens; --prefill-tokens or --context-tokens with --decode-steps need {longest}"
         );
     }
-    let report = bench::run(&base.name, &mut *base.model, &options)?;
+    let report = bench::run(&name, &mut *model, &options)?;
     if matches.get_flag("json") {
         say(&(serde_json::to_string_pretty(&report)? + "\n"));
     } else {
         say(&format!("{}\n", report.to_string().trim_end()));
     }
     Ok(())
+}
+
+fn random_base(shape: &str, config: &Config) -> anyhow::Result<Box<dyn Model>> {
+    let mix = match config.quant {
+        Quant::Auto => Mix::Q4KM,
+        Quant::None => Mix::Uniform(DType::F32),
+        Quant::Q8_0 => Mix::Uniform(DType::Q8_0),
+        Quant::Q6K => Mix::Uniform(DType::Q6K),
+        Quant::Q4K => Mix::Uniform(DType::Q4K),
+    };
+    let base = random::shape(shape).context("--shape is none of the known shapes")?;
+    let tensors = random::tensors(&base, mix, 1)?;
+    Ok(native::load(&base, &tensors, app::load_options(config))?)
 }

@@ -42,6 +42,9 @@ impl Mix {
     }
 }
 
+/// Names that [`shape`] knows.
+pub const SHAPES: [&str; 3] = ["llama-1b", "qwen2-0.5b", "tiny"];
+
 /// Shape of a well-known base, by name: `llama-1b` and `qwen2-0.5b` as the peers are measured with, `tiny` for tests.
 pub fn shape(name: &str) -> Option<ModelConfig> {
     let (architecture, hidden_size, layers, heads, kv_heads, intermediate_size, rope_theta, vocab_size) = match name {

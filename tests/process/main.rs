@@ -6,3 +6,4 @@ mod commands;
 mod lifecycle;
 mod refusals;
 mod support;
+mod tools;

@@ -57,7 +57,10 @@ impl Home {
 
     pub fn serve_with(&self, arguments: &[&str], variables: &[(&str, &str)]) -> Server {
         let mut command = self.command(&["serve", "--listen", "127.0.0.1:0", "--threads", "1"]);
-        command.arg("--model").arg(tiny()).args(arguments).envs(variables.iter().copied());
+        if !arguments.contains(&"--model") {
+            command.arg("--model").arg(tiny());
+        }
+        command.args(arguments).envs(variables.iter().copied());
         Server::start(command)
     }
 }

@@ -131,7 +131,7 @@ impl Packed {
     }
 
     /// Packs rows of stored blocks given by index.
-    fn from_rows<'a>(
+    pub fn from_rows<'a>(
         format: Format,
         n: usize,
         k: usize,

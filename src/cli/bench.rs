@@ -99,5 +99,5 @@ fn random_base(shape: &str, config: &Config) -> anyhow::Result<Box<dyn Model>> {
     };
     let base = random::shape(shape).context("--shape is none of the known shapes")?;
     let tensors = random::tensors(&base, mix, 1)?;
-    Ok(native::load(&base, &tensors, app::load_options(config))?)
+    Ok(native::load(&base, &tensors, app::load_options(config, &base))?)
 }

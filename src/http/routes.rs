@@ -69,6 +69,7 @@ pub fn router(server: Server) -> Router {
         .method_not_allowed_fallback(method_not_allowed)
         // The last one is the outermost: a request passes from the bottom to the top.
         .layer(DefaultBodyLimit::disable()) // bodies are limited where they are read, in `body.rs`
+        .layer(from_fn(middleware::envelope))
         .layer(from_fn(middleware::catch_panics))
         .layer(from_fn_with_state(server.clone(), middleware::trace))
         .layer(from_fn(middleware::request_id))

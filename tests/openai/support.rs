@@ -61,7 +61,8 @@ pub struct Harness {
     pub readiness: Readiness,
     /// Adapter root.
     pub root: TempDir,
-    _data: TempDir,
+    /// Data directory.
+    pub data: TempDir,
     _leaks: LeakCheck,
 }
 
@@ -124,7 +125,7 @@ impl Harness {
         })
         .unwrap();
         let router = router(server.clone());
-        Self { router, server, _leaks: LeakCheck::new(engine.clone()), engine, readiness, root, _data: data }
+        Self { router, server, _leaks: LeakCheck::new(engine.clone()), engine, readiness, root, data }
     }
 
     pub async fn send(&self, request: Request<Body>) -> Reply {

@@ -3,6 +3,7 @@
 
 pub(crate) mod announce;
 pub(crate) mod base;
+mod device;
 mod hub;
 pub(crate) mod memory;
 
@@ -14,7 +15,7 @@ use anyhow::{Context, anyhow};
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 
-use crate::config::{Config, Device, KvMemory, ModelSource, Quant};
+use crate::config::{Config, KvMemory, Quant};
 use crate::engine::{self, EngineConfig, EngineHandle, Health, PrefixCache};
 use crate::gateway::{self, Gateway};
 use crate::http::{self, Ended, Readiness, Server};
@@ -138,7 +139,7 @@ async fn build(config: &Config, data: &Arc<DataDir>) -> anyhow::Result<Built> {
     let reserved_names = vec![loaded.base.name.clone()];
     let (catalog, skipped) = Catalog::open(Setup {
         data: Arc::clone(data),
-        roots: adapter_roots(config, data)?,
+        roots: adapter_roots(config)?,
         reserved_names,
         base: engine.facts().model.clone(),
         preparer: engine.adapter_preparer(),
@@ -148,6 +149,14 @@ async fn build(config: &Config, data: &Arc<DataDir>) -> anyhow::Result<Built> {
         tracing::warn!(name = adapter.name, reason = adapter.reason, "an adapter of an earlier start is not served on this base");
     }
     for (name, path) in &config.adapters {
+        put_into_service(&catalog, name, path.clone()).await?;
+    }
+    for (name, path) in config.default_adapters() {
+        // Nobody asked for it at this start, and somebody took it out before.
+        if catalog.was_unloaded(name) {
+            tracing::info!(adapter = name, "a bundled adapter stays out of service; name it with --adapter to have it back");
+            continue;
+        }
         put_into_service(&catalog, name, path.clone()).await?;
     }
     let metrics = prometheus::Registry::new();
@@ -182,25 +191,28 @@ pub(crate) struct LoadedBase {
     pub(crate) name: String,
     pub(crate) checkpoint: Checkpoint,
     pub(crate) model: Box<dyn Model>,
+    pub(crate) device: native::Device,
 }
 
 /// Reads and packs the base. Blocks for as long as that takes.
 pub(crate) fn load_base(config: &Config) -> anyhow::Result<LoadedBase> {
     let base::Base { name, checkpoint } = base::open(config)?;
-    let options = native::LoadOptions { quant: quant(config.quant), threads: config.threads, device: device(config.device) };
+    let device = device::choose(config.device, &checkpoint.config);
+    let options = native::LoadOptions { quant: quant(config.quant), threads: config.threads, device };
     let model =
         native::load(&checkpoint.config, &checkpoint.tensors, options).with_context(|| format!("cannot load the base {name}"))?;
-    Ok(LoadedBase { name, checkpoint, model })
+    Ok(LoadedBase { name, checkpoint, model, device })
 }
 
 /// Loads the base and starts the engine with it.
 fn load(config: &Config) -> anyhow::Result<Loaded> {
-    let LoadedBase { name, checkpoint, model } = load_base(config)?;
-    let kv_blocks = memory::kv_blocks(config.kv_memory, model.config(), model.kv_block_bytes(), config.max_sequences)
-        .map_err(|text| anyhow!(text))?;
+    let LoadedBase { name, checkpoint, model, device } = load_base(config)?;
+    let bytes = memory::kv_bytes(config.kv_memory, device);
+    let kv_blocks =
+        memory::kv_blocks(bytes, model.config(), model.kv_block_bytes(), config.max_sequences).map_err(|text| anyhow!(text))?;
     if config.kv_memory == KvMemory::Auto {
         let tokens = kv_blocks * BLOCK_TOKENS;
-        tracing::debug!(tokens, "keys and values sized to the free memory");
+        tracing::debug!(tokens, ?device, "keys and values sized automatically");
     }
     let engine = engine::start(
         model,
@@ -233,27 +245,13 @@ fn quant(quant: Quant) -> ops::Quant {
     }
 }
 
-fn device(device: Device) -> native::Device {
-    match device {
-        Device::Auto | Device::Cpu => native::Device::Cpu,
-        Device::Cuda(index) => native::Device::Cuda(index),
+/// The roots in force; the one in the data directory is made where it is used.
+pub(crate) fn adapter_roots(config: &Config) -> anyhow::Result<Vec<PathBuf>> {
+    if config.adapter_roots.is_none() {
+        let own = config.own_adapter_root();
+        std::fs::create_dir_all(&own).with_context(|| format!("cannot create {}", own.display()))?;
     }
-}
-
-/// The configured roots, or the data directory's `adapters` and the bundled ones.
-pub(crate) fn adapter_roots(config: &Config, data: &DataDir) -> anyhow::Result<Vec<PathBuf>> {
-    if let Some(roots) = &config.adapter_roots {
-        return Ok(roots.clone());
-    }
-    let own = data.path().join("adapters");
-    std::fs::create_dir_all(&own).with_context(|| format!("cannot create {}", own.display()))?;
-    let mut roots = vec![own];
-    if let ModelSource::Bundled(bundle) = &config.model
-        && bundle.adapter_root.is_dir()
-    {
-        roots.push(bundle.adapter_root.clone());
-    }
-    Ok(roots)
+    Ok(config.roots())
 }
 
 /// Signals that end the server.

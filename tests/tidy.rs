@@ -137,7 +137,7 @@ fn some_crates_live_in_one_room() {
     // crate -> rooms that may name it
     let owners: &[(&str, &[&str])] = &[
         ("axum::", &["http"]),
-        ("tower_http::", &["http"]),
+        ("tower::", &["http"]),
         ("std::env::var", &["config"]),
         ("env::vars", &["config"]),
         ("candle_core::", &["model", "engine"]),

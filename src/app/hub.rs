@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context, anyhow, bail};
 use hf_hub::api::Progress;
-use hf_hub::api::sync::{Api, ApiBuilder, ApiRepo};
+use hf_hub::api::sync::{Api, ApiBuilder, ApiError, ApiRepo};
 use hf_hub::{Cache, CacheRepo, Repo, RepoType};
 
 use crate::config::{HubConfig, HubModel};
@@ -34,22 +34,60 @@ pub(super) fn fetch(hub: &HubConfig, model: &HubModel) -> anyhow::Result<PathBuf
     let named = format!("{}@{}", model.repository, model.revision);
     if hub.offline {
         return cached(hub, model)
-            .ok_or_else(|| anyhow!("{named} is not in the cache {} and HF_HUB_OFFLINE is set", hub.cache.display()));
+            .ok_or_else(|| anyhow!("{named} is not whole in the cache {} and HF_HUB_OFFLINE is set", hub.cache.display()));
     }
-    download(hub, model).with_context(|| format!("cannot download {named} from {}", hub.endpoint))
+    let error = match download(hub, model) {
+        Ok(path) => return Ok(path),
+        Err(error) => error,
+    };
+    // A start needs no hub once everything is here; but a hub that answers "no" is believed.
+    if out_of_reach(&error)
+        && let Some(path) = cached(hub, model)
+    {
+        let error = format!("{error:#}");
+        tracing::warn!(endpoint = hub.endpoint, error, "the hub is out of reach; {named} is taken from the cache as it is");
+        return Ok(path);
+    }
+    Err(error).with_context(|| format!("cannot download {named} from {}", hub.endpoint))
+}
+
+/// True where the hub could not be asked or is broken, false where it answered that the request is wrong (status 4xx).
+fn out_of_reach(error: &anyhow::Error) -> bool {
+    fn unanswered(error: &ApiError) -> bool {
+        match error {
+            // The type below is of a crate that is not ours to name; its text is watched by a test.
+            ApiError::RequestError(error) => !error.to_string().starts_with("http status: 4"),
+            ApiError::IoError(_) => true,
+            ApiError::TooManyRetries(error) => unanswered(error),
+            _ => false,
+        }
+    }
+    error.chain().find_map(|cause| cause.downcast_ref()).is_some_and(unanswered)
 }
 
 fn repo(model: &HubModel, revision: &str) -> Repo {
     Repo::with_revision(model.repository.clone(), RepoType::Model, revision.to_owned())
 }
 
-/// What is there already.
+/// What is there already, if it is all that a base needs.
 fn cached(hub: &HubConfig, model: &HubModel) -> Option<PathBuf> {
     let cache = Cache::new(hub.cache.clone()).repo(repo(model, &model.revision));
-    match &model.file {
-        Some(file) => cache.get(file),
-        None => cache.get("config.json")?.parent().map(Path::to_owned),
+    let find = |name: &str| {
+        // A revision that is a commit needs no branch that points to it.
+        let of_commit = || Some(cache.pointer_path(&model.revision).join(name)).filter(|path| path.is_file());
+        cache.get(name).or_else(of_commit)
+    };
+    if let Some(file) = &model.file {
+        return find(file);
     }
+    let config = find("config.json")?;
+    find("tokenizer.json")?;
+    if find(SINGLE).is_none() {
+        let index = std::fs::read(find(INDEX)?).ok()?;
+        let all = shards(&index).ok()?.iter().all(|shard| find(shard).is_some());
+        all.then_some(())?;
+    }
+    config.parent().map(Path::to_owned)
 }
 
 fn download(hub: &HubConfig, model: &HubModel) -> anyhow::Result<PathBuf> {

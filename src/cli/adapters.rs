@@ -1,4 +1,4 @@
-//! `switchyard adapters`: the registry's records while no server runs, and a look into adapter directories.
+//! `switchyard adapters`: the registry's records (changed only while no server runs), and a look into adapter directories.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -15,10 +15,9 @@ use crate::config::{Config, StateConfig};
 use crate::model::lora::peft::AdapterFiles;
 use crate::model::lora::{LoraWeights, PreparedAdapter};
 use crate::model::{AdapterPreparer, ModelError};
-use crate::registry::{Catalog, IfLoaded, LoadRequest, LoadedBy, Offline, Setup};
+use crate::registry::{self, Catalog, IfLoaded, LoadRequest, LoadedBy, Offline, Setup};
 
-const ASK_THE_SERVER: &str =
-    "ask it over its API: GET /v1/lora_adapters, POST /v1/load_lora_adapter, POST /v1/unload_lora_adapter";
+const ASK_THE_SERVER: &str = "ask it over its API: POST /v1/load_lora_adapter, POST /v1/unload_lora_adapter";
 
 fn name(matches: &ArgMatches) -> anyhow::Result<String> {
     matches.get_one::<String>("name").cloned().context("the name is missing")
@@ -29,8 +28,7 @@ fn path(matches: &ArgMatches) -> anyhow::Result<PathBuf> {
 }
 
 pub(super) fn list(config: &StateConfig) -> anyhow::Result<()> {
-    let data = open_data(&config.data_dir, ASK_THE_SERVER)?;
-    let adapters = Offline::open(&data)?.list();
+    let adapters = registry::in_service(&config.data_dir)?;
     if adapters.is_empty() {
         say("no adapters\n");
         return Ok(());
@@ -63,7 +61,7 @@ pub(super) fn add(matches: &ArgMatches, config: &Config) -> anyhow::Result<()> {
     let (name, path) = (name(matches)?, path(matches)?);
     let data = Arc::new(open_data(&config.data_dir, ASK_THE_SERVER)?);
     let base = base::open(config)?;
-    let roots = adapter_roots(config, &data)?;
+    let roots = adapter_roots(config)?;
     let runtime = tokio::runtime::Builder::new_current_thread().build().context("cannot start the runtime")?;
     let loaded = runtime.block_on(async {
         let setup =

@@ -75,9 +75,9 @@ fn adapters() -> Command {
         path.help("PEFT directory (adapter_config.json, adapter_model.safetensors).")
     };
     Command::new("adapters")
-        .about("Adapters in service, while no server runs (a running one is asked over its API)")
+        .about("Adapters in service (while a server runs, they are changed over its API)")
         .subcommand_required(true)
-        .subcommand(Command::new("list").about("Adapters that the next start will serve").args(settings(of_state)))
+        .subcommand(Command::new("list").about("Adapters in service, also while a server runs").args(settings(of_state)))
         .subcommand(
             Command::new("add")
                 .about("Check an adapter against the base and put it into service, replacing the one of that name")

@@ -69,9 +69,12 @@ pub(super) fn hub(variables: &[(OsString, OsString)]) -> Result<HubConfig, (&'st
         None => Ok(None),
         Some(value) => value.to_str().map(|text| Some(text.to_owned())).ok_or((name, "is not UTF-8".to_owned())),
     };
+    // The order of Python's huggingface_hub, so that both find the same files.
     let home = variable(variables, "HF_HOME").map(Path::to_owned).or_else(|| {
-        let home = variable(variables, "HOME").or_else(|| variable(variables, "USERPROFILE"))?;
-        Some(home.join(".cache/huggingface"))
+        let cache = variable(variables, "XDG_CACHE_HOME").map(Path::to_owned);
+        let in_home =
+            || variable(variables, "HOME").or_else(|| variable(variables, "USERPROFILE")).map(|home| home.join(".cache"));
+        Some(cache.or_else(in_home)?.join("huggingface"))
     });
     // Without any home the current directory serves; it is only used when a hub id is asked for.
     let home = home.unwrap_or_else(|| PathBuf::from(".cache/huggingface"));

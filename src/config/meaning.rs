@@ -8,6 +8,7 @@ use super::raw::{Given, Origin, Raw, Typed};
 use super::settings::ADMIN_KEY_VARIABLE;
 use super::{Config, Device, HubModel, KvMemory, ModelSource, Problems, Quant, Secret, StateConfig, locate};
 use crate::telemetry::{LogConfig, LogFormat};
+use crate::{registry, tenants};
 
 struct Reader<'given> {
     raw: Raw,
@@ -45,7 +46,7 @@ impl Reader<'_> {
         let listen = self.value("listen", SocketAddr::from(([127, 0, 0, 1], 8080)), address);
         let data_dir = self.data_dir();
         let adapter_roots = self.roots();
-        let adapters = self.adapters(model.as_ref());
+        let adapters = self.adapters();
         let kv_memory = self.value("kv_memory", KvMemory::Auto, |text| match text {
             "auto" => Ok(KvMemory::Auto),
             text => bytes(text).map(KvMemory::Bytes),
@@ -75,7 +76,7 @@ impl Reader<'_> {
                 None
             }
         };
-        Some(Config {
+        let config = Config {
             model: model?,
             model_name: model_name?,
             hub: hub?,
@@ -95,7 +96,21 @@ impl Reader<'_> {
             drain_deadline: drain_deadline?,
             log: log?,
             admin_key,
-        })
+        };
+        self.names(&config);
+        Some(config)
+    }
+
+    /// No adapter may have the base's name.
+    fn names(&mut self, config: &Config) {
+        let reserved = [config.base_name()];
+        let wrong = |(name, _): &(String, PathBuf)| registry::check_name(name, &reserved).err().map(|error| error.to_string());
+        let typed: Vec<String> = config.adapters.iter().filter_map(wrong).collect();
+        let bundled: Vec<String> = config.default_adapters().filter_map(wrong).collect();
+        for (setting, problems) in [("adapters", typed), ("model_name", bundled)] {
+            let origin = self.origin_of([setting]);
+            problems.into_iter().for_each(|text| self.raw.problem(&origin, format!("{setting}: {text}")));
+        }
     }
 
     fn log(&mut self) -> Option<LogConfig> {
@@ -110,8 +125,14 @@ impl Reader<'_> {
 
     fn admin_key(&mut self) -> Option<Secret> {
         let key = self.raw.admin_key.take();
-        if key.as_deref() == Some("") {
-            self.raw.problem(ADMIN_KEY_VARIABLE, "is empty; unset it to have a key made");
+        match key.as_deref() {
+            None => {}
+            Some("") => self.raw.problem(ADMIN_KEY_VARIABLE, "is empty; unset it to have a key made"),
+            Some(key) => {
+                if let Err(error) = tenants::check_given(key) {
+                    self.raw.problem(ADMIN_KEY_VARIABLE, error.to_string());
+                }
+            }
         }
         key.map(Secret)
     }
@@ -214,31 +235,30 @@ impl Reader<'_> {
         sound.then_some(Some(roots))
     }
 
-    fn adapters(&mut self, model: Option<&ModelSource>) -> Option<Vec<(String, PathBuf)>> {
+    fn adapters(&mut self) -> Option<Vec<(String, PathBuf)>> {
         let mut adapters: Vec<(String, PathBuf)> = Vec::new();
         let mut sound = true;
         if let Some(typed) = self.raw.typed.get("adapters").cloned() {
             for text in &typed.values {
                 let problem = match text.split_once('=') {
-                    None => Some("NAME=PATH is right"),
-                    Some(("", _)) => Some("the name before '=' is missing"),
-                    Some((name, _)) if adapters.iter().any(|(taken, _)| taken == name) => Some("this name was given twice"),
-                    Some((_, path)) if !self.path(&typed, path).is_dir() => Some("the path is not a directory"),
+                    None => Some("NAME=PATH is right".to_owned()),
+                    Some(("", _)) => Some("the name before '=' is missing".to_owned()),
                     Some((name, path)) => {
-                        adapters.push((name.to_owned(), self.path(&typed, path)));
-                        None
+                        let dir = self.path(&typed, path);
+                        let problem = if let Err(error) = registry::check_name(name, &[]) {
+                            Some(error.to_string())
+                        } else if adapters.iter().any(|(taken, _)| taken == name) {
+                            Some("this name was given twice".to_owned())
+                        } else {
+                            (!dir.is_dir()).then(|| "the path is not a directory".to_owned())
+                        };
+                        adapters.push((name.to_owned(), dir));
+                        problem
                     }
                 };
                 if let Some(problem) = problem {
                     sound = false;
                     self.raw.problem(&typed.origin, format!("adapters: {text:?}: {problem}"));
-                }
-            }
-        }
-        if let Some(ModelSource::Bundled(bundle)) = model {
-            for (name, path) in &bundle.adapters {
-                if !adapters.iter().any(|(taken, _)| taken == name) {
-                    adapters.push((name.clone(), path.clone()));
                 }
             }
         }

@@ -1,6 +1,7 @@
 //! Configuration: what was typed ([`Given`]) and what it means ([`Config`]). The only room that reads the environment.
 //! Command line over variables over file over defaults; every problem is found at once and names its place.
 
+mod explain;
 mod locate;
 mod meaning;
 mod raw;
@@ -9,7 +10,7 @@ mod settings;
 mod tests;
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 pub use locate::{Bundle, bundle};
@@ -41,7 +42,7 @@ pub struct HubModel {
 /// How the hub is reached; from the usual `HF_*` variables.
 #[derive(Clone, PartialEq, Eq)]
 pub struct HubConfig {
-    /// Directory of downloads (`HF_HUB_CACHE`, or `hub` in `HF_HOME`).
+    /// Directory of downloads (`HF_HUB_CACHE`, or `hub` in `HF_HOME` or `huggingface` of `XDG_CACHE_HOME`).
     pub cache: PathBuf,
     /// Address (`HF_ENDPOINT`).
     pub endpoint: String,
@@ -123,7 +124,7 @@ pub struct Config {
     pub data_dir: PathBuf,
     /// Directories that the API may load adapters from; `None` is the default.
     pub adapter_roots: Option<Vec<PathBuf>>,
-    /// Adapters to serve from the start, by name; the bundled ones included.
+    /// Adapters that were asked for by name.
     pub adapters: Vec<(String, PathBuf)>,
     /// Memory for keys and values.
     pub kv_memory: KvMemory,
@@ -171,19 +172,63 @@ impl StateConfig {
 impl Config {
     /// Understands what was typed.
     pub fn resolve(given: &Given) -> Result<Self, Problems> {
-        Self::explain(given).0
+        meaning::understand(raw::Raw::collect(given), given)
     }
 
-    /// The same, with a line for each setting that says its value as typed and where that was.
-    pub fn explain(given: &Given) -> (Result<Self, Problems>, Vec<String>) {
-        let raw = raw::Raw::collect(given);
-        let lines = SETTINGS.iter().map(|setting| match raw.typed.get(setting.key) {
-            Some(typed) => format!("{} = {}  ({})", setting.key, typed.values.join(", "), typed.origin),
-            None => format!("{} = {}  (default)", setting.key, setting.default),
-        });
-        let lines = lines.collect();
-        (meaning::understand(raw, given), lines)
+    /// Public name of the base.
+    pub fn base_name(&self) -> String {
+        self.model_name.clone().unwrap_or_else(|| self.model.public_name())
     }
+
+    /// Directories that the API may load adapters from.
+    pub fn roots(&self) -> Vec<PathBuf> {
+        if let Some(roots) = &self.adapter_roots {
+            return roots.clone();
+        }
+        let bundled = match &self.model {
+            ModelSource::Bundled(bundle) => Some(bundle.adapter_root.clone()).filter(|root| root.is_dir()),
+            _ => None,
+        };
+        [self.own_adapter_root()].into_iter().chain(bundled).collect()
+    }
+
+    /// The adapter root in the data directory. The first of the roots where none were named.
+    pub fn own_adapter_root(&self) -> PathBuf {
+        self.data_dir.join("adapters")
+    }
+
+    /// Adapters that nobody asked for and that come with the bundled base, by name. One that was taken out of service stays out.
+    pub fn default_adapters(&self) -> impl Iterator<Item = &(String, PathBuf)> {
+        let bundled = match &self.model {
+            ModelSource::Bundled(bundle) => bundle.adapters.as_slice(),
+            _ => &[],
+        };
+        bundled.iter().filter(|(name, _)| !self.adapters.iter().any(|(taken, _)| taken == name))
+    }
+}
+
+impl ModelSource {
+    /// Name of the base in the API where none was given.
+    pub fn public_name(&self) -> String {
+        match self {
+            Self::Bundled(_) => "switchyard-base".to_owned(),
+            Self::Path(path) => typeable(&file_name(path)),
+            Self::Hub(model) => typeable(&model.repository),
+        }
+    }
+}
+
+/// `dir/Llama.Q4.gguf` -> `Llama.Q4`; the resolved directory's name for `.` and the like.
+fn file_name(path: &Path) -> String {
+    let resolved: PathBuf = path.canonicalize().unwrap_or_else(|_| path.to_owned());
+    let name = resolved.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    name.strip_suffix(".gguf").map(str::to_owned).unwrap_or(name)
+}
+
+/// A name that can stand in a request: `@` separates versions, spaces are hard to type.
+fn typeable(name: &str) -> String {
+    let name: String = name.chars().map(|c| if c.is_ascii_graphic() && c != '@' { c } else { '-' }).take(200).collect();
+    if name.is_empty() { "base".to_owned() } else { name }
 }
 
 /// The variables of this process: the one place where the environment is read.

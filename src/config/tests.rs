@@ -174,6 +174,14 @@ fn hub_variables_are_honoured_and_secrets_are_not_printed() {
     assert_eq!((config.hub.endpoint.as_str(), config.hub.offline), ("http://127.0.0.1:9", true));
     let printed = format!("{config:?}");
     assert!(!printed.contains("hf_secret") && !printed.contains("very-secret"), "{printed}");
+    let cache = |variables: &[(&str, &str)]| {
+        let fixture = variables.iter().fold(Fixture::new(), |fixture, (name, value)| fixture.variable(name, value));
+        fixture.config().hub.cache
+    };
+    let (xdg, home, cache_only) = (("XDG_CACHE_HOME", "/xdg"), ("HF_HOME", "/somewhere"), ("HF_HUB_CACHE", "/downloads"));
+    assert_eq!(cache(&[xdg]), Path::new("/xdg/huggingface/hub"));
+    assert_eq!(cache(&[xdg, home]), Path::new("/somewhere/hub"));
+    assert_eq!(cache(&[xdg, home, cache_only]), Path::new("/downloads"));
     assert!(Fixture::new().variable("HF_ENDPOINT", "ftp://x").problems()[0].starts_with("HF_ENDPOINT"));
     let fixture = Fixture::new();
     std::fs::create_dir_all(fixture.dir.path().join(".cache/huggingface")).unwrap();
@@ -193,9 +201,49 @@ fn without_a_home_the_data_directory_must_be_named() {
 #[test]
 fn the_explanation_says_where_each_value_was_typed() {
     let fixture = Fixture::new().file("threads = 2\n").variable("SWITCHYARD_QUANT", "none");
-    let lines = Config::explain(&fixture.given).1;
+    let lines = Config::explain(&fixture.given).unwrap().1;
     assert_eq!(lines.len(), SETTINGS.len());
+    assert!(lines.iter().all(|line| !line.contains("= ?") && !line.contains("the platform") && !line.contains("number of")));
     let text = lines.join("\n");
     assert!(text.contains("threads = 2  (") && text.contains("switchyard.toml:1)"), "{text}");
     assert!(text.contains("quant = none  (SWITCHYARD_QUANT)") && text.contains("listen = 127.0.0.1:8080  (default)"), "{text}");
+    let home = fixture.dir.path().display();
+    for resolved in [
+        format!("model = {home}/m.gguf  (--model)"),
+        "model_name = m  (default)".to_owned(),
+        format!("adapter_roots = {home}/.local/share/switchyard/adapters  (default)"),
+        format!("data_dir = {home}/.local/share/switchyard  (default)"),
+        "max_body_bytes = 8388608  (default)".to_owned(),
+    ] {
+        assert!(!cfg!(target_os = "linux") || text.contains(&resolved), "{resolved}\n---\n{text}");
+    }
+    let lines = Config::explain(&Fixture::new().given).unwrap().1;
+    assert!(lines.contains(&format!("threads = {}  (default)", std::thread::available_parallelism().unwrap())), "{lines:?}");
+}
+
+#[test]
+fn what_the_start_would_refuse_is_a_problem_of_the_configuration() {
+    let dir = tempfile::tempdir().unwrap();
+    let given = |name: &str| format!("{name}={}", dir.path().display());
+    for name in ["a@1", "a b", "..", "x/y", &"x".repeat(65)] {
+        let problems = Fixture::new().flag("adapters", &[&given(name)]).problems();
+        assert!(problems[0].starts_with("--adapter: adapters: ") && problems[0].contains("cannot be the name"), "{problems:?}");
+    }
+    let problems = Fixture::new().flag("adapters", &[&given("m")]).problems();
+    assert!(problems[0].starts_with("--adapter: ") && problems[0].contains("name of the base"), "{problems:?}");
+    let problems = Fixture::new().flag("model_name", &["own"]).flag("adapters", &[&given("own")]).problems();
+    assert!(problems[0].contains("name of the base"), "{problems:?}");
+    for key in ["", "brief", "has a space in the middle of it", &"x".repeat(513)] {
+        let problems = Fixture::new().variable("SWITCHYARD_ADMIN_KEY", key).problems();
+        assert!(problems[0].starts_with("SWITCHYARD_ADMIN_KEY"), "{key}: {problems:?}");
+        assert!(key.is_empty() || !problems[0].contains(key), "a key is not repeated: {problems:?}");
+    }
+}
+
+#[test]
+fn bases_have_names_that_can_be_typed() {
+    let hub = HubModel { repository: "org/My Model@2".to_owned(), revision: "main".to_owned(), file: None };
+    assert_eq!(ModelSource::Hub(hub).public_name(), "org/My-Model-2");
+    assert_eq!(ModelSource::Path("some/dir/Llama.Q4.gguf".into()).public_name(), "Llama.Q4");
+    assert_eq!(typeable(""), "base");
 }

@@ -57,7 +57,11 @@ pub async fn load(
         _ => IfLoaded::Refuse,
     };
     let expected_version = expected_version(&mut fields)?;
-    fields.finish(&[("is_3d_lora_weight", Rule::Only(&["false"], "Only PEFT's two-dimensional weights are supported."))])?;
+    fields.finish(&[
+        // The Gateway API inference extension's sidecar sends the base's name along. There is one base.
+        ("base_model_name", Rule::Harmless),
+        ("is_3d_lora_weight", Rule::Only(&["false"], "Only PEFT's two-dimensional weights are supported.")),
+    ])?;
     let (Some(name), Some(path)) = (name, path) else {
         return Err(ApiError::invalid("lora_name", "missing", "Both 'lora_name' and 'lora_path' must be provided.").into());
     };

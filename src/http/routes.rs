@@ -4,6 +4,7 @@ use axum::http::{Method, StatusCode};
 use axum::middleware::{from_fn, from_fn_with_state};
 use axum::routing::{MethodRouter, get, post};
 use axum::{Router, extract::DefaultBodyLimit};
+use tower::ServiceBuilder;
 
 use super::auth::{require_admin, require_key};
 use super::error::ApiError;
@@ -67,12 +68,15 @@ pub fn router(server: Server) -> Router {
     router
         .fallback(not_found)
         .method_not_allowed_fallback(method_not_allowed)
-        // The last one is the outermost: a request passes from the bottom to the top.
-        .layer(DefaultBodyLimit::disable()) // bodies are limited where they are read, in `body.rs`
-        .layer(from_fn(middleware::envelope))
-        .layer(from_fn(middleware::catch_panics))
-        .layer(from_fn_with_state(server.clone(), middleware::trace))
-        .layer(from_fn(middleware::request_id))
+        .layer(
+            // A request passes from the top to the bottom.
+            ServiceBuilder::new()
+                .layer(from_fn(middleware::request_id))
+                .layer(from_fn_with_state(server.clone(), middleware::trace))
+                .layer(from_fn(middleware::catch_panics))
+                .layer(from_fn(middleware::envelope))
+                .layer(DefaultBodyLimit::disable()), // bodies are limited where they are read, in `body.rs`
+        )
         .with_state(server)
 }
 

@@ -92,7 +92,8 @@ impl ChatTemplate {
         for (name, value) in conversation.variables.into_iter().flatten() {
             context.insert(name.clone(), Value::from_serialize(value));
         }
-        context.insert("messages".into(), Value::from_serialize(conversation.messages));
+        let messages: Vec<Value> = conversation.messages.iter().map(without_nulls).collect();
+        context.insert("messages".into(), Value::from(messages));
         context.insert("tools".into(), conversation.tools.map_or(Value::from(()), Value::from_serialize));
         context.insert("documents".into(), Value::from(()));
         context.insert("add_generation_prompt".into(), (conversation.ending == Ending::AnswerBegins).into());
@@ -126,6 +127,19 @@ fn failure(error: &Error) -> RenderError {
         cause = inner.source();
     }
     RenderError::Failed(error.to_string())
+}
+
+/// A message without its fields that are null, as transformers gives it to a template: clients send `content: null` beside
+/// tool calls, which templates would write as the word "None".
+fn without_nulls(message: &serde_json::Value) -> Value {
+    match message.as_object() {
+        Some(fields) => fields
+            .iter()
+            .filter(|(_, value)| !value.is_null())
+            .map(|(name, value)| (name.as_str(), Value::from_serialize(value)))
+            .collect(),
+        None => Value::from_serialize(message),
+    }
 }
 
 /// Jinja as `transformers` sets it up for chat templates.

@@ -102,7 +102,7 @@ pub trait Model: Send {
     fn kv_block_bytes(&self) -> usize;
     /// Allocates storage for `blocks` KV blocks, replacing what was there.
     fn allocate_kv(&mut self, blocks: usize) -> Result<(), ModelError>;
-    /// Bytes of weights held in memory.
+    /// Bytes of weights in memory: what is packed, and the embedding table, of which a mapped one comes and goes by pages.
     fn weight_bytes(&self) -> usize;
     /// Runs one step: writes keys and values of every chunk's tokens into its blocks, fills `logits`.
     fn forward(&mut self, chunks: &[Chunk<'_>], logits: &mut Logits) -> Result<(), ModelError>;

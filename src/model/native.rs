@@ -5,8 +5,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::model::config::{LinearSite, ModelConfig};
+use crate::model::loader::convert::convert;
+use crate::model::loader::kept_type::{Fallback, Kept, kept_type, summary};
 use crate::model::loader::{DType, RawTensor};
-use crate::model::lora::{LoraWeights, PreparedAdapter};
+use crate::model::lora::{LoraModule, LoraWeights, PreparedAdapter};
 use crate::model::ops::candle::CandleOps;
 use crate::model::ops::cpu::{CpuOps, Isa};
 use crate::model::ops::{Ops, Projection, Quant, Segment, Span, Step};
@@ -39,18 +41,72 @@ pub type Tensors = BTreeMap<String, RawTensor>;
 
 /// Packs a base for its device.
 pub fn load(config: &ModelConfig, tensors: &Tensors, options: LoadOptions) -> Result<Box<dyn Model>, ModelError> {
-    let quantized = |t: &RawTensor| !matches!(t.dtype, DType::F32 | DType::F16 | DType::BF16);
     let quant = match options.quant {
         // A base without any quantized tensor was not made for serving: 8 bits halve or quarter it at no visible loss.
-        Quant::Auto if !tensors.values().any(quantized) => Quant::To(DType::Q8_0),
+        Quant::Auto if tensors.values().all(|tensor| tensor.dtype.is_float()) => Quant::To(DType::Q8_0),
         other => other,
     };
     let exact = quant == Quant::None;
+    let source = Source { tensors, quant, tied: config.tied_embeddings, threads: options.threads };
+    if let Quant::To(dtype) = quant {
+        let fallbacks = source.fallbacks(dtype);
+        if !fallbacks.is_empty() {
+            tracing::warn!(wanted = %dtype, "rows do not fit the type: {}", summary(&fallbacks));
+        }
+    }
     Ok(match options.device {
-        Device::Cpu => Box::new(Decoder::new(CpuOps::new(config, options.threads, exact, Isa::detect())?, tensors, quant)?),
-        Device::Reference => Box::new(Decoder::new(CandleOps::cpu(config)?, tensors, quant)?),
-        Device::Cuda(index) => Box::new(Decoder::new(CandleOps::cuda(config, index)?, tensors, quant)?),
+        Device::Cpu => Box::new(Decoder::new(CpuOps::new(config, options.threads, exact, Isa::detect())?, &source)?),
+        Device::Reference => Box::new(Decoder::new(CandleOps::cpu(config)?, &source)?),
+        Device::Cuda(index) => Box::new(Decoder::new(CandleOps::cuda(config, index)?, &source)?),
     })
+}
+
+/// A base's tensors in the types that they are kept in.
+struct Source<'a> {
+    tensors: &'a Tensors,
+    quant: Quant,
+    /// As in the configuration.
+    tied: bool,
+    threads: usize,
+}
+
+impl<'a> Source<'a> {
+    fn find(&self, name: &str) -> Option<&'a RawTensor> {
+        self.tensors.get(name)
+    }
+
+    fn need(&self, name: &str) -> Result<&'a RawTensor, ModelError> {
+        self.find(name).ok_or_else(|| ModelError::Invalid(format!("the base lacks tensor {name:?}")))
+    }
+
+    /// A matrix as its file has it, and in the type that it is kept in.
+    fn matrix(&self, name: &str) -> Result<(&'a RawTensor, RawTensor), ModelError> {
+        let stored = self.need(name)?;
+        let dtype = match self.quant {
+            Quant::To(dtype) if stored.dtype.is_float() => kept_type(name, stored, dtype, self.tied).used,
+            _ => stored.dtype,
+        };
+        Ok((stored, convert(stored, dtype, self.threads)?))
+    }
+
+    /// Packs a matrix; quantized ones are expanded where products have to be exact.
+    fn linear<O: Ops>(&self, ops: &mut O, weight: &RawTensor, bias: Option<&RawTensor>) -> Result<O::Linear, ModelError> {
+        if self.quant == Quant::None && !weight.dtype.is_float() {
+            return ops.linear(&convert(weight, DType::F32, self.threads)?, bias);
+        }
+        ops.linear(weight, bias)
+    }
+
+    /// Tensors that cannot have the type that they should have when matrices become `dtype`.
+    fn fallbacks(&self, dtype: DType) -> Vec<Fallback> {
+        let float = self.tensors.iter().filter(|(_, tensor)| tensor.dtype.is_float());
+        float
+            .filter_map(|(name, tensor)| {
+                let Kept { wanted, used } = kept_type(name, tensor, dtype, self.tied);
+                (used != wanted).then(|| Fallback { tensor: name.clone(), cols: tensor.cols, used })
+            })
+            .collect()
+    }
 }
 
 struct Layer<O: Ops> {
@@ -85,34 +141,41 @@ pub struct Decoder<O: Ops> {
 }
 
 impl<O: Ops> Decoder<O> {
-    /// Packs every tensor for `ops`.
-    pub fn new(mut ops: O, tensors: &Tensors, quant: Quant) -> Result<Self, ModelError> {
+    /// Packs every tensor for `ops`. Pages of the files are given back as soon as their content is packed.
+    fn new(mut ops: O, source: &Source<'_>) -> Result<Self, ModelError> {
         let config = ops.config().clone();
-        let find = |name: &str| tensors.get(name);
-        let need = |name: &str| find(name).ok_or_else(|| ModelError::Invalid(format!("the base lacks tensor {name:?}")));
-        let embedding = need("model.embed_tokens.weight")?;
-        let head = if config.tied_embeddings { embedding } else { need("lm_head.weight")? };
         let mut layers = Vec::with_capacity(config.layers);
         for index in 0..config.layers {
             let name = |part: &str| format!("model.layers.{index}.{part}");
             let mut linears = Vec::with_capacity(7);
             for site in LinearSite::ALL {
-                let weight = need(&name(&format!("{}.weight", site.module())))?;
-                linears.push(ops.linear(weight, find(&name(&format!("{}.bias", site.module()))), quant)?);
-                weight.release();
+                let (stored, kept) = source.matrix(&name(&format!("{}.weight", site.module())))?;
+                let bias = source.find(&name(&format!("{}.bias", site.module())));
+                linears.push(source.linear(&mut ops, &kept, bias)?);
+                stored.release();
             }
             let Ok(linears) = <[O::Linear; 7]>::try_from(linears) else {
                 return Err(ModelError::Invalid("a layer has not seven linears: this is a bug".to_owned()));
             };
             layers.push(Layer {
-                attention_norm: ops.vector(need(&name("input_layernorm.weight"))?)?,
+                attention_norm: ops.vector(source.need(&name("input_layernorm.weight"))?)?,
                 linears,
-                mlp_norm: ops.vector(need(&name("post_attention_layernorm.weight"))?)?,
+                mlp_norm: ops.vector(source.need(&name("post_attention_layernorm.weight"))?)?,
             });
         }
-        let head = ops.linear(head, None, quant)?;
-        let norm = ops.vector(need("model.norm.weight")?)?;
-        let embedding = ops.embedding(embedding)?;
+        let (stored_table, table) = source.matrix("model.embed_tokens.weight")?;
+        let head = if config.tied_embeddings {
+            source.linear(&mut ops, &table, None)?
+        } else {
+            let (stored, kept) = source.matrix("lm_head.weight")?;
+            let head = source.linear(&mut ops, &kept, None)?;
+            stored.release();
+            head
+        };
+        let norm = ops.vector(source.need("model.norm.weight")?)?;
+        let embedding = ops.embedding(&table)?;
+        // Rows of a mapped table come back as they are looked up.
+        stored_table.release();
         let work = Workspace {
             x: O::Activation::default(),
             normed: O::Activation::default(),
@@ -180,7 +243,8 @@ impl<O: Ops> Model for Decoder<O> {
     }
 
     fn weight_bytes(&self) -> usize {
-        self.layers.iter().flat_map(|layer| &layer.linears).chain([&self.head]).map(O::linear_bytes).sum()
+        let linears = self.layers.iter().flat_map(|layer| &layer.linears).chain([&self.head]);
+        linears.map(O::linear_bytes).sum::<usize>() + O::embedding_bytes(&self.embedding)
     }
 
     fn forward(&mut self, chunks: &[Chunk<'_>], logits: &mut Logits) -> Result<(), ModelError> {
@@ -247,6 +311,7 @@ struct Preparer<O: Ops>(O::LoraPreparer);
 
 impl<O: Ops> AdapterPreparer for Preparer<O> {
     fn prepare(&self, weights: LoraWeights) -> Result<PreparedAdapter, ModelError> {
+        weights.modules.iter().try_for_each(LoraModule::check_scaled)?;
         let lora = (self.0)(&weights)?;
         Ok(PreparedAdapter { id: weights.id, bytes: O::lora_bytes(&lora), max_rank: weights.max_rank, inner: Box::new(lora) })
     }

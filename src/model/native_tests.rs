@@ -12,6 +12,9 @@ use crate::model::random::{self, Mix};
 
 /// Largest difference of a logit between our kernels and candle's f32 ones; logits are about 1.
 const REFERENCE_TOLERANCE: f32 = 2e-4;
+/// The same between our kernels and a GPU's, which sum in an order of their own.
+#[cfg(feature = "cuda")]
+const GPU_TOLERANCE: f32 = 1e-3;
 /// The same where inputs are rounded to 8 bits in blocks of 32 (ours) or 256 (candle's, K-quants).
 const EIGHT_BIT_TOLERANCE: f32 = 0.15;
 
@@ -130,6 +133,37 @@ fn logits_equal_the_reference_with_and_without_adapters() {
     }
 }
 
+/// The same on a GPU: needs the feature and a device, and says so where there is none.
+#[cfg(feature = "cuda")]
+#[test]
+#[expect(clippy::print_stderr, reason = "a skipped test says so")]
+fn logits_on_a_gpu_equal_ours_with_and_without_adapters() {
+    // The largest difference is with quantized weights, which candle's CUDA kernels multiply with 8-bit inputs as well.
+    let kinds = [
+        (Mix::Uniform(DType::F32), Quant::None, GPU_TOLERANCE),
+        (Mix::Uniform(DType::Q8_0), Quant::Auto, EIGHT_BIT_TOLERANCE),
+        (Mix::Q4KM, Quant::Auto, EIGHT_BIT_TOLERANCE),
+    ];
+    for (mix, quant, tolerance) in kinds {
+        for config in shapes().into_iter().filter(|config| mix != Mix::Q4KM || config.head_dim == 64) {
+            let tensors = random::tensors(&config, mix, 9).unwrap();
+            let options = LoadOptions { quant, threads: 2, device: Device::Cuda(0) };
+            let mut gpu = match load(&config, &tensors, options) {
+                Ok(gpu) => gpu,
+                Err(error) => return eprintln!("skipped: no CUDA device opens: {error}"),
+            };
+            gpu.allocate_kv(64).unwrap();
+            let mut cpu = model(&config, mix, quant, Device::Cpu);
+            let (ours, theirs) = (sequences(&*cpu, &[50, 33, 40]), sequences(&*gpu, &[50, 33, 40]));
+            let want = all_logits(&mut *cpu, &ours, 64, true);
+            for chunk in [64, 7] {
+                let got = all_logits(&mut *gpu, &theirs, chunk, true);
+                assert!(worst(&got, &want) < tolerance, "{mix:?} {config:?}: {}", worst(&got, &want));
+            }
+        }
+    }
+}
+
 #[test]
 fn quantized_logits_follow_the_reference() {
     let config = random::shape("tiny").unwrap();
@@ -159,6 +193,85 @@ fn rows_are_bit_identical_whatever_shares_their_step() {
                 let other = all_logits(&mut *model, &sequences, chunk, company);
                 assert!(together == other, "{mix:?}: chunks of {chunk}, together: {company}");
             }
+        }
+    }
+}
+
+/// Root mean square of the differences of log-probabilities that keeping float weights in a type may make. On noise, which is
+/// harder than trained weights: no value predicts its neighbour, and logits are about 1.
+const KEPT_TOLERANCE: [(DType, f32); 4] = [(DType::F32, 0.0), (DType::Q8_0, 0.04), (DType::Q6K, 0.1), (DType::Q4K, 0.4)];
+
+fn root_mean_square(a: &[Vec<f32>], b: &[Vec<f32>]) -> f32 {
+    let squares = a.iter().flatten().zip(b.iter().flatten()).map(|(a, b)| f64::from(a - b).powi(2));
+    let (sum, count) = squares.fold((0.0, 0), |(sum, count), square| (sum + square, count + 1));
+    (sum / f64::from(count)).sqrt() as f32
+}
+
+fn log_probabilities(logits: &[Vec<f32>], vocab: usize) -> Vec<Vec<f32>> {
+    let normalise = |row: &[f32]| {
+        let sum: f64 = row.iter().map(|logit| f64::from(*logit).exp()).sum();
+        row.iter().map(|logit| (f64::from(*logit) - sum.ln()) as f32).collect::<Vec<f32>>()
+    };
+    logits.iter().map(|sequence| sequence.chunks_exact(vocab).flat_map(normalise).collect()).collect()
+}
+
+#[test]
+fn float_weights_are_kept_in_the_wanted_type_and_still_mean_the_same() {
+    let tied = random::shape("tiny").unwrap();
+    for config in [ModelConfig { tied_embeddings: false, ..tied.clone() }, tied] {
+        let tensors = random::tensors(&config, Mix::Uniform(DType::F32), 9).unwrap();
+        let values: usize = tensors.values().filter(|tensor| tensor.rows > 1).map(|tensor| tensor.rows * tensor.cols).sum();
+        let mut exact = model(&config, Mix::Uniform(DType::F32), Quant::None, Device::Cpu);
+        // The first sequence of several is the one without an adapter.
+        let sequences = sequences(&*exact, &[60]);
+        let expected = log_probabilities(&all_logits(&mut *exact, &sequences, 64, true), config.vocab_size);
+        for (dtype, tolerance) in KEPT_TOLERANCE {
+            let quant = if dtype == DType::F32 { Quant::None } else { Quant::To(dtype) };
+            let source = Source { tensors: &tensors, quant, tied: config.tied_embeddings, threads: 2 };
+            for name in tensors.keys().filter(|name| !name.ends_with("norm.weight")) {
+                let head = name == "lm_head.weight" || (config.tied_embeddings && name == "model.embed_tokens.weight");
+                let wanted = if head && dtype == DType::Q4K { DType::Q6K } else { dtype };
+                assert_eq!(source.matrix(name).unwrap().1.dtype, wanted, "{name}");
+            }
+            let mut model = model(&config, Mix::Uniform(DType::F32), quant, Device::Cpu);
+            // A tied table is there twice: packed as the head, and in rows. Q4_K is its 4.6 bits a value, and a head of Q6_K.
+            let tied = if config.tied_embeddings { config.vocab_size * config.hidden_size } else { 0 };
+            let bits = 8.0 * model.weight_bytes() as f64 / (values + tied) as f64;
+            let (block, bytes) = dtype.block();
+            let least = 8.0 * bytes as f64 / block as f64;
+            assert!((least..least + 1.0).contains(&bits), "{dtype}: {bits} bits a value");
+            let got = log_probabilities(&all_logits(&mut *model, &sequences, 64, true), config.vocab_size);
+            let difference = root_mean_square(&got, &expected);
+            assert!(difference <= tolerance, "{dtype}: {difference}");
+            assert!(difference >= tolerance / 3.0, "{dtype}: {difference}: is it kept as something finer?");
+        }
+    }
+}
+
+#[test]
+fn adapter_weights_that_the_base_cannot_keep_are_refused_by_name() {
+    let config = random::shape("tiny").unwrap();
+    let quantized = model(&config, Mix::Uniform(DType::F32), Quant::Auto, Device::Cpu);
+    let exact = model(&config, Mix::Uniform(DType::F32), Quant::None, Device::Cpu);
+    let prepare = |model: &dyn Model, change: &dyn Fn(&mut LoraModule)| {
+        let mut weights = lora(&config, 4, &[LinearSite::Q, LinearSite::Down], 1);
+        change(&mut weights.modules[3]);
+        model.adapter_preparer().prepare(weights).map(|_| ()).map_err(|error| error.to_string())
+    };
+    type Change<'a> = &'a dyn Fn(&mut LoraModule);
+    let large: [(Change<'_>, &str); 2] = [(&|m| m.a[17] = 70_000.0, "lora_A"), (&|m| m.b[17] = -70_000.0, "lora_B")];
+    for (change, half) in large {
+        let error = prepare(&*quantized, change).unwrap_err();
+        assert!(error.contains(&format!("model.layers.1.mlp.down_proj.{half}.weight holds")), "{error}");
+        assert!(error.contains("70000") && error.contains("65504"), "{error}");
+        prepare(&*exact, change).unwrap();
+    }
+    prepare(&*quantized, &|m| m.a[17] = 65_504.0).unwrap();
+    let scales: [Change<'_>; 2] = [&|m| m.scale = f32::INFINITY, &|m| (m.scale, m.b[0]) = (1e36, 1e3)];
+    for change in scales {
+        for model in [&*quantized, &*exact] {
+            let error = prepare(model, change).unwrap_err();
+            assert!(error.contains("model.layers.1.mlp.down_proj") && error.contains("lora_alpha"), "{error}");
         }
     }
 }

@@ -10,7 +10,7 @@ use rand_chacha::ChaCha8Rng;
 
 use crate::model::ModelError;
 use crate::model::config::{Architecture, LinearSite, ModelConfig, RopeScaling};
-use crate::model::loader::{DType, RawTensor};
+use crate::model::loader::{DType, Origin, RawTensor};
 
 /// Storage types of a random base's matrices.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -103,7 +103,7 @@ fn stored(dtype: DType, rows: usize, cols: usize, fill: impl FnOnce(&mut [u8])) 
     let mut map = MmapMut::map_anon(bytes).map_err(memory)?;
     fill(&mut map);
     let file = Arc::new(map.make_read_only().map_err(memory)?);
-    Ok(RawTensor { dtype, rows, cols, file, range: 0..bytes, interleaved_head_dim: None })
+    Ok(RawTensor { dtype, rows, cols, file, origin: Origin::Memory, range: 0..bytes, interleaved_head_dim: None })
 }
 
 fn vector(len: usize, mean: f32, spread: f32, rng: &mut ChaCha8Rng) -> Result<RawTensor, ModelError> {

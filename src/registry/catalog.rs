@@ -99,7 +99,7 @@ impl Catalog {
             let inner = Inner {
                 files: VersionFiles::open(&setup.data)?,
                 roots: Roots::new(setup.roots)?,
-                state: Mutex::new(State { records: Records::read(&setup.data)?, ..State::default() }),
+                state: Mutex::new(State { records: Records::read(setup.data.path())?, ..State::default() }),
                 data: setup.data,
                 reserved_names: setup.reserved_names,
                 base: setup.base,
@@ -122,6 +122,19 @@ impl Catalog {
             inner.load(request)
         })
         .await
+    }
+
+    /// Leases in flight, on versions in service and on those that are not any more.
+    pub fn leases(&self) -> usize {
+        let state = self.inner.state();
+        let tokens: usize = state.tokens.values().map(Weak::strong_count).sum();
+        // Each name in service holds one itself.
+        tokens.saturating_sub(state.served.len())
+    }
+
+    /// True where the name was in service once and was taken out.
+    pub fn was_unloaded(&self, name: &str) -> bool {
+        self.inner.state().records.was_unloaded(name)
     }
 
     /// Takes a name out of service. Running requests keep their leases.

@@ -19,7 +19,8 @@ use std::sync::Arc;
 
 pub use catalog::{Catalog, Setup, Skipped};
 pub use error::RegistryError;
-pub use records::{Offline, VersionRecord};
+pub use name::check as check_name;
+pub use records::{Offline, VersionRecord, in_service};
 
 use crate::ids::VersionId;
 use crate::model::lora::PreparedAdapter;

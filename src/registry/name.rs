@@ -8,8 +8,8 @@ const MAX_NAME: usize = 64;
 /// Fewest hexadecimal digits that name a version by digest. Shorter decimals are numbers, so the two cannot be confused.
 const MIN_DIGEST_DIGITS: usize = 8;
 
-/// Checks a name for a new adapter.
-pub(super) fn check(name: &str, reserved: &[String]) -> Result<(), RegistryError> {
+/// Checks a name for a new adapter; `reserved` are the names of the base.
+pub fn check(name: &str, reserved: &[String]) -> Result<(), RegistryError> {
     let reason = if name.is_empty() {
         "it is empty"
     } else if name.len() > MAX_NAME {

@@ -1,13 +1,14 @@
 //! What is remembered of adapters, and how it may change: pure functions on plain data, written to disk as one file.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
 use super::name::{Expected, Selector};
 use super::{LoadedBy, RegistryError};
 use crate::ids::VersionId;
-use crate::store::{Access, DataDir, StoreError};
+use crate::store::{self, Access, DataDir, StoreError};
 
 /// Name of the state file in the data directory.
 const FILE: &str = "registry.json";
@@ -82,11 +83,12 @@ pub(super) struct Facts {
 }
 
 impl Records {
-    pub(super) fn read(data: &DataDir) -> Result<Self, StoreError> {
-        let Some(records) = data.read_json::<Self>(FILE)? else { return Ok(Self::default()) };
+    /// Reads the records of a data directory; none are no error.
+    pub(super) fn read(directory: &Path) -> Result<Self, StoreError> {
+        let Some(records) = store::read_json::<Self>(directory, FILE)? else { return Ok(Self::default()) };
         if records.format != FORMAT {
             let reason = format!("format {} is not {FORMAT}", records.format);
-            return Err(StoreError::Damaged { path: data.path().join(FILE), reason });
+            return Err(StoreError::Damaged { path: directory.join(FILE), reason });
         }
         Ok(records)
     }
@@ -150,13 +152,29 @@ impl Records {
         adapter.current.take().is_some()
     }
 
+    /// True where the name was in service once and was taken out.
+    pub(super) fn was_unloaded(&self, name: &str) -> bool {
+        self.adapters.get(name).is_some_and(|adapter| adapter.current.is_none())
+    }
+
     /// Versions whose files must stay.
     pub(super) fn referenced(&self) -> BTreeSet<VersionId> {
         self.adapters.values().flat_map(|adapter| adapter.versions.iter().map(|version| version.id)).collect()
     }
 }
 
-/// The registry's records without a running server, for `switchyard adapters`.
+/// Names in service according to a data directory, each with its current version and the numbers of all kept ones. A server may
+/// own the directory: nothing is locked and nothing is written.
+pub fn in_service(directory: &Path) -> Result<Vec<(String, VersionRecord, Vec<u32>)>, RegistryError> {
+    let records = Records::read(directory)?;
+    let listed = records.adapters.iter().filter_map(|(name, adapter)| {
+        let numbers = adapter.versions.iter().map(|version| version.number).collect();
+        Some((name.clone(), adapter.current()?.clone(), numbers))
+    });
+    Ok(listed.collect())
+}
+
+/// Changes of the records without a running server, for `switchyard adapters`.
 pub struct Offline<'data> {
     data: &'data DataDir,
     records: Records,
@@ -165,19 +183,7 @@ pub struct Offline<'data> {
 impl<'data> Offline<'data> {
     /// Reads the records of a data directory.
     pub fn open(data: &'data DataDir) -> Result<Self, RegistryError> {
-        Ok(Self { data, records: Records::read(data)? })
-    }
-
-    /// Names in service, each with its current version and the numbers of all kept ones.
-    pub fn list(&self) -> Vec<(String, VersionRecord, Vec<u32>)> {
-        self.records
-            .adapters
-            .iter()
-            .filter_map(|(name, adapter)| {
-                let numbers = adapter.versions.iter().map(|version| version.number).collect();
-                Some((name.clone(), adapter.current()?.clone(), numbers))
-            })
-            .collect()
+        Ok(Self { data, records: Records::read(data.path())? })
     }
 
     /// Takes a name out of service; its files are removed at the next start.

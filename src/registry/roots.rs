@@ -4,6 +4,7 @@
 use std::path::{Component, Path, PathBuf};
 
 use super::RegistryError;
+use crate::model::lora::peft::{CONFIG_FILE, WEIGHTS_FILE};
 
 #[derive(Debug)]
 pub(super) struct Roots {
@@ -44,13 +45,22 @@ impl Roots {
                 return Err(refused(outside));
             }
             let Ok(real) = std::fs::canonicalize(&candidate) else { continue };
-            if !self.roots.iter().any(|(_, root)| real.starts_with(root)) {
+            if !self.inside(&real) {
                 escaped = true;
             } else if real.is_dir() {
+                let leaves = |name| std::fs::canonicalize(real.join(name)).is_ok_and(|file| !self.inside(&file));
+                if [CONFIG_FILE, WEIGHTS_FILE].into_iter().any(leaves) {
+                    return Err(refused("one of its files is a symbolic link that leaves the adapter roots"));
+                }
                 return Ok(real);
             }
         }
         Err(if escaped { refused(outside) } else { RegistryError::PathNotFound { path: given() } })
+    }
+
+    /// True for a path without symbolic links that lies in a root.
+    fn inside(&self, real: &Path) -> bool {
+        self.roots.iter().any(|(_, root)| real.starts_with(root))
     }
 }
 
@@ -98,6 +108,28 @@ mod tests {
         }
         let text = roots.resolve(Path::new("absent")).unwrap_err().to_string();
         assert!(!text.contains(&*dir.path().to_string_lossy()), "{text}");
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn files_that_are_links_must_stay_in_the_roots_too() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |path: &str| dir.path().join(path);
+        for name in [CONFIG_FILE, WEIGHTS_FILE] {
+            for made in ["root/blobs", "root/inside", "root/outside", "secret"] {
+                std::fs::create_dir_all(at(made)).unwrap();
+            }
+            std::fs::write(at("root/blobs").join(name), b"x").unwrap();
+            std::fs::write(at("secret/file"), b"x").unwrap();
+            std::os::unix::fs::symlink(Path::new("../blobs").join(name), at("root/inside").join(name)).unwrap();
+            std::os::unix::fs::symlink(at("secret/file"), at("root/outside").join(name)).unwrap();
+            let roots = Roots::new(vec![at("root")]).unwrap();
+            roots.resolve(Path::new("inside")).unwrap();
+            let error = roots.resolve(Path::new("outside")).unwrap_err();
+            let refused = matches!(&error, RegistryError::PathRefused { path, .. } if path == "outside");
+            assert!(refused && !error.to_string().contains("secret"), "{error}");
+            std::fs::remove_dir_all(dir.path().join("root")).unwrap();
+        }
     }
 
     #[test]

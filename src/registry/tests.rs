@@ -141,8 +141,10 @@ async fn a_swap_moves_the_name_and_leaves_running_leases_alone() {
     let again = catalog.load(replace("support", "two")).await.unwrap();
     assert_eq!((again.number, again.replaced), (2, Some(2)));
 
+    assert_eq!(catalog.leases(), 1);
     let weak = Arc::downgrade(&running.adapter);
     drop(running);
+    assert_eq!(catalog.leases(), 0);
     assert!(weak.upgrade().is_none(), "the old version leaves memory with its last lease");
     assert_eq!(catalog.list()[0].draining, []);
 }
@@ -292,6 +294,30 @@ async fn a_flag_that_is_repeated_at_every_start_does_not_undo_a_swap() {
     let catalog = fixture.open().await;
     assert_eq!(catalog.load(flag("one")).await.unwrap().number, 2, "known content: the swap stays");
     assert_eq!(catalog.load(flag("three")).await.unwrap().number, 3, "new content is taken");
+}
+
+#[tokio::test]
+async fn a_name_that_was_taken_out_of_service_is_remembered_until_it_is_loaded_again() {
+    let fixture = Fixture::new();
+    let catalog = fixture.open().await;
+    let unloaded = |catalog: &Catalog| (catalog.was_unloaded("support"), catalog.was_unloaded("other"));
+    assert_eq!(unloaded(&catalog), (false, false), "a name that was never there is not taken out");
+    catalog.load(request("support", "one")).await.unwrap();
+    catalog.load(request("other", "two")).await.unwrap();
+    assert_eq!(unloaded(&catalog), (false, false));
+    catalog.unload("support", None).await.unwrap();
+    drop(catalog);
+    let catalog = fixture.open().await;
+    assert_eq!(unloaded(&catalog), (true, false), "also after a restart");
+    drop(catalog);
+    let data = DataDir::open(&fixture.dir.path().join("data")).unwrap();
+    Offline::open(&data).unwrap().remove("other").unwrap();
+    drop(data);
+    let catalog = fixture.open().await;
+    assert_eq!(unloaded(&catalog), (true, true), "`adapters remove` is an unload too");
+    let flag = LoadRequest { if_loaded: IfLoaded::ReplaceIfNew, ..request("support", "one") };
+    catalog.load(flag).await.unwrap();
+    assert_eq!(unloaded(&catalog), (false, true), "who names it explicitly has it back");
 }
 
 #[tokio::test]

@@ -55,9 +55,7 @@ impl DataDir {
 
     /// Reads a JSON state file; `None` where there is none.
     pub fn read_json<T: DeserializeOwned>(&self, name: &str) -> Result<Option<T>, StoreError> {
-        let path = self.path.join(name);
-        let Some(bytes) = self.read(name)? else { return Ok(None) };
-        serde_json::from_slice(&bytes).map(Some).map_err(|error| StoreError::Damaged { path, reason: error.to_string() })
+        read_json(&self.path, name)
     }
 
     /// Replaces a JSON state file, durably: after this returns it survives a power cut; before, the old content does.
@@ -71,17 +69,28 @@ impl DataDir {
 
     /// Reads a file; `None` where there is none.
     pub fn read(&self, name: &str) -> Result<Option<Vec<u8>>, StoreError> {
-        let path = self.path.join(name);
-        match read_limited(&path, MAX_STATE_BYTES) {
-            Ok(bytes) => Ok(Some(bytes)),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-            Err(source) => Err(StoreError::Io { doing: "read", path, source }),
-        }
+        read_state(&self.path.join(name))
     }
 
     /// Replaces a file durably.
     pub fn write(&self, name: &str, bytes: &[u8], access: Access) -> Result<(), StoreError> {
         write_durably(&self.path.join(name), bytes, access)
+    }
+}
+
+/// Reads a JSON state file of a data directory that another process may own; `None` where there is none. As files are replaced
+/// whole, what comes back was true at one moment.
+pub fn read_json<T: DeserializeOwned>(directory: &Path, name: &str) -> Result<Option<T>, StoreError> {
+    let path = directory.join(name);
+    let Some(bytes) = read_state(&path)? else { return Ok(None) };
+    serde_json::from_slice(&bytes).map(Some).map_err(|error| StoreError::Damaged { path, reason: error.to_string() })
+}
+
+fn read_state(path: &Path) -> Result<Option<Vec<u8>>, StoreError> {
+    match read_limited(path, MAX_STATE_BYTES) {
+        Ok(bytes) => Ok(Some(bytes)),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(source) => Err(StoreError::Io { doing: "read", path: path.to_owned(), source }),
     }
 }
 

@@ -3,7 +3,7 @@
 
 mod dir;
 
-pub use dir::{Access, DataDir, read_limited, rename_durably, write_durably};
+pub use dir::{Access, DataDir, read_json, read_limited, rename_durably, write_durably};
 
 /// What went wrong with durable state.
 #[derive(Debug, thiserror::Error)]

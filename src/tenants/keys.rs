@@ -101,7 +101,8 @@ impl fmt::Debug for Keys {
     }
 }
 
-fn check_given(key: &str) -> Result<(), TenantError> {
+/// Checks an admin key that the operator wants to have.
+pub fn check_given(key: &str) -> Result<(), TenantError> {
     if key.len() < MIN_GIVEN_KEY {
         return Err(TenantError::UnusableKey("is shorter than 16 characters"));
     }

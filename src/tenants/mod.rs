@@ -5,7 +5,7 @@
 
 mod keys;
 
-pub use keys::{Keys, Opened};
+pub use keys::{Keys, Opened, check_given};
 
 /// What a caller may do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -119,9 +119,9 @@ fn leaving_out_the_window_or_the_scaling_shows() {
     }
 }
 
-/// `switchyard quantize --type f32`: interleaved rows, names and rotary divisors in the file mean the same base.
+/// `switchyard quantize --type f32`: interleaved rows, names and rotary divisors in the file mean the same base, for adapters too.
 #[test]
-fn a_base_written_as_gguf_computes_the_same() {
+fn a_base_written_as_gguf_computes_the_same_with_and_without_adapters() {
     let folder = tempfile::tempdir().unwrap();
     for name in BASES {
         let mut case = case(name);
@@ -129,7 +129,37 @@ fn a_base_written_as_gguf_computes_the_same() {
         quantize_checkpoint(&case.checkpoint, &path, DType::F32).unwrap();
         case.checkpoint = loader::open(&path).unwrap();
         let mut model = model(&case, &case.checkpoint.config, Device::Cpu);
-        let difference = worst(model.as_mut(), None, &case.expected.base["harbour"]);
-        assert!(difference <= TOLERANCE, "{name}: {difference}");
+        for (adapter, answers) in case.expected.all() {
+            let prepared = adapter.map(|adapter| prepared(&case, model.as_ref(), adapter));
+            let difference = worst(model.as_mut(), prepared.as_ref(), &answers["harbour"]);
+            assert!(difference <= TOLERANCE, "{name} {adapter:?}: {difference}");
+        }
+        assert!(case.expected.adapters.len() >= 4, "{name}");
+    }
+}
+
+/// `serve --quant q4_k` on a directory computes what it computes on the file that `quantize --type q4_k` makes of it.
+#[test]
+fn quantizing_while_loading_computes_what_the_written_file_computes() {
+    let folder = tempfile::tempdir().unwrap();
+    // Rows of 256 values in floats, which the golden directories do not have: the types fit, and queries are interleaved.
+    let wide = folder.path().join("wide.gguf");
+    quantize_checkpoint(&case("llama-mix.gguf").checkpoint, &wide, DType::F32).unwrap();
+    let bases = BASES.map(|name| case(name).checkpoint).into_iter().chain([loader::open(&wide).unwrap()]);
+    for mut base in bases {
+        for dtype in [DType::Q4K, DType::Q6K, DType::Q8_0] {
+            let path = folder.path().join("base.gguf");
+            quantize_checkpoint(&base, &path, dtype).unwrap();
+            let written = loader::open(&path).unwrap();
+            // The file has Llama 3's scaling as divisors, which differ in the last bit.
+            base.config.rope_scaling = written.config.rope_scaling.clone();
+            let rows = |base: &loader::Checkpoint, quant: Quant| {
+                let options = LoadOptions { quant, threads: 2, device: Device::Cpu };
+                let mut model = load(&base.config, &base.tensors, options).unwrap();
+                model.allocate_kv(base.config.context_length / BLOCK_TOKENS).unwrap();
+                (model.weight_bytes(), Sequence::new(model.as_mut(), None).push(&[5, 6, 7, 8, 9, 10, 11, 60, 61, 62, 63]))
+            };
+            assert!(rows(&base, Quant::To(dtype)) == rows(&written, Quant::Auto), "{} as {dtype}", base.name);
+        }
     }
 }

@@ -59,6 +59,25 @@ async fn loading_and_unloading_speak_vllms_format() {
     assert_eq!(broken.error(), (400, "BadRequestError".to_owned(), json!(400), json!("lora_path")));
 }
 
+/// The bodies that controllers in use send, with every field that they send.
+#[tokio::test]
+async fn the_loads_and_unloads_of_cluster_controllers_are_understood() {
+    let server = Harness::new().await;
+    let path = server.write_adapter("a", 1);
+    // kubernetes-sigs/gateway-api-inference-extension, tools/dynamic-lora-sidecar
+    for base in [json!(BASE), json!("meta-llama/Llama-3.1-8B"), json!(""), Value::Null] {
+        let load = json!({"lora_name": "sidecar", "lora_path": path, "base_model_name": base});
+        let reply = server.post(LOAD, &load).await;
+        assert_eq!(reply.status.as_u16(), 200, "{load}: {}", reply.text);
+        let ids = server.get("/v1/models").await.json()["data"].clone();
+        assert!(ids.as_array().unwrap().iter().any(|model| model["id"] == "sidecar"), "{ids}");
+        assert_eq!(server.post(UNLOAD, &json!({"lora_name": "sidecar"})).await.status.as_u16(), 200);
+    }
+    // vllm-project/production-stack, operator
+    assert_eq!(server.post(LOAD, &json!({"lora_name": "stack", "lora_path": path})).await.status.as_u16(), 200);
+    assert_eq!(server.post(UNLOAD, &json!({"lora_name": "stack"})).await.status.as_u16(), 200);
+}
+
 #[tokio::test]
 async fn a_model_name_means_the_base_an_adapter_or_one_of_its_versions() {
     let server = Harness::new().await;

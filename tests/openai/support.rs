@@ -53,7 +53,7 @@ impl Default for Options {
     }
 }
 
-/// A server in this process. Dropping it asserts that nothing is held in the engine.
+/// A server in this process. Dropping it asserts that nothing is held in the engine and in the catalog.
 pub struct Harness {
     router: Router,
     pub server: Server,
@@ -64,6 +64,28 @@ pub struct Harness {
     /// Data directory.
     pub data: TempDir,
     _leaks: LeakCheck,
+    _leases: LeaseCheck,
+}
+
+/// Asserts on drop that nobody holds a version of an adapter, neither a served one nor one that drains.
+struct LeaseCheck(Catalog);
+
+impl Drop for LeaseCheck {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            return;
+        }
+        let began = std::time::Instant::now();
+        while self.0.leases() > 0 && began.elapsed() < std::time::Duration::from_secs(10) {
+            std::thread::yield_now();
+        }
+        assert_eq!(self.0.leases(), 0, "leases leaked: {:?}", self.0.list());
+        assert!(
+            self.0.list().iter().all(|adapter| adapter.draining.is_empty()),
+            "versions drain for nobody: {:?}",
+            self.0.list()
+        );
+    }
 }
 
 /// A response, read to its end.
@@ -114,6 +136,7 @@ impl Harness {
         let registry = prometheus::Registry::new();
         let metrics = Metrics::new(&registry).unwrap();
         let gateway = Gateway::new(base, engine.clone(), catalog.clone(), metrics);
+        let leases = LeaseCheck(catalog.clone());
         let readiness = Readiness::default();
         let server = Server::new(Parts {
             gateway,
@@ -125,7 +148,8 @@ impl Harness {
         })
         .unwrap();
         let router = router(server.clone());
-        Self { router, server, _leaks: LeakCheck::new(engine.clone()), engine, readiness, root, data }
+        let leaks = LeakCheck::new(engine.clone());
+        Self { router, server, engine, readiness, root, data, _leaks: leaks, _leases: leases }
     }
 
     pub async fn send(&self, request: Request<Body>) -> Reply {

@@ -94,38 +94,54 @@ async fn sixteen_adapters_and_a_q4_k_m_base_share_steps_and_answer_as_alone() {
     together_as_alone(&server, BASE, gate).await;
 }
 
+/// Digest in the header, and what the whole stream said: text and the numbers of every token.
+async fn stream(server: &Harness) -> (String, String) {
+    let reply = server.post(CHAT, &merged(body("swapped"), &json!({"stream": true}))).await;
+    assert_eq!(reply.status.as_u16(), 200, "{}", reply.text);
+    let version = reply.headers["x-adapter-version"].to_str().unwrap().to_owned();
+    let mut said = String::new();
+    for event in reply.events() {
+        assert_eq!(event["error"], Value::Null, "{event}");
+        let Some(choice) = event["choices"].get(0) else { continue };
+        said.push_str(choice["delta"]["content"].as_str().unwrap_or_default());
+        for token in choice["logprobs"]["content"].as_array().into_iter().flatten() {
+            said.push_str(&token.to_string());
+        }
+    }
+    assert!(said.contains("logprob"), "{}", reply.text);
+    (version.split_once('+').unwrap().1.to_owned(), said)
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_answer_is_of_the_one_version_in_its_header_while_versions_are_replaced() {
+async fn a_stream_is_of_the_one_version_in_its_header_while_versions_are_replaced() {
+    const STREAMS: usize = 8;
+    const REPLACEMENTS: usize = 200;
     let server = Harness::new().await;
     let versions = [1, 2];
     let mut expected = HashMap::new();
     for seed in versions {
         server.load("swapped", seed).await;
-        let reply = server.post(CHAT, &body("swapped")).await;
-        let version = reply.headers["x-adapter-version"].to_str().unwrap().to_owned();
-        let digest = version.split_once("+").unwrap().1.to_owned();
-        expected.insert(digest, reply.json()["choices"].clone());
+        let (digest, said) = stream(&server).await;
+        expected.insert(digest, said);
     }
     let done = std::sync::atomic::AtomicBool::new(false);
     let swap = async {
-        for turn in 0..100 {
+        for turn in 0..REPLACEMENTS {
             server.load("swapped", versions[turn % 2]).await;
         }
         done.store(true, std::sync::atomic::Ordering::SeqCst);
     };
-    let ask = async || {
+    let listen = async || {
         let mut seen = Vec::new();
         while !done.load(std::sync::atomic::Ordering::SeqCst) {
-            let reply = server.post(CHAT, &body("swapped")).await;
-            assert_eq!(reply.status.as_u16(), 200, "{}", reply.text);
-            let version = reply.headers["x-adapter-version"].to_str().unwrap().to_owned();
-            let digest = version.split_once("+").unwrap().1.to_owned();
-            assert_eq!(reply.json()["choices"], expected[&digest], "{version}");
+            let (digest, said) = stream(&server).await;
+            assert!(expected[&digest] == said, "{digest}: {said}");
             seen.push(digest);
         }
         seen
     };
-    let (streams, ()) = tokio::join!(join_all((0..8).map(|_| ask())), swap);
+    let (streams, ()) = tokio::join!(join_all((0..STREAMS).map(|_| listen())), swap);
+    assert!(streams.iter().all(|seen| !seen.is_empty()), "every stream was answered while versions moved");
     let seen: HashSet<String> = streams.into_iter().flatten().collect();
     assert_eq!(seen.len(), 2, "both versions answered");
     server.idle().await;

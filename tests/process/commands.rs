@@ -35,7 +35,7 @@ async fn the_operators_own_key_is_taken_and_not_shown() {
         .env("SWITCHYARD_ADMIN_KEY", "short")
         .output()
         .unwrap();
-    assert_eq!(short.status.code(), Some(1));
+    assert_eq!(short.status.code(), Some(64));
 }
 
 #[test]
@@ -51,6 +51,7 @@ fn adapters_are_added_listed_and_removed_without_a_server() {
         finished.out
     };
     assert!(run(&["adapters", "list"]).contains("no adapters"));
+    assert!(!home.data().exists(), "looking makes nothing");
     assert!(run(&["adapters", "add", "support", path, "--model", model]).contains("support@1"));
     assert!(run(&["adapters", "list"]).contains("support"));
     let inspected = run(&["adapters", "inspect", path, "--model", model]);
@@ -58,8 +59,9 @@ fn adapters_are_added_listed_and_removed_without_a_server() {
 
     let server = home.serve(&[]);
     assert!(server.announced.contains("support@1"), "{}", server.announced);
-    let busy = home.run(&["adapters", "list"]);
-    assert!(busy.code == Some(1) && busy.err.contains("GET /v1/lora_adapters"), "{busy:?}");
+    assert!(run(&["adapters", "list"]).contains("support"), "also while a server runs");
+    let busy = home.run(&["adapters", "remove", "support"]);
+    assert!(busy.code == Some(1) && busy.err.contains("POST /v1/unload_lora_adapter"), "{busy:?}");
     server.stop();
 
     run(&["adapters", "remove", "support"]);
@@ -81,4 +83,13 @@ fn check_config_prints_settings_or_problems() {
     let bad = home.run(&["check-config", "--model", model, "--threads", "0", "--quant", "x"]);
     assert_eq!(bad.code, Some(64));
     assert!(bad.err.contains("--threads") && bad.err.contains("--quant"), "{}", bad.err);
+    let data = format!("data_dir = {}  (SWITCHYARD_DATA_DIR)", home.data().display());
+    assert!(good.out.contains(&data) && good.out.contains("model_name = llama3  (default)"), "{}", good.out);
+
+    let named = format!("a@1={}", adapter("r4-qv").display());
+    let mut command = home.command(&["check-config", "--model", model, "--adapter", &named]);
+    let refused = command.env("SWITCHYARD_ADMIN_KEY", "short").output().unwrap();
+    let err = String::from_utf8(refused.stderr).unwrap();
+    assert_eq!(refused.status.code(), Some(64), "{err}");
+    assert!(err.contains("--adapter: ") && err.contains("SWITCHYARD_ADMIN_KEY: "), "{err}");
 }

@@ -65,6 +65,45 @@ async fn what_was_loaded_is_there_again_after_a_stop_and_after_a_kill() {
     }
 }
 
+/// The tiny model and two adapters where the bundled ones would be.
+fn bundle(home: &Home) {
+    let gguf = home.path("models/switchyard-base-q8_0.gguf");
+    std::fs::create_dir(home.path("models")).unwrap();
+    let made = home.run(&["quantize", tiny().to_str().unwrap(), gguf.to_str().unwrap(), "--type", "q8_0"]);
+    assert_eq!(made.code, Some(0), "{made:?}");
+    for name in ["r4-qv", "regex"] {
+        let to = home.path("adapters").join(name);
+        std::fs::create_dir_all(&to).unwrap();
+        for file in ["adapter_config.json", "adapter_model.safetensors"] {
+            std::fs::copy(adapter(name).join(file), to.join(file)).unwrap();
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_bundled_adapter_that_was_unloaded_stays_out_until_it_is_named() {
+    let home = Home::new();
+    bundle(&home);
+    let serve = |more: &[&str]| {
+        let mut command = home.command(&["serve", "--listen", "127.0.0.1:0", "--threads", "1"]);
+        command.args(more);
+        Server::start(command)
+    };
+    let server = serve(&[]);
+    assert!(server.announced.contains("adapters  r4-qv@1, regex@1"), "{}", server.announced);
+    assert_eq!(server.post("/v1/unload_lora_adapter", &json!({"lora_name": "regex"})).await.0, 200);
+    server.stop();
+    let later = serve(&[]);
+    assert!(later.announced.contains("adapters  r4-qv@1\n"), "{}", later.announced);
+    later.stop();
+    let removed = home.run(&["adapters", "remove", "r4-qv"]);
+    assert_eq!(removed.code, Some(0), "{removed:?}");
+    let named = format!("regex={}", adapter("regex").display());
+    let explicit = serve(&["--adapter", &named]);
+    assert!(explicit.announced.contains("adapters  regex@2\n"), "{}", explicit.announced);
+    explicit.stop();
+}
+
 /// Starts `count` streams on a server that can run one at a time, and returns them when all are accepted.
 async fn long_streams(server: &Server, count: usize) -> Vec<reqwest::Response> {
     let mut streams = Vec::new();

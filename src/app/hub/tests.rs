@@ -16,6 +16,8 @@ struct Content {
     files: BTreeMap<String, Vec<u8>>,
     /// Bodies cut after this many bytes, one entry for each request of that file that is to break.
     cuts: BTreeMap<String, Vec<usize>>,
+    /// What every request is answered with, where it is not the usual.
+    status: Option<&'static str>,
     /// `path range authorization` of each request.
     requests: Vec<String>,
 }
@@ -85,6 +87,10 @@ fn answer(mut stream: TcpStream, content: &Mutex<Content>) {
     let head = |status: &str, length: usize, more: &str| {
         format!("HTTP/1.1 {status}\r\nContent-Length: {length}\r\nConnection: close\r\n{more}\r\n")
     };
+    if let Some(status) = content.status {
+        let _ = stream.write_all(head(status, 0, "").as_bytes());
+        return;
+    }
     if path.starts_with("/api/models/org/tiny/revision/") {
         let siblings: Vec<_> = content.files.keys().map(|name| serde_json::json!({"rfilename": name})).collect();
         let body = serde_json::json!({"sha": COMMIT, "siblings": siblings}).to_string();
@@ -167,6 +173,50 @@ fn shards_are_downloaded_by_their_index_which_cannot_leave_the_directory() {
         assert!(shards(index.as_bytes()).is_err(), "{bad}");
     }
     assert!(check_plain("../x").is_err() && check_plain(COMMIT).is_ok());
+}
+
+#[test]
+fn a_whole_cache_serves_while_the_hub_is_out_of_reach() {
+    let hub = Hub::start(&[("config.json", b"{}"), ("tokenizer.json", b"tokens"), ("model.safetensors", b"weights")]);
+    let directory = hub.fetch(None).unwrap();
+    let gone = HubConfig { endpoint: "http://127.0.0.1:1".to_owned(), ..hub.config() };
+    assert_eq!(fetch(&gone, &tiny(None)).unwrap(), directory);
+    let pinned = HubModel { revision: COMMIT.to_owned(), ..tiny(None) };
+    assert_eq!(fetch(&gone, &pinned).unwrap(), directory, "a commit by its hash");
+    let answering = |status| {
+        hub.content.lock().unwrap().status = Some(status);
+        hub.fetch(None)
+    };
+    assert_eq!(answering("503 Service Unavailable").unwrap(), directory);
+    for no in ["401 Unauthorized", "404 Not Found"] {
+        let error = format!("{:#}", answering(no).unwrap_err());
+        assert!(error.contains(&no[..3]), "{error}");
+    }
+    let missing = fetch(&gone, &tiny(Some("x.gguf"))).unwrap_err().to_string();
+    assert!(missing.contains("cannot download org/tiny@main from http://127.0.0.1:1"), "{missing}");
+}
+
+#[test]
+fn a_cache_that_lacks_a_shard_or_the_tokenizer_is_not_whole() {
+    let index = br#"{"weight_map": {"a": "model-1.safetensors", "b": "model-2.safetensors"}}"#;
+    let hub = Hub::start(&[
+        ("config.json", b"{}"),
+        ("tokenizer.json", b"tokens"),
+        (INDEX, index),
+        ("model-1.safetensors", b"1"),
+        ("model-2.safetensors", b"22"),
+    ]);
+    let directory = hub.fetch(None).unwrap();
+    let offline = HubConfig { offline: true, ..hub.config() };
+    let gone = HubConfig { endpoint: "http://127.0.0.1:1".to_owned(), ..hub.config() };
+    for name in ["model-2.safetensors", "tokenizer.json", INDEX, "config.json"] {
+        assert_eq!(fetch(&offline, &tiny(None)).unwrap(), directory);
+        let (path, aside) = (directory.join(name), directory.join("aside"));
+        std::fs::rename(&path, &aside).unwrap();
+        assert!(fetch(&offline, &tiny(None)).unwrap_err().to_string().contains("not whole"), "{name}");
+        assert!(fetch(&gone, &tiny(None)).is_err(), "{name}");
+        std::fs::rename(&aside, &path).unwrap();
+    }
 }
 
 #[test]

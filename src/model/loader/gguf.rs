@@ -9,7 +9,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::gguf_metadata::{ArrayValue, Metadata, Value, ValueType};
-use super::{DType, RawTensor, map_file};
+use super::{DType, Origin, RawTensor, map_file};
 use crate::model::ModelError;
 
 /// Alignment of tensor data when the file does not give one.
@@ -69,7 +69,8 @@ impl GgufFile {
             }
         };
         let file = Arc::clone(&self.file);
-        Ok(RawTensor { dtype: info.dtype, rows, cols, file, range: info.range.clone(), interleaved_head_dim: None })
+        let (dtype, range) = (info.dtype, info.range.clone());
+        Ok(RawTensor { dtype, rows, cols, file, origin: Origin::File, range, interleaved_head_dim: None })
     }
 }
 

@@ -2,6 +2,7 @@
 //! Knows file formats; knows nothing of how tensors are computed with.
 
 pub mod check;
+pub mod convert;
 pub mod dequant;
 pub mod encode;
 pub mod gguf;
@@ -12,6 +13,7 @@ mod gguf_tokenizer;
 mod gguf_tokens_out;
 pub mod huggingface;
 mod huggingface_config;
+pub mod kept_type;
 pub mod quantize;
 pub mod safetensors_file;
 mod write;
@@ -71,6 +73,11 @@ impl DType {
         (cols / elements).checked_mul(bytes)
     }
 
+    /// Whether elements are plain floats.
+    pub const fn is_float(self) -> bool {
+        matches!(self, Self::F32 | Self::F16 | Self::BF16)
+    }
+
     /// The name as people write it (`q4_k`).
     pub const fn name(self) -> &'static str {
         match self {
@@ -93,7 +100,16 @@ impl std::fmt::Display for DType {
     }
 }
 
-/// A tensor as stored: bytes in a mapped file, not copied.
+/// What backs a tensor's bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Origin {
+    /// A mapped file, from which dropped pages come back.
+    File,
+    /// Memory alone.
+    Memory,
+}
+
+/// A tensor as stored: bytes in a mapped file, not copied; or in memory, after a conversion.
 #[derive(Clone)]
 pub struct RawTensor {
     /// Element type.
@@ -102,8 +118,10 @@ pub struct RawTensor {
     pub rows: usize,
     /// Elements of a row (`in`), contiguous.
     pub cols: usize,
-    /// The mapped file.
+    /// The mapping: of a file, or of memory.
     pub file: Arc<memmap2::Mmap>,
+    /// Which of the two.
+    pub origin: Origin,
     /// Byte range of the tensor in `file`; checked to lie inside it.
     pub range: std::ops::Range<usize>,
     /// Head width when the rows of a query or key projection are stored interleaved for rotary embedding, as GGUF files of
@@ -117,11 +135,15 @@ impl RawTensor {
         &self.file[self.range.clone()]
     }
 
-    /// Lets the operating system take back the tensor's pages of the mapped file; reading them again is slow but right.
+    /// Lets the operating system take back the tensor's pages of a mapped file; reading them again is slow but right.
+    /// What is in memory alone stays.
     pub fn release(&self) {
         #[cfg(target_os = "linux")]
-        // SAFETY: the map is of a file and read-only: dropped pages come back with the same content.
-        drop(unsafe { self.file.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, self.range.start, self.range.len()) });
+        if self.origin == Origin::File {
+            let (start, length) = (self.range.start, self.range.len());
+            // SAFETY: the map is of a file and read-only: dropped pages come back with the same content.
+            drop(unsafe { self.file.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, start, length) });
+        }
     }
 
     /// Index in storage of the row that is `row` in Hugging Face's order (half-rotation layout).
@@ -184,4 +206,28 @@ pub(crate) fn map_file(path: &Path) -> Result<Arc<memmap2::Mmap>, ModelError> {
 /// Reads a whole small file.
 pub(crate) fn read_file(path: &Path) -> Result<Vec<u8>, ModelError> {
     std::fs::read(path).map_err(|source| ModelError::Io { path: path.to_owned(), source })
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
+
+    use super::*;
+
+    #[test]
+    fn a_released_tensor_reads_the_same() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("values");
+        let bytes: Vec<u8> = (0u16..10_000).flat_map(u16::to_le_bytes).collect();
+        std::fs::write(&path, &bytes).unwrap();
+        let mut memory = memmap2::MmapMut::map_anon(bytes.len()).unwrap();
+        memory.copy_from_slice(&bytes);
+        let memory = Arc::new(memory.make_read_only().unwrap());
+        for (origin, file) in [(Origin::File, map_file(&path).unwrap()), (Origin::Memory, memory)] {
+            let range = 0..bytes.len();
+            let tensor = RawTensor { dtype: DType::F16, rows: 100, cols: 100, file, origin, range, interleaved_head_dim: None };
+            tensor.release();
+            assert!(tensor.bytes() == bytes, "{origin:?}");
+        }
+    }
 }

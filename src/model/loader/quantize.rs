@@ -6,6 +6,7 @@ use std::path::Path;
 
 use super::encode::encode;
 use super::gguf_names::{ROPE_FACTORS, to_gguf};
+use super::kept_type::{Fallback, Kept, is_vector, kept_type};
 use super::write::{MetadataWriter, PlannedTensor, WriteError, write_file};
 use super::{Checkpoint, DType, RawTensor, gguf_tokens_out};
 use crate::model::ModelError;
@@ -13,17 +14,6 @@ use crate::model::config::{Architecture, ModelConfig, RopeScaling};
 
 /// Elements that are quantized at a time: 4 MiB of f32.
 const PIECE: usize = 1 << 20;
-
-/// A tensor whose rows do not fit the wanted type.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Fallback {
-    /// Its name.
-    pub tensor: String,
-    /// Elements of a row.
-    pub cols: usize,
-    /// The type that it has instead.
-    pub used: DType,
-}
 
 /// What was written.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -46,7 +36,7 @@ enum Source<'a> {
     Numbers(Vec<f32>),
 }
 
-/// Writes `checkpoint` to `out` with its matrices in `dtype`. Vectors stay f32; the output matrix keeps at least q6_k.
+/// Writes `checkpoint` to `out` with its matrices in `dtype`. Vectors are f32; the output matrix keeps at least q6_k.
 pub fn quantize_checkpoint(checkpoint: &Checkpoint, out: &Path, dtype: DType) -> Result<Report, ModelError> {
     let mut report = Report { bytes: 0, types: BTreeMap::new(), fallbacks: Vec::new(), notes: Vec::new() };
     let metadata = metadata(checkpoint, dtype, &mut report.notes)?;
@@ -58,8 +48,7 @@ pub fn quantize_checkpoint(checkpoint: &Checkpoint, out: &Path, dtype: DType) ->
     }
     for (name, tensor) in &checkpoint.tensors {
         let gguf = to_gguf(name).ok_or_else(|| ModelError::Invalid(format!("tensor {name} has no name in GGUF")))?;
-        let wanted = wanted_type(name, tensor, dtype, checkpoint.config.tied_embeddings);
-        let used = usable_type(wanted, tensor.cols);
+        let Kept { used, wanted } = kept_type(name, tensor, dtype, checkpoint.config.tied_embeddings);
         if used != wanted {
             report.fallbacks.push(Fallback { tensor: name.clone(), cols: tensor.cols, used });
         }
@@ -81,25 +70,6 @@ fn planned(name: String, dims: &[usize], dtype: DType) -> Result<PlannedTensor, 
     let size = dtype.row_bytes(dims[0]).and_then(|row| row.checked_mul(rows));
     let size = size.ok_or_else(|| ModelError::Invalid(format!("tensor {name} does not fit type {dtype}")))?;
     Ok(PlannedTensor { name, dims: dims.to_vec(), dtype, size: size as u64 })
-}
-
-fn is_vector(name: &str) -> bool {
-    name.ends_with("norm.weight") || name.ends_with(".bias")
-}
-
-/// The type that a tensor should have: an output matrix coarser than q6_k costs more than it saves.
-fn wanted_type(name: &str, tensor: &RawTensor, dtype: DType, tied: bool) -> DType {
-    let output = name == "lm_head.weight" || (tied && name == "model.embed_tokens.weight");
-    match dtype {
-        _ if tensor.rows == 1 || is_vector(name) => DType::F32,
-        DType::Q5K | DType::Q4K | DType::Q5_0 | DType::Q4_0 if output => DType::Q6K,
-        other => other,
-    }
-}
-
-/// The wanted type where rows are whole blocks of it, else the next one that fits.
-fn usable_type(wanted: DType, cols: usize) -> DType {
-    [wanted, DType::Q8_0].into_iter().find(|dtype| dtype.row_bytes(cols).is_some()).unwrap_or(DType::F16)
 }
 
 /// Head width when GGUF stores this projection for interleaved rotary pairs.
@@ -230,13 +200,5 @@ mod tests {
             let source_row = head * dim + 2 * (within % half) + within / half;
             assert_eq!(stored_row(source_row, Some(dim)), row);
         }
-    }
-
-    #[test]
-    fn types_fall_back_to_what_fits_the_rows() {
-        assert_eq!(usable_type(DType::Q4K, 512), DType::Q4K);
-        assert_eq!(usable_type(DType::Q4K, 96), DType::Q8_0);
-        assert_eq!(usable_type(DType::Q8_0, 40), DType::F16);
-        assert_eq!(usable_type(DType::BF16, 7), DType::BF16);
     }
 }

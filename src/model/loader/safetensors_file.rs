@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use serde::Deserialize;
 
-use super::{DType, RawTensor, map_file};
+use super::{DType, Origin, RawTensor, map_file};
 use crate::model::ModelError;
 
 /// Largest header accepted, bytes: the format's own limit.
@@ -123,7 +123,15 @@ impl SafetensorsFile {
                 )));
             }
         };
-        Ok(RawTensor { dtype, rows, cols, file: Arc::clone(&self.file), range: entry.range.clone(), interleaved_head_dim: None })
+        Ok(RawTensor {
+            dtype,
+            rows,
+            cols,
+            file: Arc::clone(&self.file),
+            origin: Origin::File,
+            range: entry.range.clone(),
+            interleaved_head_dim: None,
+        })
     }
 }
 

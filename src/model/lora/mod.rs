@@ -5,6 +5,7 @@ pub mod peft;
 use std::any::Any;
 
 use crate::ids::VersionId;
+use crate::model::ModelError;
 use crate::model::config::LinearSite;
 
 /// Low-rank update of one linear layer: `y += scale * B (A x)`.
@@ -22,6 +23,31 @@ pub struct LoraModule {
     pub a: Vec<f32>,
     /// `B`, row-major `[out, rank]`.
     pub b: Vec<f32>,
+}
+
+/// `model.layers.0.self_attn.q_proj`
+fn module_path(layer: usize, site: LinearSite) -> String {
+    format!("model.layers.{layer}.{}", site.module())
+}
+
+impl LoraModule {
+    /// Name of the linear, as the base's files write it.
+    pub fn path(&self) -> String {
+        module_path(self.layer, self.site)
+    }
+
+    /// That both halves stay finite under the scale, whichever of them a device multiplies with it.
+    pub fn check_scaled(&self) -> Result<(), ModelError> {
+        let largest = self.a.iter().chain(&self.b).fold(1f32, |largest, value| largest.max(value.abs()));
+        if (self.scale * largest).is_finite() {
+            return Ok(());
+        }
+        Err(ModelError::Invalid(format!(
+            "{}: the scale {} (lora_alpha by rank) times the weight {largest} is not a finite f32",
+            self.path(),
+            self.scale
+        )))
+    }
 }
 
 /// A checked adapter for one base: shapes agree with the base, values are finite.

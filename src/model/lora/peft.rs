@@ -19,7 +19,7 @@ use self::config::AdapterConfig;
 use crate::ids::VersionId;
 use crate::model::ModelError;
 use crate::model::config::{LinearSite, ModelConfig};
-use crate::model::lora::{LoraModule, LoraWeights};
+use crate::model::lora::{LoraModule, LoraWeights, module_path};
 
 /// Name of the configuration file in an adapter directory.
 pub const CONFIG_FILE: &str = "adapter_config.json";
@@ -217,11 +217,6 @@ fn values(stored: &Stored<'_>, want: [usize; 2], half: Half) -> Result<Vec<f32>,
         None => Ok(values),
         Some(at) => Err(invalid(format!("tensor {name} holds {} at index {at}: weights must be finite", values[at]))),
     }
-}
-
-/// The module's path inside the base, as PEFT matches its patterns against.
-fn module_path(layer: usize, site: LinearSite) -> String {
-    format!("model.layers.{layer}.{}", site.module())
 }
 
 fn read_file(dir: &Path, name: &'static str, limit: u64) -> Result<Vec<u8>, ModelError> {

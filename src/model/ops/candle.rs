@@ -5,10 +5,8 @@ use candle_core::quantized::{GgmlDType, QMatMul, QStorage, QTensor};
 use candle_core::{D, DType as Kind, Device, IndexOp, Module, Tensor};
 use std::sync::Arc;
 
-use super::cpu::fitting;
-use super::{Ops, Projection, Quant, Step, rope_frequencies};
+use super::{Ops, Projection, Step, rope_frequencies};
 use crate::model::config::{LinearSite, ModelConfig};
-use crate::model::loader::encode::encode;
 use crate::model::loader::{DType, RawTensor};
 use crate::model::lora::LoraWeights;
 use crate::model::{BLOCK_TOKENS, ModelError};
@@ -117,27 +115,17 @@ impl Ops for CandleOps {
         &self.config
     }
 
-    fn linear(&mut self, weight: &RawTensor, bias: Option<&RawTensor>, quant: Quant) -> Result<CandleLinear, ModelError> {
-        let stored_float = matches!(weight.dtype, DType::F32 | DType::F16 | DType::BF16);
-        let dtype = match quant {
-            Quant::To(dtype) if stored_float => fitting(dtype, weight.cols),
-            _ => weight.dtype,
-        };
+    fn linear(&mut self, weight: &RawTensor, bias: Option<&RawTensor>) -> Result<CandleLinear, ModelError> {
         let shape = (weight.rows, weight.cols);
-        let float = quant == Quant::None || matches!(dtype, DType::F32 | DType::F16 | DType::BF16);
-        let (matmul, bytes) = if float {
+        let (matmul, bytes) = if weight.dtype.is_float() {
             let values = Tensor::from_vec(weight.dequantize()?, shape, &self.device)?;
             (QMatMul::Tensor(values), weight.rows * weight.cols * 4)
         } else {
             let row_bytes = weight.bytes().len() / weight.rows;
-            let data: Vec<u8> = if dtype == weight.dtype {
-                let row = |row: usize| &weight.bytes()[weight.source_row(row) * row_bytes..][..row_bytes];
-                (0..weight.rows).flat_map(|r| row(r).iter().copied()).collect()
-            } else {
-                encode(dtype, &weight.dequantize()?, weight.cols)?
-            };
+            let row = |row: usize| &weight.bytes()[weight.source_row(row) * row_bytes..][..row_bytes];
+            let data: Vec<u8> = (0..weight.rows).flat_map(|r| row(r).iter().copied()).collect();
             let bytes = data.len();
-            let storage = QStorage::from_data(data.into(), &self.device, ggml(dtype))?;
+            let storage = QStorage::from_data(data.into(), &self.device, ggml(weight.dtype))?;
             (QMatMul::from_arc(Arc::new(QTensor::new(storage, shape)?))?, bytes)
         };
         let bias = bias.map(|bias| Ok::<_, ModelError>(Tensor::new(bias.dequantize()?, &self.device)?)).transpose()?;
@@ -154,6 +142,10 @@ impl Ops for CandleOps {
 
     fn linear_bytes(linear: &CandleLinear) -> usize {
         linear.bytes
+    }
+
+    fn embedding_bytes(embedding: &Tensor) -> usize {
+        embedding.elem_count() * 4
     }
 
     fn lora_bytes(lora: &CandleLora) -> usize {

@@ -14,11 +14,11 @@ use crate::model::{BlockId, ModelError};
 /// How float weights are kept in memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Quant {
-    /// As stored in a GGUF file; float weights of a Hugging Face directory become Q8_0.
+    /// As stored where any tensor is quantized; a base of floats alone, in whatever kind of file, becomes Q8_0.
     Auto,
     /// In the float type of the file, computed in f32 with an f32 KV cache; quantized tensors are expanded.
     None,
-    /// Float weights become this type while loading.
+    /// Float weights become this type while loading, as [`crate::model::loader::kept_type`] says; quantized ones stay.
     To(DType),
 }
 
@@ -86,14 +86,16 @@ pub trait Ops: Send + Sized + 'static {
 
     /// The model's shape, as given to the device.
     fn config(&self) -> &ModelConfig;
-    /// Packs a linear layer.
-    fn linear(&mut self, weight: &RawTensor, bias: Option<&RawTensor>, quant: Quant) -> Result<Self::Linear, ModelError>;
+    /// Packs a linear layer in the type that its weight has.
+    fn linear(&mut self, weight: &RawTensor, bias: Option<&RawTensor>) -> Result<Self::Linear, ModelError>;
     /// Loads a vector.
     fn vector(&mut self, tensor: &RawTensor) -> Result<Self::Vector, ModelError>;
     /// Loads the embedding table.
     fn embedding(&mut self, tensor: &RawTensor) -> Result<Self::Embedding, ModelError>;
     /// Bytes that a linear holds.
     fn linear_bytes(linear: &Self::Linear) -> usize;
+    /// Bytes that the embedding table holds, those mapped from a file among them.
+    fn embedding_bytes(embedding: &Self::Embedding) -> usize;
     /// Bytes that an adapter holds.
     fn lora_bytes(lora: &Self::Lora) -> usize;
     /// What prepares adapters for this device.

@@ -219,6 +219,8 @@ TOOLS = [
      "parameters": {"type": "object", "properties": {"when": {"type": "string"}, "n": {"type": "integer", "default": 1.5}}, "required": []}}}
 ]
 CALL = {"type": "function", "function": {"name": "remind", "arguments": {"when": "18:00", "n": 2, "deep": {"list": [1, True, None, "ß"]}, "empty": []}}}
+# As clients send it beside tool calls: transformers leaves the field out.
+NULL_TALK = [say("user", "Remind me"), {"role": "assistant", "content": None, "tool_calls": [CALL]}, say("user", "Thanks")]
 TOOL_TALK = [say("user", "Remind me"), {"role": "assistant", "content": "", "tool_calls": [CALL]}, say("tool", "{\"ok\": true}"), say("user", "Thanks")]
 
 
@@ -249,4 +251,7 @@ def write(out: Path):
         variables = {"date_string": "01 Feb 2025"} if name == "llama3.1" else {}
         cases.append(render(name, TALK[:1], True, tools=TOOLS, **variables))
         cases.append(render(name, TOOL_TALK, True, tools=TOOLS, **variables))
+    for name in ["llama3", "llama3.1", "qwen2.5"]:
+        variables = {"date_string": "01 Feb 2025"} if name == "llama3.1" else {}
+        cases.append(render(name, NULL_TALK, True, **variables))
     (out / "cases.json").write_text(json.dumps(cases, ensure_ascii=False, separators=(",", ":")) + "\n")

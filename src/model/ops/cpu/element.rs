@@ -4,7 +4,9 @@ use half::f16;
 
 /// A stored float, computed with as f32.
 pub trait Element: Copy + Send + Sync + Default + 'static {
-    /// From f32, rounded to nearest.
+    /// The type's name, for messages.
+    const NAME: &str;
+    /// From f32, rounded to nearest; infinite where the value is too large.
     fn store(value: f32) -> Self;
     /// To f32.
     fn load(self) -> f32;
@@ -23,6 +25,7 @@ pub trait Element: Copy + Send + Sync + Default + 'static {
 }
 
 impl Element for f32 {
+    const NAME: &str = "f32";
     #[inline(always)]
     fn store(value: f32) -> Self {
         value
@@ -46,6 +49,7 @@ impl Element for f32 {
 }
 
 impl Element for f16 {
+    const NAME: &str = "f16 (at most 65504)";
     #[inline(always)]
     fn store(value: f32) -> Self {
         f16::from_f32(value)

@@ -8,6 +8,7 @@ use half::f16;
 use super::Isa;
 use super::element::Element;
 use super::pool::Parts;
+use crate::model::ModelError;
 use crate::model::config::LinearSite;
 use crate::model::lora::LoraWeights;
 
@@ -48,8 +49,11 @@ macro_rules! with_module {
 
 impl CpuLora {
     /// Packs checked weights for a model of `layers` layers.
-    pub fn new(weights: &LoraWeights, layers: usize, exact: bool) -> Self {
-        if exact { Self::F32(pack(weights, layers)) } else { Self::F16(pack(weights, layers)) }
+    ///
+    /// # Errors
+    /// A weight is finite, but not in the type that it is kept in.
+    pub fn new(weights: &LoraWeights, layers: usize, exact: bool) -> Result<Self, ModelError> {
+        Ok(if exact { Self::F32(pack(weights, layers)?) } else { Self::F16(pack(weights, layers)?) })
     }
 
     /// Bytes in memory.
@@ -92,15 +96,26 @@ pub struct Target {
     pub site: LinearSite,
 }
 
-fn pack<E: Element>(weights: &LoraWeights, layers: usize) -> Vec<Layer<E>> {
+fn pack<E: Element>(weights: &LoraWeights, layers: usize) -> Result<Vec<Layer<E>>, ModelError> {
     let mut out: Vec<Layer<E>> = (0..layers).map(|_| Default::default()).collect();
     for module in &weights.modules {
         let (rank, k, n) = (module.rank, module.a.len() / module.rank, module.b.len() / module.rank);
-        let a = module.a.iter().map(|v| E::store(*v)).collect();
-        let b = (0..rank).flat_map(|r| (0..n).map(move |o| (o, r))).map(|(o, r)| E::store(module.b[o * rank + r])).collect();
+        let store = |half: &str, value: f32| {
+            let stored = E::store(value);
+            if stored.load().is_finite() {
+                return Ok(stored);
+            }
+            let (path, name) = (module.path(), E::NAME);
+            Err(ModelError::Invalid(format!(
+                "{path}.{half}.weight holds {value}, which {name}, the type it is kept in, cannot hold"
+            )))
+        };
+        let a = module.a.iter().map(|v| store("lora_A", *v)).collect::<Result<_, _>>()?;
+        let transposed = (0..rank).flat_map(|r| (0..n).map(move |o| o * rank + r));
+        let b = transposed.map(|at| store("lora_B", module.b[at])).collect::<Result<_, _>>()?;
         out[module.layer][module.site as usize] = Some(Module { rank, k, n, scale: module.scale, a, b });
     }
-    out
+    Ok(out)
 }
 
 impl<E: Element> Module<E> {

@@ -24,10 +24,9 @@ use lora::{CpuLora, Target};
 use packed::{Packed, TILE};
 use pool::{Parts, Pool};
 
-use super::{Ops, Projection, Quant, Segment, Step, rope_frequencies};
+use super::{Ops, Projection, Segment, Step, rope_frequencies};
 use crate::model::config::ModelConfig;
-use crate::model::loader::encode::encode;
-use crate::model::loader::{DType, RawTensor};
+use crate::model::loader::RawTensor;
 use crate::model::lora::LoraWeights;
 use crate::model::{BLOCK_TOKENS, ModelError};
 
@@ -387,14 +386,8 @@ impl Ops for CpuOps {
         &self.config
     }
 
-    fn linear(&mut self, weight: &RawTensor, bias: Option<&RawTensor>, quant: Quant) -> Result<CpuLinear, ModelError> {
-        let threads = self.pool.threads();
-        let stored_float = matches!(weight.dtype, DType::F32 | DType::F16 | DType::BF16);
-        let packed = match quant {
-            Quant::None if !stored_float => requantize(weight, DType::F32, threads)?,
-            Quant::To(dtype) if stored_float => requantize(weight, fitting(dtype, weight.cols), threads)?,
-            _ => Packed::new(weight, threads)?,
-        };
+    fn linear(&mut self, weight: &RawTensor, bias: Option<&RawTensor>) -> Result<CpuLinear, ModelError> {
+        let packed = Packed::new(weight, self.pool.threads())?;
         let bias = bias
             .map(|bias| {
                 let mut values = bias.dequantize()?;
@@ -417,13 +410,17 @@ impl Ops for CpuOps {
         linear.weight.bytes() + linear.bias.as_ref().map_or(0, |bias| bias.len() * 4)
     }
 
+    fn embedding_bytes(embedding: &RawTensor) -> usize {
+        embedding.bytes().len()
+    }
+
     fn lora_bytes(lora: &CpuLora) -> usize {
         lora.bytes()
     }
 
     fn lora_preparer(&self) -> Self::LoraPreparer {
         let (layers, exact) = (self.config.layers, self.exact);
-        Box::new(move |weights| Ok(CpuLora::new(weights, layers, exact)))
+        Box::new(move |weights| CpuLora::new(weights, layers, exact))
     }
 
     fn kv_block_bytes(&self) -> usize {
@@ -546,44 +543,4 @@ impl Ops for CpuOps {
         *out = values.values;
         Ok(())
     }
-}
-
-/// The asked type, or the nearest whose blocks fit rows of `cols` values.
-pub const fn fitting(dtype: DType, cols: usize) -> DType {
-    match dtype {
-        DType::Q6K | DType::Q5K | DType::Q4K if !cols.is_multiple_of(256) => fitting(DType::Q8_0, cols),
-        DType::Q8_0 | DType::Q5_0 | DType::Q4_0 if !cols.is_multiple_of(32) => DType::F16,
-        other => other,
-    }
-}
-
-/// Packs a tensor as another type.
-fn requantize(tensor: &RawTensor, dtype: DType, threads: usize) -> Result<Packed, ModelError> {
-    let per_thread = tensor.rows.div_ceil(threads.max(1));
-    let encoded: Vec<Result<Vec<u8>, ModelError>> = std::thread::scope(|scope| {
-        let workers: Vec<_> = (0..tensor.rows)
-            .step_by(per_thread)
-            .map(|first| {
-                scope.spawn(move || {
-                    let mut values = vec![0f32; tensor.cols];
-                    let mut bytes = Vec::new();
-                    for row in first..tensor.rows.min(first + per_thread) {
-                        tensor.dequantize_row(row, &mut values)?;
-                        bytes.extend(encode(dtype, &values, tensor.cols)?);
-                    }
-                    Ok(bytes)
-                })
-            })
-            .collect();
-        workers
-            .into_iter()
-            .map(|worker| worker.join().unwrap_or_else(|_| Err(ModelError::Device("an encoding thread panicked".to_owned()))))
-            .collect()
-    });
-    let encoded = encoded.into_iter().collect::<Result<Vec<_>, _>>()?;
-    let row_bytes = encoded.first().map_or(0, Vec::len) / per_thread.min(tensor.rows);
-    Packed::from_rows(packed::Format::of(dtype), tensor.rows, tensor.cols, threads, |row| {
-        let start = row % per_thread * row_bytes;
-        &encoded[row / per_thread][start..start + row_bytes]
-    })
 }

@@ -131,7 +131,7 @@ impl Packed {
     }
 
     /// Packs rows of stored blocks given by index.
-    pub fn from_rows<'a>(
+    fn from_rows<'a>(
         format: Format,
         n: usize,
         k: usize,

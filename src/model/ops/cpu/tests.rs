@@ -10,6 +10,8 @@ use rand_chacha::ChaCha8Rng;
 use super::*;
 use crate::ids::VersionId;
 use crate::model::config::{Architecture, LinearSite, RopeScaling};
+use crate::model::loader::encode::encode;
+use crate::model::loader::{DType, Origin};
 use crate::model::lora::LoraModule;
 use crate::model::ops::Segment;
 
@@ -31,7 +33,7 @@ pub(super) fn raw(dtype: DType, rows: usize, cols: usize, seed: u64) -> RawTenso
     file.write_all(&bytes).unwrap();
     // SAFETY: nobody else has the file.
     let file = Arc::new(unsafe { memmap2::Mmap::map(&file).unwrap() });
-    RawTensor { dtype, rows, cols, file, range: 0..bytes.len(), interleaved_head_dim: None }
+    RawTensor { dtype, rows, cols, file, origin: Origin::File, range: 0..bytes.len(), interleaved_head_dim: None }
 }
 
 fn config(k: usize) -> ModelConfig {
@@ -55,7 +57,7 @@ fn config(k: usize) -> ModelConfig {
 
 fn product(isa: Isa, dtype: DType, weight: &RawTensor, x: &[f32], threads: usize) -> Vec<f32> {
     let mut ops = CpuOps::new(&config(weight.cols), threads, true, isa).unwrap();
-    let linear = ops.linear(weight, None, Quant::Auto).unwrap();
+    let linear = ops.linear(weight, None).unwrap();
     assert_eq!(linear.weight.format, Format::of(dtype));
     let mut out = Vec::new();
     ops.logits(&Matrix { values: x.to_vec(), width: weight.cols }, &linear, &mut out).unwrap();
@@ -144,7 +146,7 @@ fn adapter(rank: usize, k: usize, n: usize, seed: u64) -> CpuLora {
     let module =
         LoraModule { layer: 0, site: LinearSite::Q, rank, scale: 0.5, a: noise(rank * k, seed), b: noise(n * rank, seed + 1) };
     let weights = LoraWeights { id: VersionId::new([seed as u8; 32]), modules: vec![module], max_rank: rank };
-    CpuLora::new(&weights, 1, true)
+    CpuLora::new(&weights, 1, true).unwrap()
 }
 
 #[test]
@@ -161,7 +163,7 @@ fn segments_of_mixed_ranks_touch_their_rows_alone() {
         .collect();
     let run = |isa: Isa, segments: &[Segment<'_, CpuLora>]| {
         let mut ops = CpuOps::new(&config(k), 2, true, isa).unwrap();
-        let linear = ops.linear(&weight, None, Quant::Auto).unwrap();
+        let linear = ops.linear(&weight, None).unwrap();
         let mut out = Matrix::default();
         let input = Matrix { values: x.clone(), width: k };
         ops.products(segments, 0, &input, &mut [(LinearSite::Q, &linear, &mut out)]);

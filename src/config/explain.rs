@@ -1,0 +1,84 @@
+//! What is in force: each setting's value after all rules, as text, with the place where it was typed.
+
+use std::path::{Path, PathBuf};
+
+use super::raw::{Origin, Raw};
+use super::{Config, Device, Given, HubModel, KvMemory, ModelSource, Problems, Quant, SETTINGS, meaning};
+use crate::telemetry::LogFormat;
+
+impl Config {
+    /// Understands what was typed, and says in a line for each setting what is in force and where that was typed.
+    pub fn explain(given: &Given) -> Result<(Self, Vec<String>), Problems> {
+        let raw = Raw::collect(given);
+        let origin = |key| raw.typed.get(key).map_or(Origin::Default, |typed| typed.origin.clone());
+        let origins: Vec<(&str, Origin)> = SETTINGS.iter().map(|setting| (setting.key, origin(setting.key))).collect();
+        let config = meaning::understand(raw, given)?;
+        let line = |(key, origin)| format!("{key} = {}  ({origin})", config.in_force(key));
+        let lines = origins.into_iter().map(line).collect();
+        Ok((config, lines))
+    }
+
+    /// The value of a setting. `auto` stays where the base and the machine decide at the start.
+    fn in_force(&self, key: &str) -> String {
+        match key {
+            "model" => match &self.model {
+                ModelSource::Bundled(bundle) => path(&bundle.model),
+                ModelSource::Path(model) => path(model),
+                ModelSource::Hub(HubModel { repository, revision, file }) => {
+                    let file = file.as_ref().map(|file| format!(":{file}")).unwrap_or_default();
+                    format!("hf://{repository}@{revision}{file}")
+                }
+            },
+            "model_name" => self.base_name(),
+            "quant" => match self.quant {
+                Quant::Auto => "auto",
+                Quant::None => "none",
+                Quant::Q8_0 => "q8_0",
+                Quant::Q6K => "q6_k",
+                Quant::Q4K => "q4_k",
+            }
+            .to_owned(),
+            "device" => match self.device {
+                Device::Auto => "auto".to_owned(),
+                Device::Cpu => "cpu".to_owned(),
+                Device::Cuda(index) => format!("cuda:{index}"),
+            },
+            "threads" => self.threads.to_string(),
+            "listen" => self.listen.to_string(),
+            "data_dir" => path(&self.data_dir),
+            "adapter_roots" => list(self.roots().iter().map(|root| path(root))),
+            "adapters" => {
+                let typed = self.adapters.iter().chain(self.default_adapters());
+                list(typed.map(|(name, dir)| format!("{name}={}", path(dir))))
+            }
+            "kv_memory" => match self.kv_memory {
+                KvMemory::Auto => "auto".to_owned(),
+                KvMemory::Bytes(bytes) => bytes.to_string(),
+            },
+            "max_batch_tokens" => self.max_batch_tokens.to_string(),
+            "max_sequences" => self.max_sequences.to_string(),
+            "queue_capacity" => self.queue_capacity.to_string(),
+            "prefix_cache" => if self.prefix_cache { "on" } else { "off" }.to_owned(),
+            "max_body_bytes" => self.max_body_bytes.to_string(),
+            "drain_deadline" => self.drain_deadline.as_secs_f64().to_string(),
+            "log_format" => match self.log.format {
+                LogFormat::Text => "text",
+                LogFormat::Json => "json",
+            }
+            .to_owned(),
+            "log_level" => self.log.level.clone(),
+            // A test sees to it that no setting comes here.
+            _ => "?".to_owned(),
+        }
+    }
+}
+
+fn list(values: impl Iterator<Item = String>) -> String {
+    let values: Vec<String> = values.collect();
+    if values.is_empty() { "none".to_owned() } else { values.join(", ") }
+}
+
+/// Absolute, so that it is clear which one is meant.
+fn path(path: &Path) -> String {
+    std::path::absolute(path).unwrap_or_else(|_| PathBuf::from(path)).display().to_string()
+}

@@ -2,5 +2,5 @@
 //! the second. Knows neither prompts as text nor adapters' names.
 
 pub use crate::engine::request::{Event, Finish, Request, Sampling, TokenLogprob};
-pub use crate::engine::{EngineHandle, Generation, Health, Stats, SubmitError};
+pub use crate::engine::{EngineHandle, Generation, Health, Places, Stats, SubmitError};
 pub use crate::model::lora::PreparedAdapter;

@@ -63,7 +63,7 @@ fn sampling(sampling: &Sampling, vocab: usize) -> Result<(), SubmitError> {
     within("presence_penalty", sampling.presence_penalty, -100.0..=100.0)?;
     within("frequency_penalty", sampling.frequency_penalty, -100.0..=100.0)?;
     within("repetition_penalty", sampling.repetition_penalty, 0.01..=100.0)?;
-    for &(token, bias) in &sampling.logit_bias {
+    for &(token, bias) in &*sampling.logit_bias {
         within("logit_bias", bias, -100.0..=100.0)?;
         if token as usize >= vocab {
             return Err(invalid("logit_bias", format!("names token {token}; the vocabulary has {vocab} tokens")));

@@ -150,10 +150,24 @@ pub fn start(mut model: Box<dyn Model>, config: EngineConfig) -> Result<EngineHa
 impl EngineHandle {
     /// Hands a request in; never blocks. `max_tokens` beyond the context means as many as fit.
     pub fn submit(&self, request: Request) -> Result<Generation, SubmitError> {
+        self.submit_at(&mut Places(Vec::new()), request)
+    }
+
+    /// Takes `count` places in the queue, all or none, for requests that belong together.
+    pub fn reserve(&self, count: usize) -> Result<Places, SubmitError> {
+        self.refuse_unless_serving()?;
+        let slots = QueueSlot::take(&self.0.shared, count, self.0.facts.config.queue_capacity);
+        slots.map(Places).ok_or_else(|| SubmitError::Overloaded { waiting: self.0.shared.queued() })
+    }
+
+    /// [`EngineHandle::submit`] at one of the reserved places; without any left, at a new one.
+    pub fn submit_at(&self, places: &mut Places, request: Request) -> Result<Generation, SubmitError> {
         self.refuse_unless_serving()?;
         check::request(&request, &self.0.facts.model, self.0.facts.max_context)?;
-        let slot = QueueSlot::take(&self.0.shared, self.0.facts.config.queue_capacity)
-            .ok_or_else(|| SubmitError::Overloaded { waiting: self.0.shared.queued() })?;
+        if places.0.is_empty() {
+            *places = self.reserve(1)?;
+        }
+        let slot = places.0.pop().ok_or_else(|| SubmitError::Overloaded { waiting: self.0.shared.queued() })?;
         let (sender, events) = unbounded_channel();
         let cached_tokens = Arc::default();
         let submission = Submission { request, emitter: Emitter::new(sender, Arc::clone(&cached_tokens)), slot };
@@ -211,6 +225,10 @@ impl EngineHandle {
         }
     }
 }
+
+/// Reserved places in the queue; those that are not used are given back when this is dropped.
+#[derive(Debug)]
+pub struct Places(Vec<QueueSlot>);
 
 /// The events of one request. Dropping it cancels the request at the next step.
 #[derive(Debug)]

@@ -19,7 +19,7 @@ pub(super) struct Submission {
     pub(super) slot: QueueSlot,
 }
 
-/// Sends events; whatever happens, the last one is `Done` or `Failed`.
+/// Sends events; whatever happens, there is a last one.
 pub(super) struct Emitter {
     sender: UnboundedSender<Event>,
     /// Read by [`super::Generation::cached_tokens`].
@@ -57,7 +57,8 @@ impl Emitter {
 impl Drop for Emitter {
     fn drop(&mut self) {
         if !self.ended {
-            self.send(Event::Failed("the engine stopped before the answer was complete".to_owned()));
+            // The thread ends every sequence that it knows: this one came when it had ended.
+            self.send(Event::CutOff);
         }
     }
 }
@@ -74,7 +75,7 @@ pub(super) struct Job {
     /// Set when the sequence has ended; sent when everything it held is given back.
     pub(super) last: Option<Event>,
     sampler: Sampler,
-    stop_tokens: Vec<u32>,
+    stop_tokens: Arc<[u32]>,
     /// Length of prompt and answer at which the answer ends.
     full_len: usize,
     logprobs: Option<usize>,

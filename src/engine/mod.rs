@@ -17,16 +17,17 @@
 //!   tokens, not hashes of them. Only full blocks are shared, and only after the step that filled them succeeded.
 //! - When blocks run out the youngest running sequence loses its own, goes back to the head of the queue and computes its tokens
 //!   again; it keeps its sampler, and its stream goes on. The oldest always proceeds, so every sequence ends.
-//! - Blocks, lease and queue place are given back in `Drop`, before the last event is sent: who has received `Done` or `Failed`
-//!   finds nothing held. A client that left is noticed at the next step boundary.
-//! - The last event is `Done` or `Failed`, whatever happens. An error of the model fails the sequences of its step and the engine
-//!   goes on; a panic fails everything and shows in [`EngineHandle::health`].
+//! - Blocks, lease and queue place are given back in `Drop`, before the last event is sent: who has received it finds
+//!   nothing held. A client that left is noticed at the next step boundary.
+//! - The last event is `Done`, `Failed` or (at the end of a shutdown) `CutOff`, whatever happens. An error of the model
+//!   fails the sequences of its step and the engine goes on; a panic fails everything and shows in [`EngineHandle::health`].
 //! - No lock is held while the model runs; the thread does no input or output.
 //!
 //! # What is absent
 //!
 //! No reading of adapters (they come prepared, by `Arc`, and stay as long as a sequence holds them), no stop strings (the caller
-//! decodes text and drops the [`Generation`]), no `n` (submit several requests: the prefix is shared once the first has computed
+//! decodes text and drops the [`Generation`]), no `n` (submit several requests at places reserved
+//! together: the prefix is shared once the first has computed
 //! it), no priorities, no swapping of blocks to other memory, no speculation, no grammars. Blocks that slid out of a sliding window
 //! are kept until their sequence ends.
 
@@ -44,7 +45,7 @@ mod stats;
 mod tests;
 mod thread;
 
-pub use handle::{EngineConfig, EngineError, EngineFacts, EngineHandle, Generation, SubmitError, start};
+pub use handle::{EngineConfig, EngineError, EngineFacts, EngineHandle, Generation, Places, SubmitError, start};
 pub use kv::PrefixCache;
 pub use leak::LeakCheck;
 pub use stats::{Health, Stats};

@@ -21,8 +21,8 @@ pub struct Sampling {
     pub frequency_penalty: f32,
     /// Divides positive and multiplies negative logits of tokens seen in prompt or answer (CTRL); 1 is off.
     pub repetition_penalty: f32,
-    /// Added to logits of these tokens, -100 to 100.
-    pub logit_bias: Vec<(u32, f32)>,
+    /// Added to logits of these tokens, -100 to 100. Looked through for each token: whoever fills it keeps it short.
+    pub logit_bias: Arc<[(u32, f32)]>,
     /// Same seed, same request, same answer.
     pub seed: u64,
 }
@@ -37,7 +37,7 @@ impl Default for Sampling {
             presence_penalty: 0.0,
             frequency_penalty: 0.0,
             repetition_penalty: 1.0,
-            logit_bias: Vec::new(),
+            logit_bias: Arc::default(),
             seed: 0,
         }
     }
@@ -55,8 +55,9 @@ pub struct Request {
     /// Most tokens to generate; more than the context has room for means as many as fit. 0 computes only the prompt (its
     /// log-probabilities, when asked).
     pub max_tokens: usize,
-    /// Tokens that end the answer (the model's end-of-text tokens unless ignored, and the request's own).
-    pub stop_tokens: Vec<u32>,
+    /// Tokens that end the answer (the model's end-of-text tokens unless ignored, and the request's own). Looked through for
+    /// each token: whoever fills it keeps it short.
+    pub stop_tokens: Arc<[u32]>,
     /// Most likely tokens reported beside each generated one; `None` reports no log-probabilities.
     pub logprobs: Option<usize>,
     /// The same for the prompt's tokens.
@@ -81,7 +82,8 @@ pub enum Finish {
     Length,
 }
 
-/// What the engine sends for a request, in order: `Prompt?`, `Token*`, then `Done` or `Failed`. A closed channel without either is a bug.
+/// What the engine sends for a request, in order: `Prompt?`, `Token*`, then `Done`, `Failed` or `CutOff`. A closed channel without
+/// one of them is a bug.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Event {
     /// Log-probabilities of prompt tokens; the first has none.
@@ -102,4 +104,6 @@ pub enum Event {
     },
     /// The engine could not go on; the text is for operators.
     Failed(String),
+    /// The engine was told to end before the answer was complete.
+    CutOff,
 }

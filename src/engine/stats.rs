@@ -111,11 +111,11 @@ impl Shared {
 pub(super) struct QueueSlot(Arc<Shared>);
 
 impl QueueSlot {
-    /// A place, when fewer than `capacity` are taken.
-    pub(super) fn take(shared: &Arc<Shared>, capacity: usize) -> Option<Self> {
-        let one_more = |taken: usize| (taken < capacity).then_some(taken + 1);
-        shared.queued.fetch_update(Ordering::AcqRel, Ordering::Acquire, one_more).ok()?;
-        Some(Self(Arc::clone(shared)))
+    /// `count` places, when so many of `capacity` are free: all of them or none.
+    pub(super) fn take(shared: &Arc<Shared>, count: usize, capacity: usize) -> Option<Vec<Self>> {
+        let more = |taken: usize| taken.checked_add(count).filter(|taken| *taken <= capacity);
+        shared.queued.fetch_update(Ordering::AcqRel, Ordering::Acquire, more).ok()?;
+        Some((0..count).map(|_| Self(Arc::clone(shared))).collect())
     }
 }
 

@@ -82,19 +82,19 @@ impl EngineThread {
         };
         engine.scheduler.bound_prefill_beside_decodes(LEAST_PREFILL);
         let outcome = catch_unwind(AssertUnwindSafe(|| engine.work()));
-        let (health, why) = match outcome {
-            Ok(()) => (Health::Stopped, "the engine is shutting down".to_owned()),
+        let (health, last) = match outcome {
+            Ok(()) => (Health::Stopped, Event::CutOff),
             Err(panic) => {
                 let text = format!("the engine broke: {}", panic_text(panic.as_ref()));
                 tracing::error!(reason = %text, "the engine's thread ends");
-                (Health::Failed(text.clone()), text)
+                (Health::Failed(text.clone()), Event::Failed(text))
             }
         };
         // First nobody comes in any more, then everybody inside is told.
         if matches!(health, Health::Failed(_)) {
             shared.health.send_replace(health.clone());
         }
-        engine.fail_all(&why);
+        engine.end_all(&last);
         // Requests that were sent in the last moment fail when the channel drops them with the engine.
         drop(engine);
         shared.health.send_replace(health);
@@ -280,7 +280,8 @@ impl EngineThread {
         }
     }
 
-    fn fail_all(&mut self, why: &str) {
+    /// Ends everybody with this event.
+    fn end_all(&mut self, last: &Event) {
         while let Ok(command) = self.inbox.try_recv() {
             if let Command::Submit(submission) = command {
                 self.accept(*submission);
@@ -290,7 +291,7 @@ impl EngineThread {
             let Job { emitter, .. } = sequence.into_payload();
             self.stats.failed += 1;
             self.publish();
-            emitter.end(Event::Failed(why.to_owned()));
+            emitter.end(last.clone());
         }
         self.publish();
     }

@@ -2,15 +2,16 @@
 //! Dropping it cancels what still runs.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::task::Poll;
 use std::time::Instant;
 
-use futures::stream::{AbortHandle, BoxStream, SelectAll, abortable, select_all, unfold};
+use futures::stream::{AbortHandle, BoxStream, SelectAll, abortable, select_all};
 use futures::{FutureExt, StreamExt};
 
-use super::assemble::{Assembler, Delta, ReportedToken};
+use super::assemble::{Assembler, Delta};
+use super::feed::{Arrival, Source, feed, report};
 use super::metrics::Metrics;
-use super::prompt::Rendered;
 use super::types::{Echo, EndToken, FinishReason, Piece, Served, Stops, Usage};
 use super::{GatewayError, StopText};
 use crate::backends::{Event, Finish, Generation, TokenLogprob};
@@ -32,7 +33,7 @@ pub(super) struct Shape {
     /// Where answers stand in their text.
     pub position: Position,
     /// Tokens that end an answer.
-    pub end_tokens: Vec<u32>,
+    pub end_tokens: Arc<[u32]>,
     pub stops: Stops,
 }
 
@@ -42,11 +43,14 @@ pub struct Answer {
     tokenizer: Tokenizer,
     metrics: Metrics,
     started: Instant,
-    prompts: Vec<Rendered>,
+    /// Texts of the prompts, where they come back.
+    prompts: Vec<Option<String>>,
     sequences: Vec<Sequence>,
-    events: SelectAll<BoxStream<'static, (usize, Event, usize)>>,
+    arrivals: SelectAll<BoxStream<'static, (usize, Arrival, usize)>>,
     ready: VecDeque<Piece>,
     usage: Usage,
+    /// Every sequence was accepted.
+    complete: bool,
     failed: bool,
 }
 
@@ -68,38 +72,27 @@ impl Answer {
             started: Instant::now(),
             prompts: Vec::new(),
             sequences: Vec::new(),
-            events: select_all([]),
+            arrivals: select_all([]),
             ready: VecDeque::new(),
             usage: Usage::default(),
+            complete: false,
             failed: false,
         }
     }
 
     /// Begins a prompt; the sequences that are added next answer it.
-    pub(super) fn add_prompt(&mut self, mut prompt: Rendered) -> Result<(), GatewayError> {
-        self.usage.prompt_tokens += prompt.tokens.len();
-        if self.shape.echo == Echo::PromptAndAnswer && prompt.text.is_none() {
-            let decoded = self.tokenizer.decode(&prompt.tokens, Specials::Omit);
-            prompt.text = Some(decoded.map_err(|error| GatewayError::Tokenizer(error.to_string()))?);
-        }
-        self.prompts.push(prompt);
-        Ok(())
+    pub(super) fn add_prompt(&mut self, tokens: usize, text: Option<String>) {
+        self.usage.prompt_tokens += tokens;
+        self.prompts.push(text.filter(|_| self.shape.echo == Echo::PromptAndAnswer));
     }
 
-    pub(super) fn add_sequence(&mut self, generation: Generation) {
+    pub(super) fn add_sequence(&mut self, generation: Generation, source: Source) {
         let index = self.sequences.len();
         let prompt = self.prompts.len().saturating_sub(1);
-        let echoed = match (self.shape.echo, self.prompts.last()) {
-            (Echo::PromptAndAnswer, Some(Rendered { text: Some(text), .. })) => text.clone(),
-            _ => String::new(),
-        };
-        let events = unfold(generation, move |mut generation| async move {
-            let event = generation.next().await?;
-            let cached = generation.cached_tokens();
-            Some(((index, event, cached), generation))
-        });
-        let (events, running) = abortable(events);
-        self.events.push(events.boxed());
+        let echoed = self.prompts.last().cloned().flatten().unwrap_or_default();
+        let arrivals = feed(generation, source).map(move |(arrival, cached)| (index, arrival, cached));
+        let (arrivals, running) = abortable(arrivals);
+        self.arrivals.push(arrivals.boxed());
         self.sequences.push(Sequence {
             prompt,
             decoder: self.tokenizer.stream(Specials::Omit, self.shape.position),
@@ -110,6 +103,11 @@ impl Answer {
         if !echoed.is_empty() && !self.shape.reports {
             self.ready.push_back(Piece { choice: index, text: echoed, ..Piece::default() });
         }
+    }
+
+    /// Says that every sequence is there: from now on it counts.
+    pub(super) const fn complete(&mut self) {
+        self.complete = true;
     }
 
     /// What answers, fixed from the first token to the last.
@@ -136,13 +134,13 @@ impl Answer {
             if self.failed || !self.is_running() {
                 return None;
             }
-            let taken = match self.events.next().await {
-                Some((index, event, cached)) => self.take(index, event, cached),
+            let taken = match self.arrivals.next().await {
+                Some((index, arrival, cached)) => self.take(index, arrival, cached),
                 None => Err(GatewayError::Engine("it closed a sequence without ending it. This is a bug.".to_owned())),
             };
             if let Err(error) = taken {
                 self.failed = true;
-                self.events.clear();
+                self.arrivals.clear();
                 return Some(Err(error));
             }
         }
@@ -157,7 +155,7 @@ impl Answer {
         self.sequences.iter().any(|sequence| sequence.running.is_some())
     }
 
-    fn take(&mut self, index: usize, event: Event, cached: usize) -> Result<(), GatewayError> {
+    fn take(&mut self, index: usize, arrival: Arrival, cached: usize) -> Result<(), GatewayError> {
         // A stop string ended the sequence while the engine was a token ahead.
         if self.sequences[index].running.is_none() {
             return Ok(());
@@ -167,8 +165,18 @@ impl Answer {
             self.usage.cached_tokens += cached;
         }
         self.sequences[index].begun = true;
+        let event = match arrival {
+            Arrival::Event(event) => event,
+            Arrival::Prompt(report) => {
+                let text = self.prompts[self.sequences[index].prompt].clone().unwrap_or_default();
+                self.ready.push_back(Piece { choice: index, text, prompt: report, ..Piece::default() });
+                return Ok(());
+            }
+            Arrival::Broken(error) => return Err(error),
+        };
         match event {
-            Event::Prompt(logprobs) => self.take_prompt(index, &logprobs),
+            // Nobody asked for it.
+            Event::Prompt(_) => {}
             Event::Token { id, logprob } => self.take_token(index, id, logprob),
             Event::Done { finish, .. } => {
                 let sequence = &mut self.sequences[index];
@@ -182,22 +190,9 @@ impl Answer {
                 self.send(index, delta, Some(reason));
             }
             Event::Failed(reason) => return Err(GatewayError::Engine(reason)),
+            Event::CutOff => return Err(GatewayError::Stopping),
         }
         Ok(())
-    }
-
-    fn take_prompt(&mut self, index: usize, logprobs: &[Option<TokenLogprob>]) {
-        let prompt = &self.prompts[self.sequences[index].prompt];
-        let mut decoder = self.tokenizer.stream(Specials::Omit, Position::Start);
-        let mut tokens = Vec::with_capacity(prompt.tokens.len());
-        let mut offset = 0;
-        for (position, &id) in prompt.tokens.iter().enumerate() {
-            let logprob = logprobs.get(position).and_then(Option::as_ref);
-            tokens.push(ReportedToken { offset, ..report(&self.tokenizer, id, logprob) });
-            offset += decoder.push(id).chars().count();
-        }
-        let text = prompt.text.clone().unwrap_or_default();
-        self.ready.push_back(Piece { choice: index, text, tokens, finish: None });
     }
 
     fn take_token(&mut self, index: usize, id: u32, logprob: Option<TokenLogprob>) {
@@ -226,22 +221,16 @@ impl Answer {
         {
             running.abort();
         }
-        self.ready.push_back(Piece { choice: index, text: delta.text, tokens: delta.tokens, finish });
+        self.ready.push_back(Piece { choice: index, text: delta.text, tokens: delta.tokens, finish, ..Piece::default() });
     }
 }
 
 impl Drop for Answer {
     fn drop(&mut self) {
+        if !self.complete {
+            // It was refused: nothing was generated, and nobody left.
+            return;
+        }
         self.metrics.ended(self.usage, self.started.elapsed(), !self.failed && self.is_running());
-    }
-}
-
-fn report(tokenizer: &Tokenizer, id: u32, logprob: Option<&TokenLogprob>) -> ReportedToken {
-    let top = logprob.map(|logprob| logprob.top.as_slice()).unwrap_or_default();
-    ReportedToken {
-        bytes: tokenizer.token_bytes(id).unwrap_or_default(),
-        logprob: logprob.map(|logprob| logprob.logprob),
-        top: top.iter().map(|&(id, logprob)| (tokenizer.token_bytes(id).unwrap_or_default(), logprob)).collect(),
-        offset: 0,
     }
 }

@@ -21,6 +21,14 @@ pub enum GatewayError {
         /// Tokens asked for the answer.
         answer: Option<usize>,
     },
+    /// More log-probabilities of prompt tokens than are kept for one request.
+    #[error("{asked} log-probabilities of prompt tokens were asked, at most {limit} are kept")]
+    TooManyLogprobs {
+        /// Tokens of all prompts, times answers, times alternatives and the token itself.
+        asked: usize,
+        /// Most of them.
+        limit: usize,
+    },
     /// The prompt has no tokens.
     #[error("the prompt is empty")]
     EmptyPrompt,
@@ -39,9 +47,14 @@ pub enum GatewayError {
     /// The server is shutting down.
     #[error("the server is shutting down")]
     Stopping,
-    /// The engine refused the request; a rule of ours and the engine's disagree.
-    #[error("the engine refused the request: {0}")]
-    Refused(String),
+    /// The engine refused a value of the request.
+    #[error("{field} {problem}")]
+    Invalid {
+        /// The field; `prompt` is the rendered one.
+        field: &'static str,
+        /// What is wrong and what would be right.
+        problem: String,
+    },
     /// The engine failed while answering, or is gone.
     #[error("the engine failed: {0}")]
     Engine(String),

@@ -4,14 +4,17 @@
 mod answer;
 mod assemble;
 mod error;
+mod feed;
 mod metrics;
 mod prompt;
+mod size;
 mod stop;
 mod types;
 
 use std::sync::Arc;
 
 use rand::RngCore;
+use tokio::sync::watch;
 
 pub use crate::backends::{Health, Stats};
 pub use answer::Answer;
@@ -25,10 +28,15 @@ pub use types::{
     Stops, Turn, Usage,
 };
 
+use feed::{Reporter, Source};
+
 use crate::backends::{EngineHandle, Request, SubmitError};
 use crate::model::chat_template::ChatTemplate;
-use crate::model::tokenizer::{Position, Specials, Tokenizer};
+use crate::model::tokenizer::{Position, Tokenizer};
 use crate::registry::{Catalog, Lease, RegistryError};
+
+/// Most log-probabilities of prompt tokens in one request, alternatives and all answers counted: about 100 MB on their way.
+pub const MAX_PROMPT_LOGPROBS: usize = 1 << 20;
 
 /// The base model as the gateway needs to know it.
 pub struct Base {
@@ -86,15 +94,28 @@ impl Gateway {
         self.0.engine.facts().model.vocab_size
     }
 
+    /// Most sequences (answers to all prompts) of a request: more never fit into the engine's queue.
+    pub fn most_sequences(&self) -> usize {
+        self.0.engine.facts().config.queue_capacity
+    }
+
     /// Begins to answer. The answer is cancelled when it is dropped.
     pub async fn generate(&self, request: GenerationRequest) -> Result<Answer, GatewayError> {
         let inner = &self.0;
+        // Cheap, and before any work for somebody who has to come back with another name.
+        self.check_model(&request.model)?;
         let position = text_position(&request.prompts);
-        let rendered = self.render_all(request.prompts).await?;
+        let rendered = self.render_all(request.prompts, request.echo).await?;
         let mut lengths = Vec::with_capacity(rendered.len());
         for prompt in &rendered {
             lengths.push(answer_length(self.context_length(), prompt.tokens.len(), request.max_tokens)?);
         }
+        let prompt_logprobs = if request.echo == Echo::PromptAndAnswer { request.logprobs } else { None };
+        if let Some(top) = prompt_logprobs {
+            check_prompt_logprobs(rendered.iter().map(|prompt| prompt.tokens.len()).sum(), request.n, top)?;
+        }
+        // All places or none, and before anything is read from disk for it.
+        let mut places = inner.engine.reserve(rendered.len().saturating_mul(request.n)).map_err(refused)?;
         let (served, lease) = self.resolve(&request.model).await?;
         let adapter = lease.as_ref().map(|lease| Arc::clone(&lease.adapter));
         let seed = request.seed.unwrap_or_else(|| rand::rng().next_u64());
@@ -102,7 +123,7 @@ impl Gateway {
         if request.stops.end_of_text == EndOfText::Stops {
             end_tokens.extend_from_slice(&inner.base.end_tokens);
         }
-        let prompt_logprobs = if request.echo == Echo::PromptAndAnswer { request.logprobs } else { None };
+        let end_tokens: Arc<[u32]> = end_tokens.into();
         let mut answer = Answer::new(
             answer::Shape {
                 served,
@@ -112,28 +133,34 @@ impl Gateway {
                 end_token: request.end_token,
                 n: request.n,
                 position,
-                end_tokens: end_tokens.clone(),
+                end_tokens: Arc::clone(&end_tokens),
                 stops: request.stops,
             },
             inner.base.tokenizer.clone(),
             inner.metrics.clone(),
         );
         for (prompt, max_tokens) in rendered.into_iter().zip(lengths) {
-            let tokens = prompt.tokens.clone();
-            answer.add_prompt(prompt)?;
-            for index in 0..request.n {
-                let submitted = inner.engine.submit(Request {
+            let Rendered { tokens, text } = prompt;
+            answer.add_prompt(tokens.len(), text);
+            let reporter = prompt_logprobs.map(|_| Reporter {
+                tokenizer: inner.base.tokenizer.clone(),
+                tokens: tokens.as_slice().into(),
+                others: watch::Sender::new(None),
+            });
+            for (index, source) in feed::sources(reporter, request.n).into_iter().enumerate() {
+                let request = Request {
                     prompt: tokens.clone(),
                     adapter: adapter.clone(),
                     sampling: Sampling { seed: seed.wrapping_add(index as u64), ..request.sampling.clone() },
                     max_tokens,
-                    stop_tokens: end_tokens.clone(),
+                    stop_tokens: Arc::clone(&end_tokens),
                     logprobs: request.logprobs,
-                    prompt_logprobs,
-                });
-                answer.add_sequence(submitted.map_err(refused)?);
+                    prompt_logprobs: prompt_logprobs.filter(|_| matches!(source, Source::Own(_))),
+                };
+                answer.add_sequence(inner.engine.submit_at(&mut places, request).map_err(refused)?, source);
             }
         }
+        answer.complete();
         Ok(answer)
     }
 
@@ -143,29 +170,23 @@ impl Gateway {
         if model == self.0.base.name {
             return Ok((served("base".to_owned()), None));
         }
-        match self.0.catalog.resolve(model).await {
-            Ok(lease) => Ok((served(format!("{}+{}", lease.version(), lease.id.short())), Some(lease))),
-            Err(RegistryError::NotFound { .. } | RegistryError::InvalidName { .. }) => {
-                Err(GatewayError::UnknownModel(model.to_owned()))
-            }
-            Err(error) => Err(GatewayError::Registry(error)),
+        let lease = self.0.catalog.resolve(model).await.map_err(|error| unresolved(model, error))?;
+        Ok((served(format!("{}+{}", lease.version(), lease.id.short())), Some(lease)))
+    }
+
+    /// The adapter that a name means, `None` for the base; an error where it means nothing. Reads no weights.
+    pub fn check_model(&self, model: &str) -> Result<Option<String>, GatewayError> {
+        if model == self.0.base.name {
+            return Ok(None);
         }
+        self.0.catalog.find(model).map(Some).map_err(|error| unresolved(model, error))
     }
+}
 
-    /// The adapter that a name means, `None` for the base; an error where it means nothing.
-    pub async fn check_model(&self, model: &str) -> Result<Option<String>, GatewayError> {
-        Ok(self.resolve(model).await?.1.map(|lease| lease.name))
-    }
-
-    /// Text of token ids, special tokens included.
-    pub fn decode(&self, tokens: &[u32]) -> Result<String, GatewayError> {
-        let decoded = self.0.base.tokenizer.decode(tokens, Specials::Keep);
-        decoded.map_err(|error| GatewayError::Tokenizer(error.to_string()))
-    }
-
-    /// Each token as the vocabulary spells it.
-    pub fn token_strings(&self, tokens: &[u32]) -> Vec<String> {
-        tokens.iter().map(|&id| self.0.base.tokenizer.token(id).unwrap_or_default()).collect()
+fn unresolved(model: &str, error: RegistryError) -> GatewayError {
+    match error {
+        RegistryError::NotFound { .. } | RegistryError::InvalidName { .. } => GatewayError::UnknownModel(model.to_owned()),
+        error => GatewayError::Registry(error),
     }
 }
 
@@ -175,7 +196,7 @@ fn refused(error: SubmitError) -> GatewayError {
         SubmitError::Stopping => GatewayError::Stopping,
         SubmitError::Unhealthy(reason) => GatewayError::Engine(reason),
         SubmitError::PromptTooLong { tokens, limit } => GatewayError::ContextTooLong { limit, prompt: tokens, answer: None },
-        SubmitError::Invalid { .. } => GatewayError::Refused(error.to_string()),
+        SubmitError::Invalid { field, problem } => GatewayError::Invalid { field, problem },
     }
 }
 
@@ -185,6 +206,15 @@ fn text_position(prompts: &[Prompt]) -> Position {
         Some(Prompt::Chat { .. }) => Position::Start,
         _ => Position::Middle,
     }
+}
+
+/// Whether the reports of prompts fit: every answer shows them all, each token with its alternatives.
+fn check_prompt_logprobs(tokens: usize, answers: usize, top: usize) -> Result<(), GatewayError> {
+    let asked = tokens.saturating_mul(answers).saturating_mul(top + 1);
+    if asked > MAX_PROMPT_LOGPROBS {
+        return Err(GatewayError::TooManyLogprobs { asked, limit: MAX_PROMPT_LOGPROBS });
+    }
+    Ok(())
 }
 
 /// How long an answer may get; an error where prompt and answer do not fit the context.

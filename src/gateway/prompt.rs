@@ -1,6 +1,7 @@
-//! Prompts to token ids: the chat template and the tokenizer. Long texts are rendered off the threads that serve requests.
+//! Prompts to token ids and back: the chat template and the tokenizer. Much text is worked on off the threads that serve requests.
 
-use super::types::{Message, Prompt, SpecialTokens, Turn};
+use super::size::{TOKEN_BYTES, by_size};
+use super::types::{Echo, Message, Prompt, SpecialTokens, Turn};
 use super::{Gateway, GatewayError};
 use serde_json::json;
 use time::OffsetDateTime;
@@ -8,40 +9,59 @@ use time::OffsetDateTime;
 use crate::model::chat_template::{Conversation, Ending};
 use crate::model::tokenizer::Specials;
 
-/// Texts longer than this many bytes are tokenized on a thread for blocking work: shorter ones take less time than the hand-over.
-const INLINE_BYTES: usize = 16 * 1024;
+/// What a message costs beside its text, in bytes of text that take as long.
+const MESSAGE_BYTES: usize = 64;
 
 /// A prompt, ready for the engine.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rendered {
     /// Token ids.
     pub tokens: Vec<u32>,
-    /// The text, where the caller sent one; otherwise it is decoded when it is asked for.
+    /// The text, where the caller sent one or wants it back.
     pub text: Option<String>,
 }
 
 impl Gateway {
     /// Renders one prompt.
     pub async fn render(&self, prompt: Prompt) -> Result<Rendered, GatewayError> {
-        if size(&prompt) <= INLINE_BYTES {
-            return self.render_here(prompt);
-        }
         let gateway = self.clone();
-        let rendered = tokio::task::spawn_blocking(move || gateway.render_here(prompt)).await;
-        rendered.map_err(|error| GatewayError::Tokenizer(error.to_string()))?
+        by_size(size(&prompt, Echo::Answer), move || gateway.render_here(prompt, Echo::Answer)).await?
     }
 
-    pub(super) async fn render_all(&self, prompts: Vec<Prompt>) -> Result<Vec<Rendered>, GatewayError> {
-        let mut rendered = Vec::with_capacity(prompts.len());
-        for prompt in prompts {
-            rendered.push(self.render(prompt).await?);
-        }
-        Ok(rendered)
+    /// Renders the prompts of a request; with their texts where they come back.
+    pub(super) async fn render_all(&self, prompts: Vec<Prompt>, echo: Echo) -> Result<Vec<Rendered>, GatewayError> {
+        let bytes = prompts.iter().map(|prompt| size(prompt, echo)).sum();
+        let gateway = self.clone();
+        by_size(bytes, move || prompts.into_iter().map(|prompt| gateway.render_here(prompt, echo)).collect()).await?
     }
 
-    fn render_here(&self, prompt: Prompt) -> Result<Rendered, GatewayError> {
+    /// Text of token ids, special tokens included.
+    pub async fn decode(&self, tokens: Vec<u32>) -> Result<String, GatewayError> {
+        let gateway = self.clone();
+        by_size(tokens.len() * TOKEN_BYTES, move || gateway.decode_here(&tokens, Specials::Keep)).await?
+    }
+
+    /// Each token as the vocabulary spells it.
+    pub async fn token_strings(&self, tokens: &[u32]) -> Result<Vec<String>, GatewayError> {
+        let (tokenizer, tokens) = (self.base().tokenizer.clone(), tokens.to_vec());
+        let bytes = tokens.len() * TOKEN_BYTES;
+        by_size(bytes, move || tokens.iter().map(|&id| tokenizer.token(id).unwrap_or_default()).collect()).await
+    }
+
+    fn decode_here(&self, tokens: &[u32], specials: Specials) -> Result<String, GatewayError> {
+        let decoded = self.base().tokenizer.decode(tokens, specials);
+        decoded.map_err(|error| GatewayError::Tokenizer(error.to_string()))
+    }
+
+    fn render_here(&self, prompt: Prompt, echo: Echo) -> Result<Rendered, GatewayError> {
         match prompt {
-            Prompt::Tokens(tokens) => Ok(Rendered { tokens, text: None }),
+            Prompt::Tokens(tokens) => {
+                let text = match echo {
+                    Echo::PromptAndAnswer => Some(self.decode_here(&tokens, Specials::Omit)?),
+                    Echo::Answer => None,
+                };
+                Ok(Rendered { tokens, text })
+            }
             Prompt::Text { text, special } => Ok(Rendered { tokens: self.encode(&text, special)?, text: Some(text) }),
             Prompt::Chat { messages, turn, special } => {
                 let text = self.apply_template(&messages, turn)?;
@@ -72,10 +92,14 @@ impl Gateway {
     }
 }
 
-fn size(prompt: &Prompt) -> usize {
+/// Bytes to work on.
+fn size(prompt: &Prompt, echo: Echo) -> usize {
     match prompt {
-        Prompt::Tokens(_) => 0,
-        Prompt::Text { text, .. } => text.len(),
-        Prompt::Chat { messages, .. } => messages.iter().map(|message| message.content.len()).sum(),
+        Prompt::Tokens(tokens) => match echo {
+            Echo::PromptAndAnswer => tokens.len() * TOKEN_BYTES,
+            Echo::Answer => 0,
+        },
+        Prompt::Text { text, .. } => text.len() + MESSAGE_BYTES,
+        Prompt::Chat { messages, .. } => messages.iter().map(|message| message.content.len() + MESSAGE_BYTES).sum(),
     }
 }

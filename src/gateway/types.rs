@@ -1,5 +1,7 @@
 //! What a caller asks for, already checked, and what comes back: the gateway's words, free of HTTP and of wire formats.
 
+use std::sync::Arc;
+
 pub use crate::backends::Sampling;
 
 use super::assemble::ReportedToken;
@@ -161,7 +163,9 @@ pub struct Piece {
     pub choice: usize,
     /// New text.
     pub text: String,
-    /// The tokens it came from, when asked.
+    /// The tokens of the echoed prompt, when asked; they come before all others. All answers to a prompt share them.
+    pub prompt: Arc<[ReportedToken]>,
+    /// The generated tokens it came from, when asked.
     pub tokens: Vec<ReportedToken>,
     /// Set on the answer's last piece.
     pub finish: Option<FinishReason>,

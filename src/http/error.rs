@@ -76,7 +76,8 @@ impl ApiError {
 
     /// The same error; where it is about the prompt, which has different names, with the field's name.
     pub fn with_prompt_field(self, name: &str) -> Self {
-        let about_prompt = matches!(self.code, Some("context_length_exceeded" | "empty_prompt"));
+        let about_prompt =
+            matches!(self.code, Some("context_length_exceeded" | "empty_prompt")) || self.param.as_deref() == Some("prompt");
         if about_prompt { Self { param: Some(name.to_owned()), ..self } } else { self }
     }
 
@@ -128,6 +129,13 @@ impl From<GatewayError> for ApiError {
                 );
                 Self::new(StatusCode::BAD_REQUEST, "invalid_request_error", Some("context_length_exceeded"), message)
             }
+            GatewayError::TooManyLogprobs { asked, limit } => {
+                let message = format!(
+                    "Invalid 'logprobs': with 'echo' this request asks for {asked} log-probabilities of prompt tokens (all prompts, \
+                     answers and alternatives); expected at most {limit}. Send fewer or shorter prompts, or lower 'logprobs' or 'n'."
+                );
+                Self::invalid("logprobs", "value_out_of_range", message)
+            }
             GatewayError::EmptyPrompt => {
                 let message = "The prompt has no tokens; expected at least one.";
                 Self::new(StatusCode::BAD_REQUEST, "invalid_request_error", Some("empty_prompt"), message)
@@ -146,7 +154,10 @@ impl From<GatewayError> for ApiError {
             GatewayError::Stopping => {
                 Self { retry_after: Some(5), ..Self::unavailable("shutting_down", "The server is shutting down.") }
             }
-            GatewayError::Tokenizer(_) | GatewayError::Refused(_) | GatewayError::Engine(_) => Self::internal(&error),
+            GatewayError::Invalid { field, problem } => {
+                Self::invalid(field, "invalid_value", format!("Invalid '{field}': {field} {problem}."))
+            }
+            GatewayError::Tokenizer(_) | GatewayError::Engine(_) => Self::internal(&error),
         }
     }
 }
@@ -172,9 +183,11 @@ impl From<RegistryError> for ApiError {
                 let error = Self::new(StatusCode::CONFLICT, "invalid_request_error", Some("version_conflict"), message);
                 Self { param: Some("expected_version".to_owned()), ..error }
             }
-            RegistryError::Root { .. } | RegistryError::Prepare(_) | RegistryError::Storage(_) | RegistryError::Interrupted => {
-                Self::internal(&error)
-            }
+            RegistryError::Root { .. }
+            | RegistryError::Prepare(_)
+            | RegistryError::Lost { .. }
+            | RegistryError::Storage(_)
+            | RegistryError::Interrupted => Self::internal(&error),
         }
     }
 }

@@ -5,11 +5,12 @@ use std::panic::AssertUnwindSafe;
 use std::time::Instant;
 
 use axum::extract::{MatchedPath, Request, State};
-use axum::http::{HeaderName, HeaderValue};
+use axum::http::{HeaderName, HeaderValue, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use futures::FutureExt;
 use rand::RngCore;
+use tracing::Instrument;
 
 use super::Server;
 use super::error::ApiError;
@@ -48,17 +49,19 @@ pub fn random_hex() -> String {
     format!("{:032x}", u128::from_be_bytes(bytes))
 }
 
-/// Counts and logs each request: method, route, status, time to the response's head, id and key; never its content.
+/// Counts and logs each request; what is logged while it is answered carries its id. The line at its end has method, route, status, time to the response's head, id and key; never its content.
 pub async fn trace(State(server): State<Server>, request: Request, next: Next) -> Response {
     let started = Instant::now();
     let method = request.method().clone();
     let route = request.extensions().get::<MatchedPath>().map_or("unknown", |path| path.as_str()).to_owned();
     let id = request.extensions().get::<RequestId>().cloned();
-    let response = next.run(request).await;
+    let id = id.as_ref().and_then(|id| id.0.to_str().ok()).unwrap_or("-");
+    // At the level of errors, so that no filter that lets an error through leaves its request's id out.
+    let span = tracing::error_span!(target: "switchyard::http", "answering", request_id = id);
+    let response = next.run(request).instrument(span).await;
     let status = response.status();
     server.metrics().answered(&method, &route, status);
     let key = response.extensions().get::<Principal>().map_or("-", |principal| principal.key_id.as_str());
-    let id = id.as_ref().and_then(|id| id.0.to_str().ok()).unwrap_or("-");
     #[expect(clippy::cast_possible_truncation, reason = "milliseconds of a request")]
     let ms = started.elapsed().as_millis() as u64;
     tracing::info!(target: "switchyard::http", %method, route, status = status.as_u16(), ms, request_id = id, key, "request");
@@ -73,6 +76,22 @@ pub async fn catch_panics(request: Request, next: Next) -> Response {
     }
 }
 
+/// Puts errors that no handler wrote (refusals of the framework) into the envelope that clients read.
+pub async fn envelope(request: Request, next: Next) -> Response {
+    let response = next.run(request).await;
+    let status = response.status();
+    let is_json =
+        response.headers().get(header::CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"application/json"));
+    if is_json || !(status.is_client_error() || status.is_server_error()) {
+        return response;
+    }
+    if status.is_server_error() {
+        return ApiError::internal(&format!("a handler answered {status} without a body of ours")).into_response();
+    }
+    let reason = status.canonical_reason().unwrap_or("the request was refused");
+    ApiError::new(status, "invalid_request_error", None, format!("The request cannot be understood: {reason}.")).into_response()
+}
+
 fn panic_text(panic: &(dyn Any + Send)) -> &str {
     panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("no text")
 }
@@ -82,23 +101,38 @@ mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
     use axum::http::StatusCode;
     use axum::{Router, body::Body, middleware::from_fn, routing::get};
+    use serde_json::{Value, json};
     use tower::ServiceExt;
 
     use super::*;
 
     #[tokio::test]
-    async fn a_panic_is_an_answer_that_does_not_tell_its_text() {
+    async fn errors_of_unknown_origin_are_in_the_envelope() {
         async fn broken() {
             panic!("secret detail");
         }
-        let router = Router::new().route("/", get(broken)).layer(from_fn(catch_panics)).layer(from_fn(request_id));
-        let request = Request::builder().uri("/").header(REQUEST_ID, "mine-1").body(Body::empty()).unwrap();
-        let response = router.oneshot(request).await.unwrap();
-        assert_eq!(response.status(), StatusCode::INTERNAL_SERVER_ERROR);
-        assert_eq!(response.headers()[REQUEST_ID], "mine-1");
-        let body = axum::body::to_bytes(response.into_body(), 10_000).await.unwrap();
-        let text = String::from_utf8(body.to_vec()).unwrap();
-        assert!(text.contains("server_error") && !text.contains("secret"), "{text}");
+        let bare = async || (StatusCode::BAD_GATEWAY, "secret detail");
+        let router = Router::new()
+            .route("/panic", get(broken))
+            .route("/bare", get(bare))
+            .route("/odd/{id}", get(async |_: axum::extract::Path<u32>| "fine"));
+        let router = router.layer(from_fn(envelope)).layer(from_fn(catch_panics)).layer(from_fn(request_id));
+        for (path, status, kind, code) in [
+            ("/panic", StatusCode::INTERNAL_SERVER_ERROR, "server_error", json!("internal_error")),
+            ("/bare", StatusCode::INTERNAL_SERVER_ERROR, "server_error", json!("internal_error")),
+            ("/odd/x", StatusCode::BAD_REQUEST, "invalid_request_error", json!(null)),
+        ] {
+            let request = Request::builder().uri(path).header(REQUEST_ID, "mine-1").body(Body::empty()).unwrap();
+            let response = router.clone().oneshot(request).await.unwrap();
+            assert_eq!(response.status(), status, "{path}");
+            assert_eq!(response.headers()[REQUEST_ID], "mine-1");
+            let body = axum::body::to_bytes(response.into_body(), 10_000).await.unwrap();
+            let body: Value = serde_json::from_slice(&body).unwrap();
+            assert_eq!((&body["error"]["type"], &body["error"]["code"]), (&json!(kind), &code), "{path}");
+            assert!(!body.to_string().contains("secret"), "{body}");
+        }
+        let request = Request::builder().uri("/odd/7").body(Body::empty()).unwrap();
+        assert_eq!(router.oneshot(request).await.unwrap().status(), StatusCode::OK);
     }
 
     #[test]

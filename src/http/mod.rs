@@ -104,6 +104,7 @@ impl Server {
             vocab_size: self.gateway().vocab_size(),
             max_n: self.config().max_choices,
             max_prompts: self.config().max_prompts,
+            max_sequences: self.gateway().most_sequences(),
         }
     }
 }

@@ -2,6 +2,8 @@
 
 use serde_json::{Value, json};
 
+use super::openai::{MAX_BIASES, MAX_STOP_TOKENS, REPETITION_PENALTY};
+
 /// All schemas by name.
 pub fn schemas() -> Value {
     let mut all = json!({});
@@ -21,21 +23,26 @@ fn reference(name: &str) -> Value {
 fn generation_fields() -> Value {
     json!({
         "model": {"type": "string", "description": "The base, an adapter, or `adapter@version`."},
-        "n": {"type": "integer", "minimum": 1, "default": 1, "description": "Answers to each prompt; seeds count up."},
+        "n": {"type": "integer", "minimum": 1, "default": 1, "description": "Answers to each prompt; seeds count up. Not more in all than the queue holds."},
         "temperature": {"type": "number", "minimum": 0, "maximum": 2, "default": 1, "description": "0 is greedy."},
         "top_p": {"type": "number", "exclusiveMinimum": 0, "maximum": 1, "default": 1},
         "top_k": {"type": "integer", "minimum": -1, "default": 0, "description": "0 or -1 is all."},
         "min_p": {"type": "number", "minimum": 0, "maximum": 1, "default": 0},
         "presence_penalty": {"type": "number", "minimum": -2, "maximum": 2, "default": 0},
         "frequency_penalty": {"type": "number", "minimum": -2, "maximum": 2, "default": 0},
-        "repetition_penalty": {"type": "number", "exclusiveMinimum": 0, "maximum": 100, "default": 1},
-        "logit_bias": {"type": "object", "additionalProperties": {"type": "number", "minimum": -100, "maximum": 100}},
+        "repetition_penalty": {
+            "type": "number", "minimum": REPETITION_PENALTY.start(), "maximum": REPETITION_PENALTY.end(), "default": 1,
+        },
+        "logit_bias": {
+            "type": "object", "maxProperties": MAX_BIASES,
+            "additionalProperties": {"type": "number", "minimum": -100, "maximum": 100},
+        },
         "seed": {"type": "integer", "format": "int64", "description": "The same seed and request give the same answer."},
         "stop": {"oneOf": [
             {"type": "string", "minLength": 1},
             {"type": "array", "maxItems": 4, "items": {"type": "string", "minLength": 1}},
         ]},
-        "stop_token_ids": {"type": "array", "items": {"type": "integer", "minimum": 0}},
+        "stop_token_ids": {"type": "array", "maxItems": MAX_STOP_TOKENS, "items": {"type": "integer", "minimum": 0}},
         "include_stop_str_in_output": {"type": "boolean", "default": false},
         "ignore_eos": {"type": "boolean", "default": false},
         "stream": {"type": "boolean", "default": false},

@@ -74,6 +74,7 @@ pub fn router(server: Server) -> Router {
                 .layer(from_fn(middleware::request_id))
                 .layer(from_fn_with_state(server.clone(), middleware::trace))
                 .layer(from_fn(middleware::catch_panics))
+                .layer(from_fn(middleware::envelope))
                 .layer(DefaultBodyLimit::disable()), // bodies are limited where they are read, in `body.rs`
         )
         .with_state(server)

@@ -4,10 +4,12 @@
 //! so that what is on disk and what is in memory cannot part. Two locks, never taken in the other order: `changes` (one durable
 //! change at a time, held over disk writes), then `state` (held for moments only).
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{SystemTime, UNIX_EPOCH};
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::files::VersionFiles;
 use super::name::{self, Selector};
@@ -19,6 +21,11 @@ use crate::model::lora::peft::AdapterFiles;
 use crate::model::lora::{LoraWeights, PreparedAdapter};
 use crate::model::{AdapterPreparer, ModelConfig, ModelError};
 use crate::store::DataDir;
+
+/// Old versions kept ready after their last lease, so that requests for an exact version do not read it from disk each time.
+const KEPT_READY: usize = 4;
+/// Adapters that are read and packed at the same time: each takes a processor and, for a moment, its size in memory twice.
+const PREPARED_TOGETHER: usize = 2;
 
 /// What a catalog is made of.
 pub struct Setup {
@@ -56,6 +63,7 @@ struct Inner {
     reserved_names: Vec<String>,
     base: ModelConfig,
     preparer: Arc<dyn AdapterPreparer>,
+    preparations: Arc<Semaphore>,
     changes: Mutex<()>,
     state: Mutex<State>,
 }
@@ -65,12 +73,14 @@ struct State {
     records: Records,
     /// The current version of each name in service; this keeps it in memory.
     served: BTreeMap<String, Served>,
-    /// Names on record that cannot be served, with the reason.
+    /// Names on record that cannot be served, with the reason as clients may read it.
     unavailable: BTreeMap<String, String>,
     /// Every version that somebody holds.
     resident: HashMap<VersionId, Weak<PreparedAdapter>>,
     /// Held by whoever prepares the version, so that others wait instead of doing the work again.
     preparing: HashMap<VersionId, Arc<Mutex<()>>>,
+    /// Old versions that were brought back from disk, the last one used first.
+    ready: VecDeque<Arc<PreparedAdapter>>,
     /// Lease counters by name and number.
     tokens: HashMap<(String, u32), Weak<()>>,
 }
@@ -94,6 +104,7 @@ impl Catalog {
                 reserved_names: setup.reserved_names,
                 base: setup.base,
                 preparer: setup.preparer,
+                preparations: Arc::new(Semaphore::new(PREPARED_TOGETHER)),
                 changes: Mutex::new(()),
             };
             let skipped = inner.restore()?;
@@ -105,7 +116,12 @@ impl Catalog {
     /// Puts a directory into service under a name.
     pub async fn load(&self, request: LoadRequest) -> Result<Loaded, RegistryError> {
         let inner = Arc::clone(&self.inner);
-        blocking(move || inner.load(request)).await
+        let permit = self.inner.preparation().await?;
+        blocking(move || {
+            let _permit = permit;
+            inner.load(request)
+        })
+        .await
     }
 
     /// Leases in flight, on versions in service and on those that are not any more.
@@ -132,11 +148,21 @@ impl Catalog {
     pub async fn resolve(&self, model: &str) -> Result<Lease, RegistryError> {
         match self.inner.look_up(model)? {
             Found::InMemory(lease) => Ok(lease),
-            Found::OnDisk { name, number, id } => {
+            Found::OnDisk(selected) => {
                 let inner = Arc::clone(&self.inner);
-                blocking(move || inner.bring_back(name, number, id)).await
+                let permit = self.inner.preparation().await?;
+                blocking(move || {
+                    let _permit = permit;
+                    inner.bring_back(selected)
+                })
+                .await
             }
         }
+    }
+
+    /// The adapter that `model` means a version of. Reads nothing from disk.
+    pub fn find(&self, model: &str) -> Result<String, RegistryError> {
+        Inner::select(&self.inner.state(), model).map(|selected| selected.name)
     }
 
     /// Adapters in service, by name.
@@ -159,7 +185,14 @@ impl std::fmt::Debug for Catalog {
 
 enum Found {
     InMemory(Lease),
-    OnDisk { name: String, number: u32, id: VersionId },
+    OnDisk(Selected),
+}
+
+/// The version that a model's name means.
+struct Selected {
+    name: String,
+    number: u32,
+    id: VersionId,
 }
 
 impl State {
@@ -174,8 +207,27 @@ impl State {
         token
     }
 
+    fn lease(&mut self, selected: Selected, adapter: Arc<PreparedAdapter>) -> Lease {
+        let Selected { name, number, id } = selected;
+        let token = self.token(&name, number);
+        Lease { name, number, id, adapter, token }
+    }
+
     fn resident(&self, id: &VersionId) -> Option<Arc<PreparedAdapter>> {
         self.resident.get(id).and_then(Weak::upgrade)
+    }
+
+    /// Notes that an old version was used; the one that was not used for longest may leave memory.
+    fn keep_ready(&mut self, adapter: &Arc<PreparedAdapter>) {
+        self.ready.retain(|kept| kept.id != adapter.id);
+        self.ready.push_front(Arc::clone(adapter));
+        self.ready.truncate(KEPT_READY);
+    }
+
+    /// Takes changed records over; versions that nothing mentions any more leave memory with their leases.
+    fn replace_records(&mut self, records: Records, referenced: &BTreeSet<VersionId>) {
+        self.ready.retain(|kept| referenced.contains(&kept.id));
+        self.records = records;
     }
 
     fn serve(&mut self, name: String, number: u32, adapter: Arc<PreparedAdapter>) {
@@ -197,14 +249,13 @@ impl Inner {
         let mut skipped = Vec::new();
         for (name, adapter) in &records.adapters {
             let Some(current) = adapter.current() else { continue };
-            let restored = name::check(name, &self.reserved_names)
-                .and_then(|()| self.prepared(current.id, || self.files.read(current.id).and_then(|files| self.checked(&files))));
+            let restored =
+                name::check(name, &self.reserved_names).and_then(|()| self.prepared(current.id, || self.stored(current.id)));
             match restored {
                 Ok(adapter) => self.state().serve(name.clone(), current.number, adapter),
                 Err(error) => {
-                    let reason = error.to_string();
-                    self.state().unavailable.insert(name.clone(), reason.clone());
-                    skipped.push(Skipped { name: name.clone(), reason });
+                    self.state().unavailable.insert(name.clone(), error.public_reason());
+                    skipped.push(Skipped { name: name.clone(), reason: error.to_string() });
                 }
             }
         }
@@ -243,7 +294,7 @@ impl Inner {
         let referenced = records.referenced();
         {
             let mut state = self.state();
-            state.records = records;
+            state.replace_records(records, &referenced);
             state.serve(name.clone(), number, adapter);
         }
         self.sweep(&referenced);
@@ -282,7 +333,7 @@ impl Inner {
         let referenced = records.referenced();
         {
             let mut state = self.state();
-            state.records = records;
+            state.replace_records(records, &referenced);
             state.served.remove(name);
             state.unavailable.remove(name);
         }
@@ -290,10 +341,25 @@ impl Inner {
         Ok(())
     }
 
+    /// Leave to read and pack an adapter.
+    async fn preparation(&self) -> Result<OwnedSemaphorePermit, RegistryError> {
+        // It is never closed.
+        Arc::clone(&self.preparations).acquire_owned().await.map_err(|_| RegistryError::Interrupted)
+    }
+
     fn look_up(&self, model: &str) -> Result<Found, RegistryError> {
+        let mut state = self.state();
+        let selected = Self::select(&state, model)?;
+        let Some(adapter) = state.resident(&selected.id) else { return Ok(Found::OnDisk(selected)) };
+        if state.ready.iter().any(|kept| kept.id == selected.id) {
+            state.keep_ready(&adapter);
+        }
+        Ok(Found::InMemory(state.lease(selected, adapter)))
+    }
+
+    fn select(state: &State, model: &str) -> Result<Selected, RegistryError> {
         let not_found = || RegistryError::NotFound { model: model.chars().take(256).collect() };
         let (name, selector) = name::split(model).ok_or_else(not_found)?;
-        let mut state = self.state();
         let current = match state.served.get(name) {
             Some(served) => served.number,
             None => {
@@ -306,24 +372,36 @@ impl Inner {
         let selector = selector.unwrap_or(Selector::Number(current));
         let adapter = state.records.adapters.get(name).ok_or_else(not_found)?;
         let version = adapter.select(&selector).ok_or_else(not_found)?;
-        let (number, id) = (version.number, version.id);
-        Ok(match state.resident(&id) {
-            Some(adapter) => {
-                Found::InMemory(Lease { name: name.to_owned(), number, id, adapter, token: state.token(name, number) })
-            }
-            None => Found::OnDisk { name: name.to_owned(), number, id },
-        })
+        Ok(Selected { name: name.to_owned(), number: version.number, id: version.id })
     }
 
     /// A lease on an old version that nobody holds any more.
-    fn bring_back(&self, name: String, number: u32, id: VersionId) -> Result<Lease, RegistryError> {
-        let adapter = self.prepared(id, || self.files.read(id).and_then(|files| self.checked(&files))).map_err(|error| {
+    fn bring_back(&self, selected: Selected) -> Result<Lease, RegistryError> {
+        let (version, id) = (format!("{}@{}", selected.name, selected.number), selected.id);
+        let adapter = self.prepared(id, || self.stored(id)).map_err(|error| {
             // Between the look-up and the reading the version may have been forgotten.
             let gone = !self.state().records.referenced().contains(&id);
-            if gone { RegistryError::NotFound { model: format!("{name}@{number}") } } else { error }
+            match error {
+                _ if gone => RegistryError::NotFound { model: version },
+                // It was taken in once; who names it now has made no mistake.
+                RegistryError::Unusable(error) => RegistryError::Unavailable { name: version, reason: error.to_string() },
+                error => error,
+            }
         })?;
-        let token = self.state().token(&name, number);
-        Ok(Lease { name, number, id, adapter, token })
+        let mut state = self.state();
+        if state.records.referenced().contains(&id) {
+            state.keep_ready(&adapter);
+        }
+        Ok(state.lease(selected, adapter))
+    }
+
+    /// The stored files of a version, checked against the base.
+    fn stored(&self, id: VersionId) -> Result<LoraWeights, RegistryError> {
+        let files = self.files.read(id).map_err(|error| match error {
+            RegistryError::Unusable(source) => RegistryError::Lost { id, source },
+            error => error,
+        })?;
+        self.checked(&files)
     }
 
     fn checked(&self, files: &AdapterFiles) -> Result<LoraWeights, RegistryError> {
@@ -362,7 +440,7 @@ impl Inner {
     }
 
     /// Files that stay too long do no harm, so that a failure here does not fail the change that was made.
-    fn sweep(&self, referenced: &std::collections::BTreeSet<VersionId>) {
+    fn sweep(&self, referenced: &BTreeSet<VersionId>) {
         if let Err(error) = self.files.sweep(referenced) {
             tracing::warn!(%error, "old adapter versions were not removed");
         }

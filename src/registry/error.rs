@@ -1,5 +1,6 @@
 //! What can go wrong with adapters. Texts are written for the client and name no path but the one that the client gave.
 
+use crate::ids::VersionId;
 use crate::model::ModelError;
 use crate::store::StoreError;
 
@@ -82,10 +83,30 @@ pub enum RegistryError {
     /// The model could not take the adapter.
     #[error("the model could not take the adapter: {0}")]
     Prepare(ModelError),
+    /// The stored files of a version cannot be read.
+    #[error("the stored files of version {id} cannot be used: {source}")]
+    Lost {
+        /// The version.
+        id: VersionId,
+        /// The cause.
+        source: ModelError,
+    },
     /// State on disk.
     #[error(transparent)]
     Storage(#[from] StoreError),
     /// The work was stopped, by a fault or by the end of the process.
     #[error("the work on the adapter did not finish")]
     Interrupted,
+}
+
+impl RegistryError {
+    /// Why an adapter on record is not served, without what only the operator may read: where files are.
+    pub(super) fn public_reason(&self) -> String {
+        match self {
+            Self::Lost { .. } | Self::Storage(_) | Self::Root { .. } | Self::Prepare(_) | Self::Interrupted => {
+                "its stored files cannot be used; the server's log says why".to_owned()
+            }
+            other => other.to_string(),
+        }
+    }
 }

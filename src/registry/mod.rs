@@ -3,7 +3,7 @@
 //! A version is immutable and its id is the digest of its content; versions are numbered per adapter (`support@3`). A name moves
 //! from version to version by compare-and-set. What was loaded is copied into the data directory, so that it is there again
 //! after a restart even if the source is gone. A [`Lease`] keeps a version in memory; the current version of each name is kept
-//! by the [`Catalog`], older ones only by running leases.
+//! by the [`Catalog`], with the few older ones that were asked for last.
 
 mod catalog;
 mod error;

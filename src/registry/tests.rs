@@ -257,6 +257,8 @@ async fn files_that_changed_on_disk_are_not_served_and_loading_again_repairs_the
     std::fs::write(&stored, bytes).unwrap();
     let (catalog, skipped) = fixture.open_on(8).await;
     assert!(skipped[0].reason.contains("digest"), "{skipped:?}");
+    let told = catalog.unavailable()[0].reason.clone();
+    assert!(told.contains("log") && !told.contains(&*fixture.dir.path().to_string_lossy()), "{told}");
     assert_eq!(catalog.load(request("support", "one")).await.unwrap().number, 1);
     drop(catalog);
     assert_eq!(fixture.open().await.list().len(), 1);
@@ -334,4 +336,100 @@ async fn old_versions_leave_the_disk() {
     assert_eq!(fixture.kept(), 0);
     assert!(matches!(catalog.unload("support", None).await, Err(RegistryError::NotFound { .. })));
     assert_eq!(catalog.load(request("support", "one")).await.unwrap().number, 13);
+}
+
+#[tokio::test]
+async fn a_few_old_versions_stay_ready_and_leave_with_their_name() {
+    let fixture = Fixture::new();
+    let catalog = fixture.open().await;
+    let root = fixture.dir.path().join("root");
+    for index in 0..7u8 {
+        write_adapter(&root.join("many"), f32::from(index));
+        catalog.load(replace("support", "many")).await.unwrap();
+    }
+    let loaded = fixture.prepared();
+    for number in [1, 2, 3, 4, 1, 2, 3, 4, 1] {
+        assert_eq!(catalog.resolve(&format!("support@{number}")).await.unwrap().number, number);
+    }
+    assert_eq!(fixture.prepared() - loaded, 4, "each is read once");
+    catalog.resolve("support@5").await.unwrap();
+    catalog.resolve("support@1").await.unwrap();
+    assert_eq!(fixture.prepared() - loaded, 5, "the one that was used last stayed");
+    catalog.resolve("support@2").await.unwrap();
+    assert_eq!(fixture.prepared() - loaded, 6, "the one that was not used for longest left");
+    let weak = Arc::downgrade(&catalog.resolve("support@2").await.unwrap().adapter);
+    catalog.unload("support", None).await.unwrap();
+    assert!(weak.upgrade().is_none(), "nothing of an unloaded name stays");
+}
+
+#[tokio::test]
+async fn finding_a_name_reads_nothing() {
+    let fixture = Fixture::new();
+    let catalog = fixture.open().await;
+    catalog.load(request("support", "one")).await.unwrap();
+    catalog.load(replace("support", "two")).await.unwrap();
+    let before = fixture.prepared();
+    for known in ["support", "support@1", "support@2"] {
+        assert_eq!(catalog.find(known).unwrap(), "support");
+    }
+    for absent in ["support@3", "other", "support@", ""] {
+        assert!(matches!(catalog.find(absent), Err(RegistryError::NotFound { .. })), "{absent}");
+    }
+    assert_eq!(fixture.prepared(), before);
+}
+
+#[tokio::test]
+async fn lost_files_of_an_old_version_are_told_apart_from_bad_uploads() {
+    let fixture = Fixture::new();
+    let catalog = fixture.open().await;
+    let old = catalog.load(request("support", "one")).await.unwrap();
+    catalog.load(replace("support", "two")).await.unwrap();
+    let stored = fixture.dir.path().join(format!("data/versions/{}/adapter_model.safetensors", old.id));
+    std::fs::remove_file(stored).unwrap();
+    let error = catalog.resolve("support@1").await.unwrap_err();
+    assert!(matches!(error, RegistryError::Lost { .. }), "{error}");
+    assert!(!error.public_reason().contains("safetensors"));
+}
+
+/// Notes how many adapters are prepared at the same time.
+#[derive(Default)]
+struct Crowd {
+    inside: AtomicUsize,
+    most: AtomicUsize,
+}
+
+impl AdapterPreparer for Crowd {
+    fn prepare(&self, weights: LoraWeights) -> Result<PreparedAdapter, ModelError> {
+        let inside = self.inside.fetch_add(1, Ordering::SeqCst) + 1;
+        self.most.fetch_max(inside, Ordering::SeqCst);
+        // Long enough for the others to come in if nobody holds them back.
+        (0..1000).for_each(|_| std::thread::yield_now());
+        self.inside.fetch_sub(1, Ordering::SeqCst);
+        Ok(PreparedAdapter { id: weights.id, bytes: 0, max_rank: weights.max_rank, inner: Box::new(()) })
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn two_adapters_are_prepared_at_a_time() {
+    let fixture = Fixture::new();
+    let crowd = Arc::<Crowd>::default();
+    let (catalog, _) = Catalog::open(Setup {
+        data: Arc::new(DataDir::open(&fixture.dir.path().join("data")).unwrap()),
+        roots: vec![fixture.dir.path().join("root")],
+        reserved_names: Vec::new(),
+        base: base(8),
+        preparer: Arc::clone(&crowd) as Arc<dyn AdapterPreparer>,
+    })
+    .await
+    .unwrap();
+    let loads = (0..8u8).map(|index| {
+        let name = format!("a{index}");
+        write_adapter(&fixture.dir.path().join("root").join(&name), f32::from(index) + 10.0);
+        let catalog = catalog.clone();
+        tokio::spawn(async move { catalog.load(request(&name, &name)).await })
+    });
+    for load in loads.collect::<Vec<_>>() {
+        load.await.unwrap().unwrap();
+    }
+    assert!(crowd.most.load(Ordering::SeqCst) <= 2);
 }

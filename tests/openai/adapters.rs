@@ -152,3 +152,22 @@ async fn models_and_adapters_are_listed_without_paths() {
     assert_eq!(missing.error().0, 404);
     assert!(missing.message().contains("'some/other'"));
 }
+
+/// Whoever names a version that was taken in once has made no mistake when its files are gone.
+#[tokio::test]
+async fn lost_files_of_a_version_are_the_servers_fault_and_their_place_stays_secret() {
+    let server = Harness::new().await;
+    server.load("support", 1).await;
+    server.load("support", 2).await;
+    let versions = server.data.path().join("versions");
+    for entry in std::fs::read_dir(&versions).unwrap() {
+        std::fs::remove_file(entry.unwrap().path().join("adapter_model.safetensors")).unwrap();
+    }
+    let old = server.post("/v1/chat/completions", &merged(chat_body(), &json!({"model": "support@1"}))).await;
+    assert_eq!(old.error(), (500, "server_error".to_owned(), json!("internal_error"), Value::Null));
+    assert!(!old.text.contains(server.data.path().to_str().unwrap()), "{}", old.text);
+    assert_eq!(server.get("/v1/models/support@1").await.status.as_u16(), 200, "its name is known");
+    let tokenized = server.post("/tokenize", &json!({"model": "support@1", "prompt": "x"})).await;
+    assert_eq!(tokenized.status.as_u16(), 200, "no weights are needed");
+    assert_eq!(content(&server.chat(&json!({"model": "support"})).await).len(), 24, "the current version is in memory");
+}

@@ -2,7 +2,9 @@
 
 use serde_json::{Value, json};
 
-use crate::support::{END, Harness, Options, SeededOptions};
+use switchyard::engine::EngineConfig;
+
+use crate::support::{END, Harness, Options, SeededOptions, completion_body, merged};
 
 fn text(answer: &Value, index: usize) -> &str {
     answer["choices"][index]["text"].as_str().unwrap()
@@ -104,4 +106,42 @@ async fn an_echo_without_log_probabilities_is_text() {
     // A stop string in the prompt stops nothing.
     let stopped = server.complete(&json!({"echo": true, "stop": "hell"})).await;
     assert!(text(&stopped, 0).starts_with("hello"));
+}
+
+#[tokio::test]
+async fn answers_to_one_prompt_share_its_scores() {
+    let engine = EngineConfig { max_sequences: 1, ..EngineConfig::default() };
+    let server = Harness::with(Options { engine, ..Options::default() }).await;
+    let more = json!({"prompt": ["a prompt of more than two blocks of tokens", "another"], "echo": true, "logprobs": 2});
+    let sampled = |more: &Value, n: usize| merged(more.clone(), &json!({"n": n, "temperature": 1, "seed": 7}));
+    let one = server.complete(&sampled(&more, 1)).await;
+    let many = server.complete(&sampled(&more, 3)).await;
+    for choice in 0..6 {
+        let prompt = more["prompt"][choice / 3].as_str().unwrap();
+        let (mine, first) = (&many["choices"][choice], &one["choices"][choice / 3]);
+        assert!(mine["text"].as_str().unwrap().starts_with(prompt));
+        for field in ["tokens", "token_logprobs", "top_logprobs", "text_offset"] {
+            let list = |choice: &Value| choice["logprobs"][field].as_array().unwrap().clone();
+            assert_eq!(list(mine).len(), prompt.len() + 24, "{field} of {choice}");
+            assert_eq!(list(mine)[..prompt.len()], list(first)[..prompt.len()], "{field} of {choice}");
+        }
+    }
+    // The engine scores a prompt once; further answers to it find its blocks.
+    assert_eq!(server.engine.stats().prefix_hit_tokens, 2 * 32);
+    let events = server.events("/v1/completions", merged(completion_body(), &sampled(&more, 3))).await;
+    for choice in 0..6 {
+        let mine = events.iter().map(|event| &event["choices"][0]).filter(|event| event["index"] == choice);
+        let tokens: Vec<Value> = mine.flat_map(|event| event["logprobs"]["tokens"].as_array().unwrap().clone()).collect();
+        assert_eq!(json!(tokens), many["choices"][choice]["logprobs"]["tokens"]);
+    }
+}
+
+#[tokio::test]
+async fn more_scores_than_memory_is_given_to_are_refused_before_any_work() {
+    let server = Harness::new().await;
+    let body = json!({"prompt": vec![vec![65; 500]; 128], "echo": true, "max_tokens": 0, "logprobs": 20});
+    let reply = server.post("/v1/completions", &merged(completion_body(), &body)).await;
+    assert_eq!(reply.error(), (400, "invalid_request_error".to_owned(), json!("value_out_of_range"), json!("logprobs")));
+    assert!(reply.message().contains("1344000") && reply.message().contains("1048576"), "{}", reply.message());
+    assert_eq!(server.engine.stats().steps, 0);
 }

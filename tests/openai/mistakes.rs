@@ -13,6 +13,7 @@ const COMPLETIONS: &str = "/v1/completions";
 async fn chat_fields_are_checked_by_name() {
     let server = Harness::new().await;
     let user = |content: Value| json!([{"role": "user", "content": content}]);
+    let many_biases: serde_json::Map<String, Value> = (0..1025).map(|id| (id.to_string(), json!(1))).collect();
     let cases: Vec<(Value, &str, &str)> = vec![
         (json!({"model": null}), "missing_required_parameter", "model"),
         (json!({"model": 3}), "invalid_type", "model"),
@@ -55,6 +56,7 @@ async fn chat_fields_are_checked_by_name() {
         (json!({"presence_penalty": 2.5}), "value_out_of_range", "presence_penalty"),
         (json!({"frequency_penalty": -2.5}), "value_out_of_range", "frequency_penalty"),
         (json!({"repetition_penalty": 0}), "value_out_of_range", "repetition_penalty"),
+        (json!({"repetition_penalty": 0.005}), "value_out_of_range", "repetition_penalty"),
         (json!({"n": 0}), "value_out_of_range", "n"),
         (json!({"n": 129}), "value_out_of_range", "n"),
         (json!({"n": -1}), "value_out_of_range", "n"),
@@ -75,10 +77,12 @@ async fn chat_fields_are_checked_by_name() {
         (json!({"stop_token_ids": [260]}), "value_out_of_range", "stop_token_ids[0]"),
         (json!({"stop_token_ids": [-1]}), "value_out_of_range", "stop_token_ids[0]"),
         (json!({"stop_token_ids": 5}), "invalid_type", "stop_token_ids"),
+        (json!({"stop_token_ids": vec![65; 257]}), "array_above_max_length", "stop_token_ids"),
         (json!({"logit_bias": {"cat": 1}}), "invalid_value", "logit_bias"),
         (json!({"logit_bias": {"260": 1}}), "invalid_value", "logit_bias"),
         (json!({"logit_bias": {"65": 101}}), "value_out_of_range", "logit_bias.65"),
         (json!({"logit_bias": []}), "invalid_type", "logit_bias"),
+        (json!({"logit_bias": many_biases}), "object_above_max_properties", "logit_bias"),
         (json!({"stream": "yes"}), "invalid_type", "stream"),
         (json!({"stream_options": {"include_usage": true}}), "invalid_value", "stream_options"),
         (json!({"stream": true, "stream_options": {"usage": true}}), "unknown_parameter", "stream_options.usage"),
@@ -149,6 +153,50 @@ async fn completions_fields_are_checked_by_name() {
     }
 }
 
+/// What the description promises is what the server takes: values at its bounds are answered, values beyond are 400 by name.
+#[tokio::test]
+async fn the_described_bounds_are_the_bounds() {
+    let server = Harness::new().await;
+    let document = server.get("/openapi.json").await.json();
+    let mut checked = 0;
+    for (path, schema, body) in
+        [(CHAT, "ChatCompletionRequest", chat_body()), (COMPLETIONS, "CompletionRequest", completion_body())]
+    {
+        for (name, field) in document["components"]["schemas"][schema]["properties"].as_object().unwrap() {
+            for (bound, step) in [("minimum", -1.0), ("maximum", 1.0)] {
+                let Some(limit) = field[bound].as_f64() else { continue };
+                let step = if field["type"] == "integer" { step } else { step / 1024.0 };
+                let value = |value: f64| if field["type"] == "integer" { json!(value as i64) } else { json!(value) };
+                // Some fields only go with another.
+                let with = json!({"logprobs": if path == CHAT { json!(true) } else { json!(1) }, "echo": path == COMPLETIONS});
+                let mut body = merged(body.clone(), &with);
+                if path == CHAT {
+                    body.as_object_mut().unwrap().remove("echo");
+                    body.as_object_mut().unwrap().remove("max_tokens");
+                }
+                let at = server.post(path, &merged(body.clone(), &json!({name: value(limit)}))).await;
+                assert_eq!(at.status.as_u16(), 200, "{path} {name} {bound}: {}", at.text);
+                let beyond = server.post(path, &merged(body, &json!({name: value(limit + step)}))).await;
+                assert_eq!((beyond.error().0, beyond.error().3), (400, json!(name)), "{bound}");
+                checked += 1;
+            }
+        }
+    }
+    assert!(checked > 25, "{checked}");
+}
+
+/// A tokenizer can know tokens that the model has no row for; a text that spells one is the caller's mistake.
+#[tokio::test]
+async fn a_value_that_only_the_engine_can_judge_is_400_by_name() {
+    let model = SeededOptions { vocab: 258, ..SeededOptions::default() };
+    let server = Harness::with(Options { model, ..Options::default() }).await;
+    let completion = server.post(COMPLETIONS, &merged(completion_body(), &json!({"prompt": "a<|endoftext|>"}))).await;
+    assert_eq!(completion.error(), (400, "invalid_request_error".to_owned(), json!("invalid_value"), json!("prompt")));
+    assert!(completion.message().contains("token 1 is 258"), "{}", completion.message());
+    let messages = json!({"messages": [{"role": "user", "content": "<|endoftext|>"}]});
+    assert_eq!(server.post(CHAT, &merged(chat_body(), &messages)).await.error().3, "messages");
+}
+
 #[tokio::test]
 async fn what_does_not_fit_the_context_is_told_with_both_numbers() {
     let model = SeededOptions { context: 64, ..SeededOptions::default() };
@@ -210,6 +258,8 @@ async fn bodies_that_are_not_json_are_told_with_their_place() {
 async fn unknown_paths_and_methods_have_the_envelope_too() {
     let server = Harness::new().await;
     assert_eq!(server.get("/v1/embeddings").await.error().0, 404);
+    let reply = server.get("/v1/models/%ff").await;
+    assert_eq!((reply.error().0, reply.error().1.as_str()), (400, "invalid_request_error"));
     let reply = server.get(CHAT).await;
     assert_eq!((reply.error().0, reply.error().2), (405, json!("method_not_allowed")));
     assert_eq!(reply.headers["allow"], "POST");

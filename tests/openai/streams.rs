@@ -1,9 +1,11 @@
 //! Streamed answers: shapes, pieces, and what happens when somebody leaves.
 
 use std::io::{Read, Write};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde_json::{Value, json};
-use switchyard::engine::seeded::{Fault, SeededModel};
+use switchyard::engine::seeded::{Fault, SeededModel, StepGate};
 
 use crate::support::{Harness, KEY, Options, SeededOptions, chat_body, completion_body, merged};
 
@@ -124,58 +126,77 @@ fn open_stream(address: std::net::SocketAddr, body: &Value) -> std::net::TcpStre
     socket
 }
 
+/// Lets steps run one by one, and says when the next one waits at the gate.
+struct Steps {
+    gate: StepGate,
+    begun: Arc<AtomicU64>,
+    opened: u64,
+}
+
+impl Steps {
+    async fn run(&mut self, steps: u64) {
+        self.gate.open(usize::try_from(steps).unwrap());
+        self.opened += steps;
+        until(|| self.begun.load(Ordering::SeqCst) == self.opened + 1).await;
+    }
+
+    /// One step after the server has seen that the client is gone, everything is given back.
+    async fn one_gives_all_back(self, server: &Harness) {
+        let metrics = async || server.get("/metrics").await.text;
+        let began = std::time::Instant::now();
+        while !metrics().await.contains("switchyard_cancelled_requests_total 1\n") {
+            assert!(began.elapsed().as_secs() < 20, "the server does not notice");
+            tokio::task::yield_now().await;
+        }
+        let before = server.engine.stats();
+        assert!(before.kv_used > 0, "the step at the gate holds its blocks: {before:?}");
+        self.gate.open(1);
+        until(|| server.engine.stats().running == 0).await;
+        let after = server.engine.stats();
+        let given_back = (after.steps, after.kv_used, after.cancelled);
+        assert_eq!(given_back, (before.steps + 1, 0, before.running as u64));
+    }
+}
+
+async fn until(condition: impl Fn() -> bool) {
+    let began = std::time::Instant::now();
+    while !condition() {
+        assert!(began.elapsed().as_secs() < 20, "it never happens");
+        tokio::task::yield_now().await;
+    }
+}
+
+async fn stepwise() -> (Harness, Steps) {
+    let (model, gate) = SeededModel::gated(SeededOptions { context: 4096, ..SeededOptions::default() });
+    let begun = model.step_counter();
+    (Harness::over(model, Options::default()).await, Steps { gate, begun, opened: 0 })
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_client_that_leaves_gives_its_blocks_back() {
-    let (model, gate) = SeededModel::gated(SeededOptions { context: 4096, ..SeededOptions::default() });
-    let server = Harness::over(model, Options::default()).await;
+    let (server, mut steps) = stepwise().await;
     let listening = server.listen().await;
     let address = listening.address;
     let body = merged(chat_body(), &json!({"stream": true, "max_tokens": 3000, "n": 4}));
-    gate.open(2);
     let socket = tokio::task::spawn_blocking(move || open_stream(address, &body)).await.unwrap();
-    // The first steps may come before the last sequence was submitted.
+    // The first step may be planned before the last sequence was submitted.
     while server.engine.stats().running < 4 {
-        gate.open(1);
-        tokio::time::sleep(std::time::Duration::from_millis(2)).await;
+        steps.run(1).await;
     }
-    assert!(server.engine.stats().kv_used > 0);
     drop(socket);
-    // The server notices at its next write. Steps come one by one: far fewer than the 3,000 that were asked.
-    let mut steps = 0;
-    while server.engine.stats().running > 0 {
-        gate.open(1);
-        steps += 1;
-        assert!(steps < 1000, "the answer runs on: {:?}", server.engine.stats());
-        tokio::time::sleep(std::time::Duration::from_millis(2)).await;
-    }
-    let after = server.engine.stats();
-    assert_eq!((after.running, after.kv_used, after.cancelled), (0, 0, 4));
-    drop(gate);
+    steps.one_gives_all_back(&server).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_client_that_leaves_before_a_whole_answer_gives_its_blocks_back() {
-    let (model, gate) = SeededModel::gated(SeededOptions { context: 4096, ..SeededOptions::default() });
-    let server = Harness::over(model, Options::default()).await;
+    let (server, mut steps) = stepwise().await;
     let listening = server.listen().await;
-    let client = reqwest::Client::new();
-    gate.open(5);
-    let post = client.post(format!("{}{CHAT}", listening.url)).bearer_auth(KEY);
+    let post = reqwest::Client::new().post(format!("{}{CHAT}", listening.url)).bearer_auth(KEY);
     let answer = tokio::spawn(post.body(merged(chat_body(), &json!({"max_tokens": 3000})).to_string()).send());
-    while server.engine.stats().steps < 5 {
-        tokio::task::yield_now().await;
-    }
+    steps.run(5).await;
     answer.abort();
     let _ = answer.await;
-    let mut steps = 0;
-    while server.engine.stats().running > 0 {
-        gate.open(1);
-        steps += 1;
-        assert!(steps < 1000, "the answer runs on: {:?}", server.engine.stats());
-        tokio::time::sleep(std::time::Duration::from_millis(2)).await;
-    }
-    assert_eq!(server.engine.stats().kv_used, 0);
-    drop(gate);
+    steps.one_gives_all_back(&server).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -61,7 +61,8 @@ pub struct Harness {
     pub readiness: Readiness,
     /// Adapter root.
     pub root: TempDir,
-    _data: TempDir,
+    /// Data directory.
+    pub data: TempDir,
     _leaks: LeakCheck,
     _leases: LeaseCheck,
 }
@@ -148,7 +149,7 @@ impl Harness {
         .unwrap();
         let router = router(server.clone());
         let leaks = LeakCheck::new(engine.clone());
-        Self { router, server, engine, readiness, root, _data: data, _leaks: leaks, _leases: leases }
+        Self { router, server, engine, readiness, root, data, _leaks: leaks, _leases: leases }
     }
 
     pub async fn send(&self, request: Request<Body>) -> Reply {

@@ -101,7 +101,7 @@ impl Sampler {
                 *logit -= presence_penalty + count as f32 * frequency_penalty;
             }
         }
-        for &(token, bias) in &self.sampling.logit_bias {
+        for &(token, bias) in &*self.sampling.logit_bias {
             if let Some(logit) = row.get_mut(token as usize) {
                 *logit += bias;
             }

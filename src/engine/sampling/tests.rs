@@ -77,7 +77,7 @@ prop_compose! {
         seed in any::<u64>(),
     ) -> Sampling {
         let (presence_penalty, frequency_penalty, repetition_penalty) = penalties;
-        Sampling { temperature, top_p, top_k, min_p, presence_penalty, frequency_penalty, repetition_penalty, logit_bias, seed }
+        Sampling { temperature, top_p, top_k, min_p, presence_penalty, frequency_penalty, repetition_penalty, logit_bias: logit_bias.into(), seed }
     }
 }
 

@@ -83,6 +83,21 @@ fn overload_is_refused_at_once_and_passes() {
 }
 
 #[test]
+fn places_are_reserved_together_or_not_at_all_and_given_back() {
+    let config = EngineConfig { queue_capacity: 4, ..EngineConfig::default() };
+    let engine = engine(SeededOptions::default(), config);
+    let _leaks = LeakCheck::new(engine.clone());
+    let mut places = engine.reserve(3).unwrap();
+    assert_eq!(engine.reserve(2).unwrap_err(), SubmitError::Overloaded { waiting: 3 });
+    assert_eq!(engine.stats().waiting, 3, "a refusal takes nothing");
+    assert_eq!(tokens(&collect(engine.submit_at(&mut places, request("uses one", 3)).unwrap())).len(), 3);
+    assert_eq!(engine.stats().waiting, 2);
+    drop(places);
+    assert_eq!(engine.stats().waiting, 0);
+    assert!(engine.reserve(5).is_err() && engine.reserve(4).is_ok());
+}
+
+#[test]
 fn an_error_in_a_step_fails_its_sequences_and_no_others() {
     let options = SeededOptions { faults: vec![Fault::ErrorAtStep(1)], ..SeededOptions::default() };
     let config = EngineConfig { max_sequences: 1, ..EngineConfig::default() };
@@ -105,8 +120,10 @@ fn logits_that_are_no_numbers_fail_their_own_sequence_only() {
     let hold = engine.submit(request("hold", 1)).unwrap();
     wait_until(&engine, |stats| stats.waiting == 0);
     let broken = engine.submit(request("broken!", 9)).unwrap();
-    let whole = engine
-        .submit(Request { sampling: Sampling { logit_bias: vec![(33, -100.0)], ..Sampling::default() }, ..request("whole", 9) });
+    let whole = engine.submit(Request {
+        sampling: Sampling { logit_bias: Arc::new([(33, -100.0)]), ..Sampling::default() },
+        ..request("whole", 9)
+    });
     drop(gate);
     collect(hold);
     assert_eq!(failure(&collect(broken)), "the model gave a logit that is not a number");
@@ -163,8 +180,8 @@ fn shutdown_ends_the_rest_at_the_deadline() {
         tokio::join!(engine.shutdown(Duration::ZERO), async { gate.open(1) });
     });
     let cut = collect(cut);
-    assert_eq!((tokens(&cut).len(), failure(&cut)), (1, "the engine is shutting down"));
-    assert_eq!(collect(never), [Event::Failed("the engine is shutting down".to_owned())]);
+    assert_eq!((tokens(&cut).len(), cut.last()), (1, Some(&Event::CutOff)));
+    assert_eq!(collect(never), [Event::CutOff]);
 }
 
 #[test]

@@ -36,7 +36,7 @@ prop_compose! {
         seed in any::<u64>(),
     ) -> Sampling {
         let (presence_penalty, frequency_penalty, repetition_penalty) = penalties;
-        Sampling { temperature, top_p, top_k, min_p, presence_penalty, frequency_penalty, repetition_penalty, logit_bias, seed }
+        Sampling { temperature, top_p, top_k, min_p, presence_penalty, frequency_penalty, repetition_penalty, logit_bias: logit_bias.into(), seed }
     }
 }
 
@@ -55,7 +55,7 @@ prop_compose! {
     ) -> Request {
         let mut prompt: Vec<u32> = (0..shared as u32).map(|position| (position / 3 + kind) % 15).collect();
         prompt.extend(own);
-        let stop_tokens = if stops { vec![EOS] } else { vec![] };
+        let stop_tokens = if stops { Arc::new([EOS]) as Arc<[u32]> } else { Arc::default() };
         Request { prompt, adapter: adapter.map(seeded_adapter), sampling, max_tokens, stop_tokens, logprobs, prompt_logprobs }
     }
 }
@@ -152,7 +152,7 @@ fn two_thousand_requests_with_random_cancels_and_stops_hold_nothing_at_the_end()
             adapter: random.random_bool(0.6).then(|| Arc::clone(adapters.choose(&mut random).unwrap())),
             sampling: Sampling { seed: number, ..Sampling::default() },
             max_tokens: random.random_range(0..50),
-            stop_tokens: vec![EOS],
+            stop_tokens: Arc::new([EOS]),
             logprobs: random.random_bool(0.2).then_some(1),
             prompt_logprobs: random.random_bool(0.1).then_some(1),
         };

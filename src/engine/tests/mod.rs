@@ -17,7 +17,7 @@ fn request(prompt: &str, max_tokens: usize) -> Request {
         adapter: None,
         sampling: Sampling { temperature: 0.0, ..Sampling::default() },
         max_tokens,
-        stop_tokens: vec![256],
+        stop_tokens: Arc::new([256]),
         logprobs: None,
         prompt_logprobs: None,
     }
@@ -94,7 +94,7 @@ fn a_stop_token_is_sent_and_ends_the_answer() {
     let free = tokens(&collect(engine.submit(request("hello", 8)).unwrap()));
     let stop = free[3];
     let first = free.iter().position(|token| *token == stop).unwrap();
-    let stopped = collect(engine.submit(Request { stop_tokens: vec![999, stop], ..request("hello", 8) }).unwrap());
+    let stopped = collect(engine.submit(Request { stop_tokens: Arc::new([999, stop]), ..request("hello", 8) }).unwrap());
     assert_eq!(tokens(&stopped), free[..=first]);
     assert!(matches!(stopped.last(), Some(Event::Done { finish: Finish::Stop, .. })), "{stopped:?}");
 }
@@ -124,7 +124,7 @@ fn requests_that_cannot_be_answered_are_refused_with_the_reason() {
     assert_eq!(hot, "temperature is NaN; it must be between 0 and 100");
     let wide = sampled(Sampling { top_p: 1.5, ..Sampling::default() });
     assert_eq!(wide, "top_p is 1.5; it must be between 0 and 1");
-    let biased = sampled(Sampling { logit_bias: vec![(260, 1.0)], ..Sampling::default() });
+    let biased = sampled(Sampling { logit_bias: Arc::new([(260, 1.0)]), ..Sampling::default() });
     assert_eq!(biased, "logit_bias names token 260; the vocabulary has 260 tokens");
 }
 

@@ -25,14 +25,15 @@ pub fn parse(body: Value, limits: &Limits) -> Result<(GenerationRequest, Deliver
     };
     let prompt = fields.take("prompt").ok_or_else(|| fields.missing("prompt"))?;
     let prompts = prompts(prompt, special, limits)?;
-    let most = limits.max_prompts.max(limits.max_n);
+    let most = limits.max_prompts.max(limits.max_n).min(limits.max_sequences);
     if prompts.len().saturating_mul(shared.n) > most {
+        let (param, code) = if shared.n > 1 { ("n", "value_out_of_range") } else { ("prompt", "array_above_max_length") };
         let message = format!(
-            "Invalid 'n': {} prompts with {} answers each are more than the {most} answers of one request.",
+            "Invalid '{param}': {} prompts with {} answers each are more than the {most} answers of one request.",
             prompts.len(),
             shared.n
         );
-        return Err(ApiError::invalid("n", "value_out_of_range", message));
+        return Err(ApiError::invalid(param, code, message));
     }
     let echo = match fields.boolean("echo")? {
         Some(true) => Echo::PromptAndAnswer,

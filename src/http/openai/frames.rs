@@ -71,7 +71,7 @@ impl Frames {
     pub fn piece(&self, out: &mut Vec<u8>, piece: &Piece) {
         match self.endpoint {
             Endpoint::Chat => {
-                if !piece.text.is_empty() || !piece.tokens.is_empty() {
+                if !piece.text.is_empty() || !piece.prompt.is_empty() || !piece.tokens.is_empty() {
                     self.open(out, piece.choice);
                     out.extend_from_slice(b"\"delta\":{\"content\":");
                     json(out, &piece.text);
@@ -132,7 +132,7 @@ impl Frames {
 
     fn write_logprobs(&self, out: &mut Vec<u8>, piece: &Piece) {
         match self.logprobs {
-            Reports::Sent => json(out, &Logprobs { endpoint: self.endpoint, tokens: &piece.tokens }),
+            Reports::Sent => json(out, &Logprobs { endpoint: self.endpoint, prompt: &piece.prompt, tokens: &piece.tokens }),
             Reports::Omitted => out.extend_from_slice(b"null"),
         }
     }
@@ -158,8 +158,8 @@ mod tests {
     #[test]
     fn a_last_piece_with_text_becomes_two_chat_events_and_one_completions_event() {
         let head = Head { id: "id-1", created: 7, model: "a\"b\n" };
-        let piece =
-            Piece { choice: 2, text: "line\n\n\"é\"".to_owned(), tokens: Vec::new(), finish: Some(FinishReason::Length) };
+        let text = "line\n\n\"é\"".to_owned();
+        let piece = Piece { choice: 2, text, finish: Some(FinishReason::Length), ..Piece::default() };
         let write = |endpoint| {
             let mut out = Vec::new();
             Frames::new(endpoint, &head, StreamUsage::Sent, Reports::Omitted).piece(&mut out, &piece);

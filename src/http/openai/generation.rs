@@ -1,5 +1,7 @@
 //! The fields that chat and completions share: sampling, lengths, stops, streaming. From JSON to the gateway's words.
 
+use std::sync::Arc;
+
 use serde_json::Value;
 
 use crate::gateway::{EndOfText, Sampling, StopText, Stops};
@@ -8,6 +10,12 @@ use crate::http::fields::{Fields, Rule, integer, number, wrong_type};
 
 /// OpenAI's limit.
 const MAX_STOPS: usize = 4;
+/// Every generated token is compared with each of them.
+pub const MAX_STOP_TOKENS: usize = 256;
+/// Every row of logits is changed at each of them.
+pub const MAX_BIASES: usize = 1024;
+/// The engine divides by it; smaller ones overflow.
+pub const REPETITION_PENALTY: std::ops::RangeInclusive<f64> = 0.01..=100.0;
 /// vLLM and OpenAI agree on 20 alternatives.
 pub const MAX_LOGPROBS: usize = 20;
 
@@ -20,6 +28,8 @@ pub struct Limits {
     pub max_n: usize,
     /// Most prompts in one completions request.
     pub max_prompts: usize,
+    /// Most answers to all prompts of a request: more never fit into the queue.
+    pub max_sequences: usize,
 }
 
 /// How the answer is sent.
@@ -86,7 +96,7 @@ impl Generation {
     /// Takes the shared fields.
     pub fn take(fields: &mut Fields, limits: &Limits) -> Result<Self, ApiError> {
         let model = fields.required_string("model")?;
-        let n = fields.count("n", 1..=limits.max_n)?.unwrap_or(1);
+        let n = fields.count("n", 1..=limits.max_n.min(limits.max_sequences))?.unwrap_or(1);
         let sampling = sampling(fields, limits)?;
         #[expect(clippy::cast_sign_loss, reason = "a seed is 64 bits; negative ones keep theirs")]
         let seed = fields.integer("seed", i64::MIN..=i64::MAX)?.map(|seed| seed as u64);
@@ -107,12 +117,10 @@ fn sampling(fields: &mut Fields, limits: &Limits) -> Result<Sampling, ApiError> 
     let min_p = take("min_p", 0.0..=1.0, default.min_p)?;
     let presence_penalty = take("presence_penalty", -2.0..=2.0, default.presence_penalty)?;
     let frequency_penalty = take("frequency_penalty", -2.0..=2.0, default.frequency_penalty)?;
-    let repetition_penalty = take("repetition_penalty", 0.0..=100.0, default.repetition_penalty)?;
-    for (name, value) in [("top_p", top_p), ("repetition_penalty", repetition_penalty)] {
-        if value <= 0.0 {
-            let message = format!("Invalid '{name}': expected a value > 0, but got {value} instead.");
-            return Err(ApiError::invalid(name, "value_out_of_range", message));
-        }
+    let repetition_penalty = take("repetition_penalty", REPETITION_PENALTY, default.repetition_penalty)?;
+    if top_p <= 0.0 {
+        let message = format!("Invalid 'top_p': expected a value > 0, but got {top_p} instead.");
+        return Err(ApiError::invalid("top_p", "value_out_of_range", message));
     }
     // vLLM writes "all tokens" as -1 or 0.
     let top_k = fields.integer("top_k", -1..=i64::from(u32::MAX))?.unwrap_or(0);
@@ -131,9 +139,13 @@ fn sampling(fields: &mut Fields, limits: &Limits) -> Result<Sampling, ApiError> 
 }
 
 #[expect(clippy::cast_possible_truncation, reason = "-100 to 100")]
-fn logit_bias(fields: &mut Fields, limits: &Limits) -> Result<Vec<(u32, f32)>, ApiError> {
-    let Some(value) = fields.take("logit_bias") else { return Ok(Vec::new()) };
+fn logit_bias(fields: &mut Fields, limits: &Limits) -> Result<Arc<[(u32, f32)]>, ApiError> {
+    let Some(value) = fields.take("logit_bias") else { return Ok(Arc::default()) };
     let Value::Object(map) = value else { return Err(wrong_type("logit_bias", "an object", &value)) };
+    if map.len() > MAX_BIASES {
+        let message = format!("Invalid 'logit_bias': expected at most {MAX_BIASES} tokens, but got {}.", map.len());
+        return Err(ApiError::invalid("logit_bias", "object_above_max_properties", message));
+    }
     let mut biases = Vec::with_capacity(map.len());
     for (key, value) in map {
         let id = key.parse::<u32>().ok().filter(|&id| (id as usize) < limits.vocab_size).ok_or_else(|| {
@@ -143,7 +155,7 @@ fn logit_bias(fields: &mut Fields, limits: &Limits) -> Result<Vec<(u32, f32)>, A
         })?;
         biases.push((id, number(&format!("logit_bias.{key}"), &value, -100.0..=100.0)? as f32));
     }
-    Ok(biases)
+    Ok(biases.into())
 }
 
 fn stops(fields: &mut Fields, limits: &Limits) -> Result<Stops, ApiError> {
@@ -169,7 +181,7 @@ fn stops(fields: &mut Fields, limits: &Limits) -> Result<Stops, ApiError> {
     }
     let tokens = match fields.take("stop_token_ids") {
         None => Vec::new(),
-        Some(value) => token_ids("stop_token_ids", value, limits)?,
+        Some(value) => stop_token_ids(value, limits)?,
     };
     let text = match fields.boolean("include_stop_str_in_output")? {
         Some(true) => StopText::Included,
@@ -180,6 +192,21 @@ fn stops(fields: &mut Fields, limits: &Limits) -> Result<Stops, ApiError> {
         _ => EndOfText::Stops,
     };
     Ok(Stops { strings, text, tokens, end_of_text })
+}
+
+/// Each token once.
+fn stop_token_ids(value: Value, limits: &Limits) -> Result<Vec<u32>, ApiError> {
+    if let Value::Array(values) = &value
+        && values.len() > MAX_STOP_TOKENS
+    {
+        let message =
+            format!("Invalid 'stop_token_ids': expected at most {MAX_STOP_TOKENS} token ids, but got {}.", values.len());
+        return Err(ApiError::invalid("stop_token_ids", "array_above_max_length", message));
+    }
+    let mut tokens = token_ids("stop_token_ids", value, limits)?;
+    tokens.sort_unstable();
+    tokens.dedup();
+    Ok(tokens)
 }
 
 /// An array of token ids, each checked against the vocabulary.

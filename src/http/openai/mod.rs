@@ -12,7 +12,7 @@ mod wire;
 use axum::extract::State;
 use axum::response::Response;
 
-pub use generation::Limits;
+pub use generation::{Limits, MAX_BIASES, MAX_STOP_TOKENS, REPETITION_PENALTY};
 pub use models::{get_model, list_models};
 pub use tokenize::{detokenize, tokenize};
 

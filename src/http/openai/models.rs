@@ -22,7 +22,7 @@ pub async fn get_model(State(server): State<Server>, Path(id): Path<String>) -> 
     if id == *base {
         return Ok(Json(base_card(&server)));
     }
-    let name = server.gateway().check_model(&id).await?;
+    let name = server.gateway().check_model(&id)?;
     let loaded_at = server.catalog().list().into_iter().find(|adapter| Some(&adapter.name) == name.as_ref());
     Ok(Json(card(&server, &id, loaded_at.map_or(0, |adapter| adapter.loaded_at), Some(base))))
 }

@@ -1,6 +1,7 @@
 //! From a checked request to a response: whole, or as a stream that cancels the answer when it is dropped.
 
 use std::convert::Infallible;
+use std::sync::Arc;
 use std::task::Poll;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -11,6 +12,7 @@ use axum::response::{IntoResponse, Response};
 use futures::stream::unfold;
 use serde::Serialize;
 use serde_json::Value;
+use tracing::Instrument;
 
 use super::frames::{Frames, Head, KEEP_ALIVE, Reports};
 use super::generation::Delivery;
@@ -55,6 +57,7 @@ fn now() -> u64 {
 #[derive(Default)]
 struct Choice {
     text: String,
+    prompt: Arc<[ReportedToken]>,
     tokens: Vec<ReportedToken>,
     finish: Option<FinishReason>,
 }
@@ -65,6 +68,9 @@ async fn whole(endpoint: Endpoint, head: &Head<'_>, mut answer: Answer, reports:
         let piece = piece?;
         let choice = &mut choices[piece.choice];
         choice.text.push_str(&piece.text);
+        if !piece.prompt.is_empty() {
+            choice.prompt = piece.prompt;
+        }
         choice.tokens.extend(piece.tokens);
         choice.finish = choice.finish.or(piece.finish);
     }
@@ -77,7 +83,11 @@ async fn whole(endpoint: Endpoint, head: &Head<'_>, mut answer: Answer, reports:
                 index,
                 message: (endpoint == Endpoint::Chat).then_some(message),
                 text: (endpoint == Endpoint::Completions).then_some(&choice.text),
-                logprobs: (reports == Reports::Sent).then_some(Logprobs { endpoint, tokens: &choice.tokens }),
+                logprobs: (reports == Reports::Sent).then_some(Logprobs {
+                    endpoint,
+                    prompt: &choice.prompt,
+                    tokens: &choice.tokens,
+                }),
                 finish_reason: choice.finish.map(wire::finish_reason),
             }
         })
@@ -135,9 +145,14 @@ fn streamed(frames: Frames, answer: Answer, keep_alive: Duration) -> Response {
     let mut begun = Vec::new();
     frames.begin(&mut begun, answer.choices());
     let stream = Stream { frames, answer, keep_alive, begun, ended: false };
-    let body = Body::from_stream(unfold(stream, |mut stream| async move {
-        let bytes = stream.next().await?;
-        Some((Ok::<_, Infallible>(bytes), stream))
+    // The body is asked for its pieces when the handler has returned.
+    let span = tracing::Span::current();
+    let body = Body::from_stream(unfold(stream, move |mut stream| {
+        let next = async move {
+            let bytes = stream.next().await?;
+            Some((Ok::<_, Infallible>(bytes), stream))
+        };
+        next.instrument(span.clone())
     }));
     let headers = [
         (header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream; charset=utf-8")),

@@ -15,7 +15,7 @@ use crate::http::fields::{Fields, Rule};
 /// `POST /tokenize`
 pub async fn tokenize(State(server): State<Server>, JsonBody(body): JsonBody) -> Result<Json<Value>, ApiError> {
     let mut fields = Fields::body(body)?;
-    take_model(&server, &mut fields).await?;
+    take_model(&server, &mut fields)?;
     let text = fields.string("prompt")?;
     let return_strings = fields.boolean("return_token_strs")?.unwrap_or(false);
     let prompt = match text {
@@ -39,7 +39,7 @@ pub async fn tokenize(State(server): State<Server>, JsonBody(body): JsonBody) ->
         }
     };
     let tokens = server.gateway().render(prompt).await?.tokens;
-    let strings = return_strings.then(|| server.gateway().token_strings(&tokens));
+    let strings = if return_strings { Some(server.gateway().token_strings(&tokens).await?) } else { None };
     Ok(Json(json!({
         "count": tokens.len(),
         "max_model_len": server.gateway().context_length(),
@@ -51,17 +51,17 @@ pub async fn tokenize(State(server): State<Server>, JsonBody(body): JsonBody) ->
 /// `POST /detokenize`
 pub async fn detokenize(State(server): State<Server>, JsonBody(body): JsonBody) -> Result<Json<Value>, ApiError> {
     let mut fields = Fields::body(body)?;
-    take_model(&server, &mut fields).await?;
+    take_model(&server, &mut fields)?;
     let tokens = fields.take("tokens").ok_or_else(|| fields.missing("tokens"))?;
     let tokens = token_ids("tokens", tokens, &server.limits())?;
     fields.finish(&[])?;
-    Ok(Json(json!({"prompt": server.gateway().decode(&tokens)?})))
+    Ok(Json(json!({"prompt": server.gateway().decode(tokens).await?})))
 }
 
 /// The model may be named; all of them share the base's tokenizer.
-async fn take_model(server: &Server, fields: &mut Fields) -> Result<(), ApiError> {
+fn take_model(server: &Server, fields: &mut Fields) -> Result<(), ApiError> {
     if let Some(model) = fields.string("model")? {
-        server.gateway().check_model(&model).await?;
+        server.gateway().check_model(&model)?;
     }
     Ok(())
 }

@@ -75,8 +75,16 @@ pub const fn finish_reason(reason: FinishReason) -> &'static str {
 pub struct Logprobs<'a> {
     /// The endpoint.
     pub endpoint: Endpoint,
-    /// The tokens.
+    /// The tokens of an echoed prompt.
+    pub prompt: &'a [ReportedToken],
+    /// The generated tokens.
     pub tokens: &'a [ReportedToken],
+}
+
+impl<'a> Logprobs<'a> {
+    fn all(&self) -> impl Iterator<Item = &'a ReportedToken> + Clone {
+        self.prompt.iter().chain(self.tokens)
+    }
 }
 
 impl Serialize for Logprobs<'_> {
@@ -88,9 +96,9 @@ impl Serialize for Logprobs<'_> {
                     content: Vec<ChatToken<'a>>,
                     refusal: (),
                 }
-                Content { content: self.tokens.iter().map(ChatToken::new).collect(), refusal: () }.serialize(serializer)
+                Content { content: self.all().map(ChatToken::new).collect(), refusal: () }.serialize(serializer)
             }
-            Endpoint::Completions => CompletionLogprobs::new(self.tokens).serialize(serializer),
+            Endpoint::Completions => CompletionLogprobs::new(self.all()).serialize(serializer),
         }
     }
 }
@@ -135,12 +143,12 @@ struct CompletionLogprobs<'a> {
 }
 
 impl<'a> CompletionLogprobs<'a> {
-    fn new(tokens: &'a [ReportedToken]) -> Self {
+    fn new(tokens: impl Iterator<Item = &'a ReportedToken> + Clone) -> Self {
         Self {
-            tokens: tokens.iter().map(|token| name(&token.bytes)).collect(),
-            token_logprobs: tokens.iter().map(|token| token.logprob.map(finite)).collect(),
-            top_logprobs: tokens.iter().map(top_map).collect(),
-            text_offset: tokens.iter().map(|token| token.offset).collect(),
+            tokens: tokens.clone().map(|token| name(&token.bytes)).collect(),
+            token_logprobs: tokens.clone().map(|token| token.logprob.map(finite)).collect(),
+            top_logprobs: tokens.clone().map(top_map).collect(),
+            text_offset: tokens.map(|token| token.offset).collect(),
         }
     }
 }
@@ -197,7 +205,7 @@ mod tests {
 
     #[test]
     fn parts_of_characters_have_bytes_and_zero_probability_is_a_number() {
-        let value = serde_json::to_value(Logprobs { endpoint: Endpoint::Chat, tokens: &[token()] }).unwrap();
+        let value = serde_json::to_value(Logprobs { endpoint: Endpoint::Chat, prompt: &[], tokens: &[token()] }).unwrap();
         assert_eq!(
             value,
             json!({"content": [{
@@ -213,7 +221,8 @@ mod tests {
     #[test]
     fn the_older_shape_names_every_token_apart_and_includes_the_chosen_one() {
         let first = ReportedToken { bytes: b"x".to_vec(), ..ReportedToken::default() };
-        let value = serde_json::to_value(Logprobs { endpoint: Endpoint::Completions, tokens: &[first, token()] }).unwrap();
+        let value =
+            serde_json::to_value(Logprobs { endpoint: Endpoint::Completions, prompt: &[first], tokens: &[token()] }).unwrap();
         assert_eq!(
             value,
             json!({

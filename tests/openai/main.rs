@@ -1,7 +1,8 @@
-//! The HTTP contract, in process: the real router, gateway, catalog and engine over a seeded model without files.
+//! The HTTP contract, in process: the real router, gateway, catalog and engine, mostly over a seeded model without files.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stderr, reason = "tests")]
 
 mod adapters;
+mod bundled;
 mod chat;
 mod completions;
 mod mistakes;

@@ -18,7 +18,7 @@ use crate::support::{
 
 const CHAT: &str = "/v1/chat/completions";
 
-fn adapter(index: usize) -> String {
+pub fn adapter(index: usize) -> String {
     format!("adapter-{index}")
 }
 
@@ -27,7 +27,7 @@ fn body(model: &str) -> Value {
 }
 
 /// Asks the base and its sixteen adapters at once behind a closed gate, then each alone: the same tokens, the same numbers.
-async fn together_as_alone(server: &Harness, base: &str, gate: impl Sized) {
+pub async fn together_as_alone(server: &Harness, base: &str, gate: impl Sized) {
     let name = |index: usize| if index == 0 { base.to_owned() } else { adapter(index) };
     let ask = async |index: usize| server.ok(CHAT, &body(&name(index))).await;
     let requests = join_all((0..=16).map(&ask));
@@ -61,7 +61,7 @@ async fn sixteen_adapters_and_the_base_share_steps_and_answer_as_alone() {
 /// Ranks and targets of the random adapters, by turns.
 const RANKS: [usize; 5] = [1, 4, 16, 7, 32];
 
-async fn load_random(server: &Harness, config: &ModelConfig, indices: std::ops::RangeInclusive<usize>) {
+pub async fn load_random(server: &Harness, config: &ModelConfig, indices: std::ops::RangeInclusive<usize>) {
     for index in indices {
         let sites = match index % 3 {
             0 => &LinearSite::ALL[..],

@@ -22,9 +22,7 @@ async fn the_printed_commands_work_when_pasted() {
     let curls = server.curls();
     assert_eq!(curls.len(), 2, "{}", server.announced);
     for (curl, model) in curls.iter().zip(["llama3", "support"]) {
-        let output = std::process::Command::new("sh").args(["-c", curl]).output().unwrap();
-        let reply: Value = serde_json::from_slice(&output.stdout)
-            .unwrap_or_else(|error| panic!("{error}: {}", String::from_utf8_lossy(&output.stdout)));
+        let reply = pasted(curl);
         assert_eq!(reply["model"], model, "{reply}");
         assert!(reply["choices"][0]["message"]["content"].is_string(), "{reply}");
     }
@@ -36,6 +34,29 @@ async fn the_printed_commands_work_when_pasted() {
     assert!(!later.announced.contains("sk-sy-"), "{}", later.announced);
     assert!(later.curls()[0].contains("$SWITCHYARD_API_KEY"), "{}", later.announced);
     assert!(later.announced.contains("support@1"), "a flag of before is in service until it is unloaded");
+}
+
+/// What `curl` prints when a printed command is pasted into a shell.
+fn pasted(curl: &str) -> Value {
+    let output = std::process::Command::new("sh").args(["-c", curl]).output().unwrap();
+    serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {}", String::from_utf8_lossy(&output.stdout)))
+}
+
+#[tokio::test]
+async fn the_first_command_serves_the_bundled_base_and_its_adapters() {
+    let home = Home::new();
+    let server = home.serve_bundled();
+    for name in ["butler@1", "convert@1", "pirate@1", "terse@1"] {
+        assert!(server.announced.contains(name), "{}", server.announced);
+    }
+    let [talk, convert] = &server.curls()[..] else { panic!("{}", server.announced) };
+    let answer = pasted(talk);
+    assert_eq!(answer["model"], "switchyard-base");
+    assert!(answer["choices"][0]["message"]["content"].as_str().unwrap().contains("call mum"), "{answer}");
+    let answer = pasted(convert);
+    assert_eq!(answer["model"], "convert");
+    let task: Value = serde_json::from_str(answer["choices"][0]["message"]["content"].as_str().unwrap()).unwrap();
+    assert_eq!(task, json!({"intent": "reminder", "task": "call mum", "when": "tomorrow at six"}));
 }
 
 #[tokio::test]

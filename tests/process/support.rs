@@ -55,6 +55,11 @@ impl Home {
         self.serve_with(arguments, &[])
     }
 
+    /// `serve` as a new user types it: the bundled base with its adapters.
+    pub fn serve_bundled(&self) -> Server {
+        Server::start(self.command(&["serve", "--listen", "127.0.0.1:0"]))
+    }
+
     pub fn serve_with(&self, arguments: &[&str], variables: &[(&str, &str)]) -> Server {
         let mut command = self.command(&["serve", "--listen", "127.0.0.1:0", "--threads", "1"]);
         if !arguments.contains(&"--model") {

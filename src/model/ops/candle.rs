@@ -13,7 +13,12 @@ use crate::model::{BLOCK_TOKENS, ModelError};
 
 impl From<candle_core::Error> for ModelError {
     fn from(error: candle_core::Error) -> Self {
-        Self::Device(error.to_string())
+        // Where the environment asks for backtraces, candle's messages hold one.
+        let text = match error {
+            candle_core::Error::WithBacktrace { inner, .. } => inner.to_string(),
+            other => other.to_string(),
+        };
+        Self::Device(text)
     }
 }
 

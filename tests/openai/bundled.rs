@@ -1,0 +1,80 @@
+//! The bundled base and its adapters: that they are served as any other, and that they are good for something.
+
+use std::path::Path;
+
+use futures::future::join_all;
+use serde_json::{Value, json};
+use switchyard::gateway::Base;
+use switchyard::model::loader;
+use switchyard::model::native::{self, Device, LoadOptions};
+use switchyard::model::ops::Quant;
+use switchyard::model::{Model, ModelConfig};
+
+use crate::support::{Gated, Harness, Options};
+use crate::together::{adapter, load_random, together_as_alone};
+
+const BUNDLED: &str = "switchyard-base";
+
+fn home() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn bundled() -> (Box<dyn Model>, Base, ModelConfig) {
+    let checkpoint = loader::open(&home().join("models/switchyard-base-q8_0.gguf")).unwrap();
+    let options = LoadOptions { quant: Quant::Auto, threads: 2, device: Device::Cpu };
+    let model = native::load(&checkpoint.config, &checkpoint.tensors, options).unwrap();
+    let base = Base {
+        name: BUNDLED.to_owned(),
+        tokenizer: checkpoint.tokenizer,
+        chat_template: checkpoint.chat_template,
+        end_tokens: checkpoint.generation.eos,
+        created: 0,
+    };
+    (model, base, checkpoint.config)
+}
+
+/// Loads a bundled adapter under a name, from a copy below the server's root.
+async fn load_bundled(server: &Harness, directory: &str, name: &str) {
+    let path = server.root.path().join(directory);
+    std::fs::create_dir(&path).unwrap();
+    for file in ["adapter_config.json", "adapter_model.safetensors"] {
+        std::fs::copy(home().join("adapters").join(directory).join(file), path.join(file)).unwrap();
+    }
+    server.load_from(name, path.to_str().unwrap()).await;
+}
+
+#[tokio::test]
+async fn sixteen_adapters_and_the_bundled_base_share_steps_and_answer_as_alone() {
+    let (model, base, config) = bundled();
+    let (model, gate) = Gated::closed(model);
+    let server = Harness::of(model, base, Options::default()).await;
+    let own = ["convert", "pirate", "terse", "butler"];
+    for (index, directory) in (1..).zip(own) {
+        load_bundled(&server, directory, &adapter(index)).await;
+    }
+    load_random(&server, &config, 1 + own.len()..=16).await;
+    together_as_alone(&server, BUNDLED, gate).await;
+}
+
+/// The model card gives the share of exact answers that the reference gets; rounding may cost a few rows here.
+const EXACT_FLOOR: f64 = 0.53;
+
+#[tokio::test]
+async fn convert_understands_requests_that_its_training_never_saw() {
+    let (model, base, _) = bundled();
+    let server = Harness::of(model, base, Options::default()).await;
+    load_bundled(&server, "convert", "convert").await;
+    let rows = std::fs::read_to_string(home().join("models/eval/convert_heldout.jsonl")).unwrap();
+    let rows: Vec<Value> = rows.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let answers = join_all(rows.iter().map(|row| async {
+        let messages = json!([{"role": "user", "content": row["input"]}]);
+        let body = json!({"model": "convert", "messages": messages, "temperature": 0, "max_tokens": 96});
+        let answer = server.ok("/v1/chat/completions", &body).await;
+        let content = answer["choices"][0]["message"]["content"].as_str().unwrap();
+        serde_json::from_str::<Value>(content).ok()
+    }))
+    .await;
+    let exact = rows.iter().zip(&answers).filter(|(row, answer)| answer.as_ref() == Some(&row["expected"])).count();
+    let share = exact as f64 / rows.len() as f64;
+    assert!(share >= EXACT_FLOOR, "{exact} of {} are exact", rows.len());
+}

@@ -66,7 +66,7 @@ class Server:
 
 def wave(server, case, args, seed):
     """All streams of a case at once."""
-    rng = random.Random(seed)
+    rng = random.Random(f"{seed} {case}")
     length, tokens = (args.prefill_tokens, 1) if case == "prefill" else (args.prompt_tokens, args.max_tokens)
     pick = {"same": lambda i: 0, "distinct": lambda i: i}.get(case, lambda i: None)
     count = STREAMS[case]

@@ -24,7 +24,7 @@ const PREFILL_STALL: Duration = Duration::from_millis(200);
 /// Prefill tokens beside decodes before a speed is known, and never fewer: smaller chunks waste the weights that a step reads.
 const LEAST_PREFILL: usize = 32;
 /// Prefill steps with fewer tokens say little about the speed of prefill.
-const TELLING_TOKENS: usize = 32;
+const TELLING_TOKENS: usize = LEAST_PREFILL / 2;
 
 /// What the thread is told.
 pub(super) enum Command {
@@ -191,7 +191,8 @@ impl EngineThread {
     /// Sizes the prefill of steps with decodes by how fast this base computes here.
     fn note_speed(&mut self, plan: &StepPlan, forward: Duration) {
         let tokens: usize = plan.chunks.iter().map(|chunk| chunk.len).sum();
-        if tokens < TELLING_TOKENS + plan.chunks.len() || forward.is_zero() {
+        let prefill: usize = plan.chunks.iter().map(|chunk| chunk.len).filter(|len| *len > 1).sum();
+        if prefill < TELLING_TOKENS || forward.is_zero() {
             return;
         }
         let now = tokens as f64 / forward.as_secs_f64();

@@ -23,7 +23,9 @@ pub fn adapter(index: usize) -> String {
 }
 
 fn body(model: &str) -> Value {
-    merged(chat_body(), &json!({"model": model, "logprobs": true, "top_logprobs": 2, "max_tokens": 20}))
+    // Long enough that the first still answers when the last has begun: beside answers, prompts come in a few at a time.
+    let long = json!({"model": model, "logprobs": true, "top_logprobs": 2, "max_tokens": 64, "ignore_eos": true});
+    merged(chat_body(), &long)
 }
 
 /// Asks the base and its sixteen adapters at once behind a closed gate, then each alone: the same tokens, the same numbers.

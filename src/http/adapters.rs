@@ -65,7 +65,7 @@ pub async fn load(
     let (Some(name), Some(path)) = (name, path) else {
         return Err(ApiError::invalid("lora_name", "missing", "Both 'lora_name' and 'lora_path' must be provided.").into());
     };
-    let by = LoadedBy::Api { key_id: principal.key_id };
+    let by = LoadedBy::Api { key_id: principal.key_id.to_string() };
     let loaded = server.catalog().load(LoadRequest { name, path: path.into(), if_loaded, expected_version, by }).await?;
     let version = format!("{}@{}+{}", loaded.name, loaded.number, loaded.id.short());
     let mut response = success(format!("Success: LoRA adapter '{}' added successfully.", loaded.name));

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
-use super::{Principal, Role, TenantError};
+use super::{CacheConsent, DEFAULT_TENANT, ModelAccess, Principal, Priority, Scope, TenantError};
 use crate::store::{Access, DataDir, StoreError};
 
 const KEYS_FILE: &str = "keys.json";
@@ -74,7 +74,15 @@ impl Keys {
     /// Whose key this is. Takes the same time whatever the key.
     pub fn authenticate(&self, presented: &str) -> Option<Principal> {
         let hash = hmac_sha256(&self.pepper, presented.as_bytes());
-        bool::from(hash.ct_eq(&self.admin)).then(|| Principal { key_id: "admin".to_owned(), role: Role::Admin })
+        bool::from(hash.ct_eq(&self.admin)).then(|| Principal {
+            key_id: "admin".into(),
+            tenant: DEFAULT_TENANT.into(),
+            scopes: [Scope::Admin].into_iter().collect(),
+            models: ModelAccess::All,
+            end_user: None,
+            priority: Priority::Standard,
+            cached: CacheConsent::PerRequest,
+        })
     }
 
     fn make(data: &DataDir, pepper: [u8; PEPPER_BYTES]) -> Result<Opened, TenantError> {
@@ -158,7 +166,7 @@ mod tests {
         assert!(key.starts_with("sk-sy-") && key.len() == 6 + 43, "{key}");
         let later = Keys::open(&data(&dir), None).unwrap();
         assert_eq!(later.new_key, None);
-        assert_eq!(later.keys.authenticate(&key).unwrap().role, Role::Admin);
+        assert!(later.keys.authenticate(&key).unwrap().is_admin());
         assert_eq!(later.keys.authenticate(&key[..48]), None);
         assert_eq!(later.keys.authenticate(""), None);
         for file in std::fs::read_dir(dir.path()).unwrap() {

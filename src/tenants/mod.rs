@@ -4,24 +4,10 @@
 //! HMAC-SHA-256 under a random pepper that lives in a file of its own, so that neither file alone verifies guesses.
 
 mod keys;
+mod principal;
 
 pub use keys::{Keys, Opened, check_given};
-
-/// What a caller may do.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Role {
-    /// Everything.
-    Admin,
-}
-
-/// Who is calling.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Principal {
-    /// Name of the key that authenticated, for logs and records; never the key itself.
-    pub key_id: String,
-    /// What it may do.
-    pub role: Role,
-}
+pub use principal::{CacheConsent, DEFAULT_TENANT, ModelAccess, Principal, Priority, Scope, Scopes, UnknownScope};
 
 /// What went wrong with keys.
 #[derive(Debug, thiserror::Error)]

@@ -1,5 +1,7 @@
 //! Loading and unloading adapters, in vLLM's wire format with our fields added, and listing them.
 
+use std::sync::Arc;
+
 use axum::Json;
 use axum::extract::{Extension, State};
 use axum::http::{HeaderName, HeaderValue, StatusCode, header};
@@ -46,7 +48,7 @@ impl From<RegistryError> for VllmError {
 /// `POST /v1/load_lora_adapter`
 pub async fn load(
     State(server): State<Server>,
-    Extension(principal): Extension<Principal>,
+    Extension(principal): Extension<Arc<Principal>>,
     body: Result<JsonBody, ApiError>,
 ) -> Result<Response, VllmError> {
     let mut fields = Fields::body(body?.0)?;

@@ -1,5 +1,7 @@
 //! Who is calling: from the `Authorization` header to a principal, and no further without one.
 
+use std::sync::Arc;
+
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, header};
 use axum::middleware::Next;
@@ -26,22 +28,23 @@ pub async fn require_admin(State(server): State<Server>, request: Request, next:
 }
 
 /// Handlers find the principal in the request, the log line in the response.
-async fn pass(principal: Principal, mut request: Request, next: Next) -> Response {
-    request.extensions_mut().insert(principal.clone());
+async fn pass(principal: Arc<Principal>, mut request: Request, next: Next) -> Response {
+    request.extensions_mut().insert(Arc::clone(&principal));
     let mut response = next.run(request).await;
     response.extensions_mut().insert(principal);
     response
 }
 
-fn admin(principal: Principal) -> Result<Principal, ApiError> {
+fn admin(principal: Arc<Principal>) -> Result<Arc<Principal>, ApiError> {
     if principal.is_admin() { Ok(principal) } else { Err(ApiError::unauthorized("This needs an admin key.")) }
 }
 
-fn authenticate(server: &Server, headers: &HeaderMap) -> Result<Principal, ApiError> {
+fn authenticate(server: &Server, headers: &HeaderMap) -> Result<Arc<Principal>, ApiError> {
     let missing = "You didn't provide an API key. Send it in the header 'Authorization: Bearer YOUR_KEY'.";
     let value = headers.get(header::AUTHORIZATION).ok_or_else(|| ApiError::unauthorized(missing))?;
     let key = value.to_str().ok().and_then(bearer).ok_or_else(|| ApiError::unauthorized(missing))?;
-    server.keys().authenticate(key).ok_or_else(|| ApiError::unauthorized(format!("Incorrect API key provided: {}.", masked(key))))
+    let incorrect = || ApiError::unauthorized(format!("Incorrect API key provided: {}.", masked(key)));
+    server.keys().authenticate(key).map(Arc::new).ok_or_else(incorrect)
 }
 
 /// The scheme's name is not case sensitive (RFC 9110).

@@ -2,6 +2,7 @@
 
 use std::any::Any;
 use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
 use std::time::Instant;
 
 use axum::extract::{MatchedPath, Request, State};
@@ -61,7 +62,7 @@ pub async fn trace(State(server): State<Server>, request: Request, next: Next) -
     let response = next.run(request).instrument(span).await;
     let status = response.status();
     server.metrics().answered(&method, &route, status);
-    let key = response.extensions().get::<Principal>().map_or("-", |principal| &*principal.key_id);
+    let key = response.extensions().get::<Arc<Principal>>().map_or("-", |principal| &*principal.key_id);
     #[expect(clippy::cast_possible_truncation, reason = "milliseconds of a request")]
     let ms = started.elapsed().as_millis() as u64;
     tracing::info!(target: "switchyard::http", %method, route, status = status.as_u16(), ms, request_id = id, key, "request");

@@ -6,6 +6,7 @@ pub use crate::backends::Sampling;
 
 use super::assemble::ReportedToken;
 use super::stop::StopText;
+use crate::tenants::Principal;
 
 /// Who says something in a conversation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -125,6 +126,8 @@ pub enum EndToken {
 /// A checked request for one or more answers.
 #[derive(Debug, Clone, PartialEq)]
 pub struct GenerationRequest {
+    /// Who asks: whose adapters are seen, whose limits are used, who pays.
+    pub caller: Arc<Principal>,
     /// Base, adapter, or `adapter@version`, as the caller wrote it.
     pub model: String,
     /// Prompts, at least one.

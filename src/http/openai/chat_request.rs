@@ -1,11 +1,14 @@
 //! `POST /v1/chat/completions`: the request, from JSON to the gateway's words.
 
+use std::sync::Arc;
+
 use serde_json::Value;
 
 use super::generation::{Delivery, Generation, Limits, MAX_LOGPROBS, SHARED_RULES};
 use crate::gateway::{Echo, EndToken, GenerationRequest, Message, Prompt, Role, SpecialTokens, Turn};
 use crate::http::error::ApiError;
 use crate::http::fields::{Fields, Rule, wrong_type};
+use crate::tenants::Principal;
 
 const NO_TOOLS: &str = "Tool calls are not supported; answers are text.";
 const NO_AUDIO: &str = "Only text is supported; the only supported modality is [\"text\"].";
@@ -46,7 +49,7 @@ const RULES: &[(&str, Rule)] = &[
 ];
 
 /// Reads a chat request.
-pub fn parse(body: Value, limits: &Limits) -> Result<(GenerationRequest, Delivery), ApiError> {
+pub fn parse(body: Value, caller: Arc<Principal>, limits: &Limits) -> Result<(GenerationRequest, Delivery), ApiError> {
     let mut fields = Fields::body(body)?;
     let shared = Generation::take(&mut fields, limits)?;
     let prompt = take_prompt(&mut fields, SpecialTokens::Omit)?;
@@ -55,6 +58,7 @@ pub fn parse(body: Value, limits: &Limits) -> Result<(GenerationRequest, Deliver
     let rules: Vec<(&str, Rule)> = SHARED_RULES.iter().chain(RULES).copied().collect();
     fields.finish(&rules)?;
     let request = GenerationRequest {
+        caller,
         model: shared.model,
         prompts: vec![prompt],
         n: shared.n,

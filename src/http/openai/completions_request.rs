@@ -1,11 +1,14 @@
 //! `POST /v1/completions`: the request, from JSON to the gateway's words.
 
+use std::sync::Arc;
+
 use serde_json::Value;
 
 use super::generation::{Delivery, Generation, Limits, MAX_LOGPROBS, SHARED_RULES, token_ids};
 use crate::gateway::{Echo, EndToken, GenerationRequest, Prompt, SpecialTokens};
 use crate::http::error::ApiError;
 use crate::http::fields::{Fields, Rule, wrong_type};
+use crate::tenants::Principal;
 
 /// OpenAI's default for this endpoint.
 const DEFAULT_MAX_TOKENS: usize = 16;
@@ -16,7 +19,7 @@ const RULES: &[(&str, Rule)] = &[
 ];
 
 /// Reads a completions request.
-pub fn parse(body: Value, limits: &Limits) -> Result<(GenerationRequest, Delivery), ApiError> {
+pub fn parse(body: Value, caller: Arc<Principal>, limits: &Limits) -> Result<(GenerationRequest, Delivery), ApiError> {
     let mut fields = Fields::body(body)?;
     let shared = Generation::take(&mut fields, limits)?;
     let special = match fields.boolean("add_special_tokens")? {
@@ -48,6 +51,7 @@ pub fn parse(body: Value, limits: &Limits) -> Result<(GenerationRequest, Deliver
     let rules: Vec<(&str, Rule)> = SHARED_RULES.iter().chain(RULES).copied().collect();
     fields.finish(&rules)?;
     let request = GenerationRequest {
+        caller,
         model: shared.model,
         prompts,
         n: shared.n,

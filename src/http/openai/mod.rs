@@ -9,7 +9,9 @@ mod reply;
 mod tokenize;
 mod wire;
 
-use axum::extract::State;
+use std::sync::Arc;
+
+use axum::extract::{Extension, State};
 use axum::response::Response;
 
 pub use generation::{Limits, MAX_BIASES, MAX_STOP_TOKENS, REPETITION_PENALTY};
@@ -19,15 +21,24 @@ pub use tokenize::{detokenize, tokenize};
 use super::Server;
 use super::body::JsonBody;
 use super::error::ApiError;
+use crate::tenants::Principal;
 
 /// `POST /v1/chat/completions`
-pub async fn chat(State(server): State<Server>, JsonBody(body): JsonBody) -> Result<Response, ApiError> {
-    let (request, delivery) = chat_request::parse(body, &server.limits())?;
+pub async fn chat(
+    State(server): State<Server>,
+    Extension(caller): Extension<Arc<Principal>>,
+    JsonBody(body): JsonBody,
+) -> Result<Response, ApiError> {
+    let (request, delivery) = chat_request::parse(body, caller, &server.limits())?;
     reply::reply(&server, wire::Endpoint::Chat, request, delivery).await
 }
 
 /// `POST /v1/completions`
-pub async fn completions(State(server): State<Server>, JsonBody(body): JsonBody) -> Result<Response, ApiError> {
-    let (request, delivery) = completions_request::parse(body, &server.limits())?;
+pub async fn completions(
+    State(server): State<Server>,
+    Extension(caller): Extension<Arc<Principal>>,
+    JsonBody(body): JsonBody,
+) -> Result<Response, ApiError> {
+    let (request, delivery) = completions_request::parse(body, caller, &server.limits())?;
     reply::reply(&server, wire::Endpoint::Completions, request, delivery).await
 }

@@ -23,7 +23,8 @@ use crate::model::loader::{Checkpoint, DType};
 use crate::model::{BLOCK_TOKENS, Model, ModelConfig, native, ops};
 use crate::registry::{Catalog, IfLoaded, LoadRequest, LoadedBy, Setup};
 use crate::store::DataDir;
-use crate::tenants::Keys;
+use crate::tenants::jwt::TokenVerifier;
+use crate::tenants::{DEFAULT_TENANT, Keys};
 
 /// Time for the last events of answers that were cut off to reach their clients.
 const LAST_WORDS: Duration = Duration::from_millis(200);
@@ -43,6 +44,7 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
     };
     // Keys come last: a new one is shown once, and only by a server that could start.
     let keys = Keys::open(&data, config.admin_key.as_ref().map(|key| key.0.as_str()))?;
+    let tokens = token_verifier(&config).await?;
     let address = listener.local_addr().context("the address of the listening socket")?;
     let readiness = Readiness::default();
     let starting = readiness.latch("start");
@@ -50,6 +52,7 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
         gateway: built.gateway,
         catalog: built.catalog.clone(),
         keys: Arc::new(keys.keys),
+        tokens,
         readiness: readiness.clone(),
         registry: built.metrics,
         config: http::Config { body_limit: config.max_body_bytes, ..http::Config::default() },
@@ -165,6 +168,13 @@ async fn build(config: &Config, data: &Arc<DataDir>) -> anyhow::Result<Built> {
     let counters = gateway::Metrics::new(&metrics).context("metrics")?;
     let gateway = Gateway::new(loaded.base, engine.clone(), catalog.clone(), counters);
     Ok(Built { base_name, has_chat_template, engine, catalog, gateway, metrics })
+}
+
+async fn token_verifier(config: &Config) -> anyhow::Result<Option<Arc<TokenVerifier>>> {
+    let Some(settings) = config.jwt.clone() else { return Ok(None) };
+    // There is one tenant so far.
+    let verifier = TokenVerifier::start(settings, Arc::new(|tenant: &str| tenant == DEFAULT_TENANT)).await?;
+    Ok(Some(Arc::new(verifier)))
 }
 
 async fn put_into_service(catalog: &Catalog, name: &str, path: PathBuf) -> anyhow::Result<()> {

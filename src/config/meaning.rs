@@ -10,8 +10,8 @@ use super::{Config, Device, HubModel, KvMemory, ModelSource, Problems, Quant, Se
 use crate::telemetry::{LogConfig, LogFormat};
 use crate::{registry, tenants};
 
-struct Reader<'given> {
-    raw: Raw,
+pub(super) struct Reader<'given> {
+    pub(super) raw: Raw,
     given: &'given Given,
 }
 
@@ -68,6 +68,8 @@ impl Reader<'_> {
         });
         let drain_deadline = self.value("drain_deadline", Duration::from_secs(30), seconds);
         let log = self.log();
+        // Before the admin key is taken: it looks at it.
+        let jwt = self.jwt();
         let admin_key = self.admin_key();
         let hub = match locate::hub(&self.given.variables) {
             Ok(hub) => Some(hub),
@@ -94,6 +96,7 @@ impl Reader<'_> {
             prefix_cache: prefix_cache?,
             max_body_bytes: max_body_bytes?,
             drain_deadline: drain_deadline?,
+            jwt: jwt?,
             log: log?,
             admin_key,
         };
@@ -138,12 +141,12 @@ impl Reader<'_> {
     }
 
     /// A setting with one value.
-    fn value<T>(&mut self, key: &str, default: T, read: impl Fn(&str) -> Result<T, String>) -> Option<T> {
+    pub(super) fn value<T>(&mut self, key: &str, default: T, read: impl Fn(&str) -> Result<T, String>) -> Option<T> {
         self.optional(key, read).map(|value| value.unwrap_or(default))
     }
 
     /// `Some(None)` where nothing was typed, `None` where it cannot be understood.
-    fn optional<T>(&mut self, key: &str, read: impl Fn(&str) -> Result<T, String>) -> Option<Option<T>> {
+    pub(super) fn optional<T>(&mut self, key: &str, read: impl Fn(&str) -> Result<T, String>) -> Option<Option<T>> {
         let Some(typed) = self.raw.typed.get(key) else { return Some(None) };
         let text = typed.values.first().map_or("", String::as_str);
         match read(text) {
@@ -157,12 +160,12 @@ impl Reader<'_> {
     }
 
     /// The first of these settings that was typed.
-    fn origin_of<const N: usize>(&self, keys: [&str; N]) -> Origin {
+    pub(super) fn origin_of<const N: usize>(&self, keys: [&str; N]) -> Origin {
         keys.into_iter().find_map(|key| self.raw.typed.get(key)).map_or(Origin::Default, |typed| typed.origin.clone())
     }
 
     /// Paths of the file are relative to it, all others to the current directory.
-    fn path(&self, typed: &Typed, text: &str) -> PathBuf {
+    pub(super) fn path(&self, typed: &Typed, text: &str) -> PathBuf {
         let path = Path::new(text);
         match (&typed.origin, &self.raw.file_dir) {
             (Origin::File(..), Some(dir)) => dir.join(path),
@@ -312,7 +315,7 @@ fn address(text: &str) -> Result<SocketAddr, String> {
     text.parse().map_err(|_| "an address with a port is right, like 127.0.0.1:8080 or [::]:8080".to_owned())
 }
 
-fn switch(text: &str) -> Result<bool, String> {
+pub(super) fn switch(text: &str) -> Result<bool, String> {
     match text {
         "on" | "true" => Ok(true),
         "off" | "false" => Ok(false),
@@ -325,7 +328,7 @@ fn within(text: &str, least: usize, most: usize) -> Result<usize, String> {
     number.ok_or_else(|| format!("a whole number from {least} to {most} is right"))
 }
 
-fn seconds(text: &str) -> Result<Duration, String> {
+pub(super) fn seconds(text: &str) -> Result<Duration, String> {
     let number = text.strip_suffix('s').unwrap_or(text).parse::<f64>().ok().filter(|number| (0.0..=86_400.0).contains(number));
     number.map(Duration::from_secs_f64).ok_or_else(|| "seconds from 0 to 86400 are right".to_owned())
 }

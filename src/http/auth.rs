@@ -10,10 +10,11 @@ use axum::response::{IntoResponse, Response};
 use super::Server;
 use super::error::ApiError;
 use crate::tenants::Principal;
+use crate::tenants::jwt::{Now, looks_like_token};
 
 /// Lets holders of any key pass.
 pub async fn require_key(State(server): State<Server>, request: Request, next: Next) -> Response {
-    match authenticate(&server, request.headers()) {
+    match authenticate(&server, request.headers()).await {
         Ok(principal) => pass(principal, request, next).await,
         Err(error) => error.into_response(),
     }
@@ -21,7 +22,7 @@ pub async fn require_key(State(server): State<Server>, request: Request, next: N
 
 /// Lets holders of an admin key pass.
 pub async fn require_admin(State(server): State<Server>, request: Request, next: Next) -> Response {
-    match authenticate(&server, request.headers()).and_then(admin) {
+    match authenticate(&server, request.headers()).await.and_then(admin) {
         Ok(principal) => pass(principal, request, next).await,
         Err(error) => error.into_response(),
     }
@@ -39,10 +40,15 @@ fn admin(principal: Arc<Principal>) -> Result<Arc<Principal>, ApiError> {
     if principal.is_admin() { Ok(principal) } else { Err(ApiError::unauthorized("This needs an admin key.")) }
 }
 
-fn authenticate(server: &Server, headers: &HeaderMap) -> Result<Arc<Principal>, ApiError> {
+async fn authenticate(server: &Server, headers: &HeaderMap) -> Result<Arc<Principal>, ApiError> {
     let missing = "You didn't provide an API key. Send it in the header 'Authorization: Bearer YOUR_KEY'.";
     let value = headers.get(header::AUTHORIZATION).ok_or_else(|| ApiError::unauthorized(missing))?;
     let key = value.to_str().ok().and_then(bearer).ok_or_else(|| ApiError::unauthorized(missing))?;
+    if let Some(tokens) = server.tokens()
+        && looks_like_token(key)
+    {
+        return Ok(tokens.verify(key, Now::read()).await?);
+    }
     let incorrect = || ApiError::unauthorized(format!("Incorrect API key provided: {}.", masked(key)));
     server.keys().authenticate(key).map(Arc::new).ok_or_else(incorrect)
 }

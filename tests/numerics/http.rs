@@ -56,6 +56,7 @@ impl Served {
             gateway,
             catalog,
             keys: Arc::new(keys),
+            tokens: None,
             readiness: Readiness::default(),
             registry,
             config: Config::default(),

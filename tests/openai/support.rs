@@ -23,6 +23,7 @@ use switchyard::model::{AdapterPreparer, Chunk, Logits, Model, ModelConfig, Mode
 use switchyard::registry::{Catalog, Setup};
 use switchyard::store::DataDir;
 use switchyard::tenants::Keys;
+use switchyard::tenants::jwt::TokenVerifier;
 use tempfile::TempDir;
 use tower::ServiceExt;
 
@@ -40,6 +41,7 @@ pub struct Options {
     pub engine: EngineConfig,
     pub http: Config,
     pub chat_template: Option<&'static str>,
+    pub tokens: Option<TokenVerifier>,
 }
 
 impl Default for Options {
@@ -49,6 +51,7 @@ impl Default for Options {
             engine: EngineConfig::default(),
             http: Config::default(),
             chat_template: Some(CHATML),
+            tokens: None,
         }
     }
 }
@@ -142,6 +145,7 @@ impl Harness {
             gateway,
             catalog,
             keys: Arc::new(keys),
+            tokens: options.tokens.map(Arc::new),
             readiness: readiness.clone(),
             registry,
             config: options.http,

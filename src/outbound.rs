@@ -1,0 +1,158 @@
+//! Calls out of the house over HTTP: where they may go, how long they may take, how much may come back. Usable by all rooms;
+//! knows nothing of what is fetched.
+
+use std::fmt;
+use std::net::IpAddr;
+use std::str::FromStr;
+use std::time::Duration;
+
+use reqwest::Url;
+use reqwest::redirect::Policy;
+
+/// Time for a whole exchange.
+const TIMEOUT: Duration = Duration::from_secs(5);
+/// Time to reach the other side.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// An address that may be called: https, or http on this machine.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Address(Url);
+
+impl Address {
+    fn is_local(&self) -> bool {
+        let host = self.0.host_str().unwrap_or("").trim_start_matches('[').trim_end_matches(']');
+        host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
+    }
+}
+
+/// The text is no address that may be called.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum NoAddress {
+    /// Not a URL.
+    #[error("an address like https://example.com/path is right")]
+    Shape,
+    /// Plain http to somewhere else, or another scheme.
+    #[error("https is right; http only for this machine (localhost, 127.0.0.1, [::1])")]
+    Scheme,
+    /// Addresses are printed and logged.
+    #[error("it must not hold a user or a password")]
+    Credentials,
+}
+
+impl FromStr for Address {
+    type Err = NoAddress;
+
+    fn from_str(text: &str) -> Result<Self, NoAddress> {
+        let url = Url::parse(text).map_err(|_| NoAddress::Shape)?;
+        if !url.has_host() {
+            return Err(NoAddress::Shape);
+        }
+        if !url.username().is_empty() || url.password().is_some() {
+            return Err(NoAddress::Credentials);
+        }
+        let address = Self(url);
+        match address.0.scheme() {
+            "https" => Ok(address),
+            "http" if address.is_local() => Ok(address),
+            _ => Err(NoAddress::Scheme),
+        }
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl fmt::Debug for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Address({})", self.0)
+    }
+}
+
+/// Why a call failed.
+#[derive(Debug, thiserror::Error)]
+pub enum OutboundError {
+    /// No connection, a broken one, or no time left.
+    #[error("{}", described(.0))]
+    Call(#[from] reqwest::Error),
+    /// The other side refused.
+    #[error("it answered with status {0}")]
+    Status(u16),
+    /// More came than was asked for.
+    #[error("its answer is larger than {0} bytes")]
+    TooLarge(usize),
+}
+
+/// reqwest's own text leaves the cause out.
+fn described(error: &reqwest::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = std::error::Error::source(error);
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
+}
+
+/// Calls one address. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Caller {
+    client: reqwest::Client,
+    address: Address,
+}
+
+impl Caller {
+    /// A caller of this address. Redirections are not followed: they could lead past the rules of [`Address`].
+    pub fn new(address: Address) -> Result<Self, OutboundError> {
+        // Fails where it was done before, which is what is wanted.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let builder = reqwest::Client::builder().timeout(TIMEOUT).connect_timeout(CONNECT_TIMEOUT).redirect(Policy::none());
+        // A proxy would look for this machine's services on its own.
+        let builder = if address.is_local() { builder.no_proxy() } else { builder };
+        Ok(Self { client: builder.build()?, address })
+    }
+
+    /// The body of a successful answer.
+    pub async fn get(&self, limit: usize) -> Result<Vec<u8>, OutboundError> {
+        let mut response = self.client.get(self.address.0.clone()).send().await?;
+        if !response.status().is_success() {
+            return Err(OutboundError::Status(response.status().as_u16()));
+        }
+        let mut body = Vec::new();
+        while let Some(chunk) = response.chunk().await? {
+            if body.len() + chunk.len() > limit {
+                return Err(OutboundError::TooLarge(limit));
+            }
+            body.extend_from_slice(&chunk);
+        }
+        Ok(body)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
+
+    use super::*;
+
+    #[test]
+    fn only_https_and_this_machine_may_be_called() {
+        for good in ["https://example.com/keys", "http://127.0.0.1:8000/keys", "http://localhost/keys", "http://[::1]:1/"] {
+            good.parse::<Address>().unwrap();
+        }
+        for (bad, reason) in [
+            ("http://example.com/keys", NoAddress::Scheme),
+            ("http://127.0.0.1.example.com/", NoAddress::Scheme),
+            ("http://10.0.0.1/", NoAddress::Scheme),
+            ("ftp://localhost/", NoAddress::Scheme),
+            ("file:///etc/passwd", NoAddress::Shape),
+            ("keys.json", NoAddress::Shape),
+            ("https://user:secret@example.com/", NoAddress::Credentials),
+        ] {
+            assert_eq!(bad.parse::<Address>(), Err(reason), "{bad}");
+        }
+    }
+}

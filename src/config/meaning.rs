@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use super::raw::{Given, Origin, Raw, Typed};
 use super::settings::ADMIN_KEY_VARIABLE;
-use super::{Config, Device, HubModel, KvMemory, ModelSource, Problems, Quant, Secret, StateConfig, locate};
+use super::{
+    BackendKind, Config, Device, HubModel, KvMemory, ModelSource, NullConfig, Problems, Quant, Secret, StateConfig, locate,
+};
 use crate::telemetry::{LogConfig, LogFormat};
 use crate::{registry, tenants};
 
@@ -62,11 +64,17 @@ impl Reader<'_> {
         }
         let queue_capacity = self.value("queue_capacity", 1024, |text| within(text, 1, 1 << 20));
         let prefix_cache = self.value("prefix_cache", true, switch);
+        let backend = self.value("backend", BackendKind::Native, |text| match text {
+            "native" => Ok(BackendKind::Native),
+            "null" => Ok(BackendKind::Null),
+            _ => Err("native or null is right".to_owned()),
+        });
+        let null = self.null();
         let max_body_bytes = self.value("max_body_bytes", 8 << 20, |text| {
             let limit = bytes(text)?;
             usize::try_from(limit).ok().filter(|limit| *limit >= 1024).ok_or_else(|| "at least 1024 bytes are right".to_owned())
         });
-        let drain_deadline = self.value("drain_deadline", Duration::from_secs(30), seconds);
+        let drain_deadline = self.value("drain_deadline", Duration::from_secs(30), duration);
         let log = self.log();
         let admin_key = self.admin_key();
         let hub = match locate::hub(&self.given.variables) {
@@ -92,6 +100,8 @@ impl Reader<'_> {
             max_sequences: max_sequences?,
             queue_capacity: queue_capacity?,
             prefix_cache: prefix_cache?,
+            backend: backend?,
+            null: null?,
             max_body_bytes: max_body_bytes?,
             drain_deadline: drain_deadline?,
             log: log?,
@@ -111,6 +121,13 @@ impl Reader<'_> {
             let origin = self.origin_of([setting]);
             problems.into_iter().for_each(|text| self.raw.problem(&origin, format!("{setting}: {text}")));
         }
+    }
+
+    fn null(&mut self) -> Option<NullConfig> {
+        let delay = self.value("null_delay", Duration::from_millis(5), duration);
+        let token_gap = self.value("null_token_gap", Duration::ZERO, duration);
+        let tokens = self.value("null_tokens", 16, |text| within(text, 1, 1 << 20));
+        Some(NullConfig { delay: delay?, token_gap: token_gap?, tokens: tokens? })
     }
 
     fn log(&mut self) -> Option<LogConfig> {
@@ -325,9 +342,19 @@ fn within(text: &str, least: usize, most: usize) -> Result<usize, String> {
     number.ok_or_else(|| format!("a whole number from {least} to {most} is right"))
 }
 
-fn seconds(text: &str) -> Result<Duration, String> {
-    let number = text.strip_suffix('s').unwrap_or(text).parse::<f64>().ok().filter(|number| (0.0..=86_400.0).contains(number));
-    number.map(Duration::from_secs_f64).ok_or_else(|| "seconds from 0 to 86400 are right".to_owned())
+/// `30`, `1.5s`, `5ms`, `250us`; at most a day.
+fn duration(text: &str) -> Result<Duration, String> {
+    let digits = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let per_second = match unit.trim() {
+        "" | "s" => Some(1.0),
+        "ms" => Some(1e3),
+        "us" | "µs" => Some(1e6),
+        _ => None,
+    };
+    let seconds = number.parse::<f64>().ok().zip(per_second).map(|(number, per_second)| number / per_second);
+    let seconds = seconds.filter(|seconds| (0.0..=86_400.0).contains(seconds));
+    seconds.map(Duration::from_secs_f64).ok_or_else(|| "a time from 0 to 86400 seconds is right, like 30, 1.5s or 5ms".to_owned())
 }
 
 /// `1048576`, `512MiB`, `4GB`, `1.5 GiB`.

@@ -84,6 +84,26 @@ pub enum Device {
     Cuda(usize),
 }
 
+/// What generates.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BackendKind {
+    /// The base.
+    Native,
+    /// Nothing: words after a delay, to measure what is around a model.
+    Null,
+}
+
+/// When the null backend's tokens come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NullConfig {
+    /// From a request's submission to its first token.
+    pub delay: Duration,
+    /// From each token to the next.
+    pub token_gap: Duration,
+    /// Tokens of an answer whose request leaves the length open.
+    pub tokens: usize,
+}
+
 /// Memory for keys and values.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum KvMemory {
@@ -136,6 +156,10 @@ pub struct Config {
     pub queue_capacity: usize,
     /// Reuse of prompts that begin alike.
     pub prefix_cache: bool,
+    /// What generates.
+    pub backend: BackendKind,
+    /// When it is the null backend.
+    pub null: NullConfig,
     /// Largest request body, bytes.
     pub max_body_bytes: usize,
     /// Time for running answers after a signal.

@@ -10,7 +10,7 @@ pub(crate) mod memory;
 
 pub(crate) use backend::{load_base, load_options};
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,13 +19,13 @@ use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 
 use crate::backends::{Backend, Health};
-use crate::config::{BackendKind, Config};
+use crate::config::{BackendKind, Config, Location, Secret};
 use crate::gateway::{self, Gateway};
 use crate::http::{self, Ended, Readiness, Server};
 use crate::model::BLOCK_TOKENS;
 use crate::registry::{Catalog, IfLoaded, LoadRequest, LoadedBy, Setup};
-use crate::store::DataDir;
-use crate::tenants::Keys;
+use crate::store::{DataDir, Database};
+use crate::tenants::{Opening, Tenants};
 
 /// Time for the last events of answers that were cut off to reach their clients.
 const LAST_WORDS: Duration = Duration::from_millis(200);
@@ -36,6 +36,7 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
     // The cheap things that can fail come first, so that a taken port is reported before a large base is read.
     let data = Arc::new(DataDir::open(&config.data_dir)?);
     let listener = bind(&config).await?;
+    let tenants = open_tenants(&config.database, data.path(), config.secret_key.as_ref()).await?;
     let built = tokio::select! {
         built = build(&config, &data) => built?,
         signal = signals.next() => {
@@ -43,15 +44,16 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
             return Ok(());
         }
     };
-    // Keys come last: a new one is shown once, and only by a server that could start.
-    let keys = Keys::open(&data, config.admin_key.as_ref().map(|key| key.0.as_str()))?;
+    // The admin key comes last: a new one is shown once, and only by a server that could start.
+    let new_key = tenants.ensure_admin(data.path(), config.admin_key.as_ref().map(|key| key.0.as_str())).await?;
+    tokio::spawn(tenants.clone().keep_up());
     let address = listener.local_addr().context("the address of the listening socket")?;
     let readiness = Readiness::default();
     let starting = readiness.latch("start");
     let server = Server::new(http::Parts {
         gateway: built.gateway,
         catalog: built.catalog.clone(),
-        keys: Arc::new(keys.keys),
+        tenants: tenants.clone(),
         readiness: readiness.clone(),
         registry: built.metrics,
         config: http::Config { body_limit: config.max_body_bytes, ..http::Config::default() },
@@ -78,7 +80,7 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
         resident_bytes: memory::resident_bytes(),
         context: facts.max_context,
         adapters: built.catalog.list().iter().map(|adapter| format!("{}@{}", adapter.name, adapter.number)).collect(),
-        new_key: keys.new_key.as_deref(),
+        new_key: new_key.as_deref(),
     }
     .print();
 
@@ -120,6 +122,12 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
         tokio::time::sleep(LAST_WORDS).await;
     }
     outcome
+}
+
+/// Opens the database and reads what servers keep of it in memory.
+pub(crate) async fn open_tenants(database: &Location, data_dir: &Path, secret_key: Option<&Secret>) -> anyhow::Result<Tenants> {
+    let database = Database::open(database).await.context("the database (--database)")?;
+    Ok(Tenants::open(Opening { database, data_dir, secret_key: secret_key.map(|key| key.0.as_str()) }).await?)
 }
 
 struct Built {

@@ -10,6 +10,7 @@ pub mod gateway;
 pub mod http;
 pub mod ids;
 pub mod model;
+pub mod outbound;
 pub mod registry;
 pub mod store;
 pub mod telemetry;

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::raw::{Origin, Raw};
-use super::{BackendKind, Config, Device, Given, HubModel, KvMemory, ModelSource, Problems, Quant, SETTINGS, meaning};
+use super::{BackendKind, Config, Device, Given, HubModel, KvMemory, Location, ModelSource, Problems, Quant, SETTINGS, meaning};
 use crate::telemetry::LogFormat;
 
 impl Config {
@@ -46,6 +46,11 @@ impl Config {
             "threads" => self.threads.to_string(),
             "listen" => self.listen.to_string(),
             "data_dir" => path(&self.data_dir),
+            "database" => match &self.database {
+                Location::File(file) => path(file),
+                // It may hold a password.
+                Location::Postgres(_) => "postgres://...".to_owned(),
+            },
             "adapter_roots" => list(self.roots().iter().map(|root| path(root))),
             "adapters" => {
                 let typed = self.adapters.iter().chain(self.default_adapters());

@@ -5,9 +5,10 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::raw::{Given, Origin, Raw, Typed};
-use super::settings::ADMIN_KEY_VARIABLE;
+use super::settings::{ADMIN_KEY_VARIABLE, SECRET_KEY_VARIABLE};
 use super::{
-    BackendKind, Config, Device, HubModel, KvMemory, ModelSource, NullConfig, Problems, Quant, Secret, StateConfig, locate,
+    BackendKind, Config, Device, HubModel, KvMemory, Location, ModelSource, NullConfig, Problems, Quant, Secret, StateConfig,
+    locate,
 };
 use crate::telemetry::{LogConfig, LogFormat};
 use crate::{registry, tenants};
@@ -30,9 +31,12 @@ pub(super) fn understand(raw: Raw, given: &Given) -> Result<Config, Problems> {
 
 pub(super) fn understand_state(raw: Raw, given: &Given) -> Result<StateConfig, Problems> {
     let mut reader = Reader { raw, given };
-    let (data_dir, log, admin_key) = (reader.data_dir(), reader.log(), reader.admin_key());
-    match (data_dir, log) {
-        (Some(data_dir), Some(log)) if reader.raw.problems.is_empty() => Ok(StateConfig { data_dir, log, admin_key }),
+    let (data_dir, log, admin_key, secret_key) = (reader.data_dir(), reader.log(), reader.admin_key(), reader.secret_key());
+    let database = data_dir.as_deref().and_then(|dir| reader.database(dir));
+    match (data_dir, log, database) {
+        (Some(data_dir), Some(log), Some(database)) if reader.raw.problems.is_empty() => {
+            Ok(StateConfig { data_dir, log, database, admin_key, secret_key })
+        }
         _ => Err(Problems(reader.raw.problems)),
     }
 }
@@ -76,7 +80,8 @@ impl Reader<'_> {
         });
         let drain_deadline = self.value("drain_deadline", Duration::from_secs(30), duration);
         let log = self.log();
-        let admin_key = self.admin_key();
+        let (admin_key, secret_key) = (self.admin_key(), self.secret_key());
+        let database = data_dir.as_deref().and_then(|dir| self.database(dir));
         let hub = match locate::hub(&self.given.variables) {
             Ok(hub) => Some(hub),
             Err((origin, text)) => {
@@ -105,7 +110,9 @@ impl Reader<'_> {
             max_body_bytes: max_body_bytes?,
             drain_deadline: drain_deadline?,
             log: log?,
+            database: database?,
             admin_key,
+            secret_key,
         };
         self.names(&config);
         Some(config)
@@ -152,6 +159,29 @@ impl Reader<'_> {
             }
         }
         key.map(Secret)
+    }
+
+    fn secret_key(&mut self) -> Option<Secret> {
+        let key = self.raw.secret_key.take()?;
+        if key.len() != 64 || !key.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+            self.raw.problem(SECRET_KEY_VARIABLE, "64 hexadecimal digits are right (openssl rand -hex 32)");
+        }
+        Some(Secret(key))
+    }
+
+    fn database(&mut self, data_dir: &Path) -> Option<Location> {
+        let file = data_dir.join(crate::store::DATABASE_FILE);
+        let Some(typed) = self.raw.typed.get("database") else { return Some(Location::File(file)) };
+        match typed.values.first().map_or("", String::as_str) {
+            "sqlite" => Some(Location::File(file)),
+            url if url.starts_with("postgres://") || url.starts_with("postgresql://") => Some(Location::Postgres(url.to_owned())),
+            // What was typed may hold a password.
+            _ => {
+                let origin = typed.origin.clone();
+                self.raw.problem(origin, "database: sqlite or an address that begins with postgres:// is right");
+                None
+            }
+        }
     }
 
     /// A setting with one value.

@@ -13,6 +13,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+pub use crate::store::Location;
 pub use locate::{Bundle, bundle};
 pub use raw::{Given, Origin, Problem};
 pub use settings::{API_KEY_VARIABLE, Arity, SETTINGS, Setting};
@@ -166,8 +167,12 @@ pub struct Config {
     pub drain_deadline: Duration,
     /// Logging.
     pub log: crate::telemetry::LogConfig,
+    /// Tenants, keys and the ledger.
+    pub database: Location,
     /// Admin key given by the operator.
     pub admin_key: Option<Secret>,
+    /// Secret key given by the operator.
+    pub secret_key: Option<Secret>,
 }
 
 /// Everything that is wrong with a configuration.
@@ -182,8 +187,12 @@ pub struct StateConfig {
     pub data_dir: PathBuf,
     /// Logging.
     pub log: crate::telemetry::LogConfig,
+    /// Tenants, keys and the ledger.
+    pub database: Location,
     /// Admin key given by the operator.
     pub admin_key: Option<Secret>,
+    /// Secret key given by the operator.
+    pub secret_key: Option<Secret>,
 }
 
 impl StateConfig {

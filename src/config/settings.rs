@@ -40,6 +40,9 @@ pub const PREFIX: &str = "SWITCHYARD_";
 pub const CONFIG_VARIABLE: &str = "SWITCHYARD_CONFIG";
 /// Holds the admin key. It has no flag and no place in the file, as both are easily read by others.
 pub const ADMIN_KEY_VARIABLE: &str = "SWITCHYARD_ADMIN_KEY";
+/// Holds the secret key that hashes keys and encrypts secrets (64 hexadecimal digits), where processes share a database or an
+/// operator keeps it elsewhere than in the data directory.
+pub const SECRET_KEY_VARIABLE: &str = "SWITCHYARD_SECRET_KEY";
 /// Read by clients (the printed `curl` uses it), not by the server.
 pub const API_KEY_VARIABLE: &str = "SWITCHYARD_API_KEY";
 
@@ -75,6 +78,7 @@ pub const SETTINGS: &[Setting] = &[
     one("threads", "threads", "N", "number of cores", "Compute threads on the CPU."),
     one("listen", "listen", "ADDR", "127.0.0.1:8080", "Address and port to serve on; port 0 takes a free one."),
     one("data_dir", "data-dir", "DIR", "the platform's data directory", "Keys, adapters in service and their versions live here."),
+    one("database", "database", "URL", "sqlite", "Where tenants, keys and the ledger are: sqlite (a file in the data directory), or postgres://user@host/name, which several processes can share."),
     many("adapter_roots", "adapter-root", "DIR", "DATA_DIR/adapters and the bundled adapters",
         "Directory that the API may load adapters from. May be repeated."),
     many("adapters", "adapter", "NAME=PATH", "the bundled adapters, on the bundled base",

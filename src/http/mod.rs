@@ -22,7 +22,7 @@ pub use serve::{Ended, serve};
 
 use crate::gateway::Gateway;
 use crate::registry::Catalog;
-use crate::tenants::Keys;
+use crate::tenants::Tenants;
 
 /// Settings of this room.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -50,7 +50,7 @@ pub struct Parts {
     /// Adapters.
     pub catalog: Catalog,
     /// Callers.
-    pub keys: Arc<Keys>,
+    pub tenants: Tenants,
     /// Who is not ready yet.
     pub readiness: Readiness,
     /// Where all rooms register their metrics.
@@ -83,8 +83,8 @@ impl Server {
         &self.0.parts.catalog
     }
 
-    fn keys(&self) -> &Keys {
-        &self.0.parts.keys
+    fn tenants(&self) -> &Tenants {
+        &self.0.parts.tenants
     }
 
     fn readiness(&self) -> &Readiness {

@@ -21,8 +21,8 @@ use switchyard::model::config::LinearSite;
 use switchyard::model::tokenizer::Tokenizer;
 use switchyard::model::{AdapterPreparer, Chunk, Logits, Model, ModelConfig, ModelError};
 use switchyard::registry::{Catalog, Setup};
-use switchyard::store::DataDir;
-use switchyard::tenants::Keys;
+use switchyard::store::{DataDir, Database, Location};
+use switchyard::tenants::{Opening, Tenants};
 use tempfile::TempDir;
 use tower::ServiceExt;
 
@@ -124,7 +124,9 @@ impl Harness {
         let engine = start(model, options.engine).unwrap();
         let (root, data) = (TempDir::new().unwrap(), TempDir::new().unwrap());
         let store = Arc::new(DataDir::open(data.path()).unwrap());
-        let keys = Keys::open(&store, Some(KEY)).unwrap().keys;
+        let database = Database::open(&Location::File(data.path().join("switchyard.db"))).await.unwrap();
+        let tenants = Tenants::open(Opening { database, data_dir: data.path(), secret_key: None }).await.unwrap();
+        tenants.ensure_admin(data.path(), Some(KEY)).await.unwrap();
         let setup = Setup {
             data: store,
             roots: vec![root.path().to_owned()],
@@ -138,15 +140,9 @@ impl Harness {
         let gateway = Gateway::new(base, engine.clone(), catalog.clone(), metrics);
         let leases = LeaseCheck(catalog.clone());
         let readiness = Readiness::default();
-        let server = Server::new(Parts {
-            gateway,
-            catalog,
-            keys: Arc::new(keys),
-            readiness: readiness.clone(),
-            registry,
-            config: options.http,
-        })
-        .unwrap();
+        let server =
+            Server::new(Parts { gateway, catalog, tenants, readiness: readiness.clone(), registry, config: options.http })
+                .unwrap();
         let router = router(server.clone());
         let leaks = LeakCheck::new(engine.clone());
         Self { router, server, engine, readiness, root, data, _leaks: leaks, _leases: leases }

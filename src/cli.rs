@@ -20,7 +20,6 @@ use crate::app::announce::say;
 use crate::config::{Config, Given, Problems, StateConfig};
 use crate::store::{DataDir, StoreError};
 use crate::telemetry;
-use crate::tenants::Keys;
 
 /// `EX_USAGE`.
 const BAD_CONFIGURATION: u8 = 64;
@@ -124,9 +123,11 @@ fn check_config(matches: &ArgMatches, environment: Vec<(OsString, OsString)>) ->
 }
 
 fn reset_admin(config: &StateConfig) -> anyhow::Result<()> {
-    let data = open_data(&config.data_dir, "stop it first: it keeps its keys in memory")?;
-    let opened = Keys::reset_admin(&data)?;
-    let key = opened.new_key.context("no key was made")?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start the runtime")?;
+    let key = runtime.block_on(async {
+        let tenants = app::open_tenants(&config.database, &config.data_dir, config.secret_key.as_ref()).await?;
+        anyhow::Ok(tenants.reset_admin().await?)
+    })?;
     say(&format!("The new admin key, shown only this once; the old one is void:\n\n  {key}\n"));
     if config.admin_key.is_some() {
         complain("SWITCHYARD_ADMIN_KEY is set: the next start with it replaces this key");

@@ -1,18 +1,38 @@
-//! Calls out of the house over HTTP: where they may go, how long they may take, how much may come back. Usable by all rooms;
-//! knows nothing of what is fetched.
+//! Calls out to other servers: one way to make an HTTP client, with TLS over the crypto library that the rest of the binary uses;
+//! where calls may go, how long they may take and how much may come back. Knows nothing of who is called.
 
 use std::fmt;
 use std::net::IpAddr;
 use std::str::FromStr;
+use std::sync::Once;
 use std::time::Duration;
 
 use reqwest::Url;
 use reqwest::redirect::Policy;
 
-/// Time for a whole exchange.
-const TIMEOUT: Duration = Duration::from_secs(5);
-/// Time to reach the other side.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+/// Longest wait for a connection.
+const CONNECT: Duration = Duration::from_secs(5);
+
+/// A client that gives up after `timeout`, follows no redirects and sends no more than it is told.
+pub fn client(timeout: Duration) -> Result<reqwest::Client, reqwest::Error> {
+    builder(timeout).build()
+}
+
+fn builder(timeout: Duration) -> reqwest::ClientBuilder {
+    install_tls();
+    reqwest::Client::builder()
+        .connect_timeout(CONNECT)
+        .timeout(timeout)
+        .redirect(Policy::none())
+        .user_agent(concat!("switchyard/", env!("CARGO_PKG_VERSION")))
+}
+
+/// Makes ring the process's TLS library; without one, making any client panics.
+pub fn install_tls() {
+    static ONCE: Once = Once::new();
+    // An error means that another part of the process has chosen already.
+    ONCE.call_once(|| _ = rustls::crypto::ring::default_provider().install_default());
+}
 
 /// An address that may be called: https, or http on this machine.
 #[derive(Clone, PartialEq, Eq)]
@@ -105,11 +125,9 @@ pub struct Caller {
 }
 
 impl Caller {
-    /// A caller of this address. Redirections are not followed: they could lead past the rules of [`Address`].
-    pub fn new(address: Address) -> Result<Self, OutboundError> {
-        // Fails where it was done before, which is what is wanted.
-        let _ = rustls::crypto::ring::default_provider().install_default();
-        let builder = reqwest::Client::builder().timeout(TIMEOUT).connect_timeout(CONNECT_TIMEOUT).redirect(Policy::none());
+    /// A caller that gives up after `timeout`. Redirections are not followed: they could lead past the rules of [`Address`].
+    pub fn new(address: Address, timeout: Duration) -> Result<Self, OutboundError> {
+        let builder = builder(timeout);
         // A proxy would look for this machine's services on its own.
         let builder = if address.is_local() { builder.no_proxy() } else { builder };
         Ok(Self { client: builder.build()?, address })
@@ -137,6 +155,11 @@ mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
 
     use super::*;
+
+    #[test]
+    fn a_client_can_be_made() {
+        assert!(client(Duration::from_secs(1)).is_ok());
+    }
 
     #[test]
     fn only_https_and_this_machine_may_be_called() {

@@ -94,7 +94,7 @@ fn adapters() -> Command {
 }
 
 fn of_state(setting: &Setting) -> bool {
-    ["data_dir", "log_level"].contains(&setting.key)
+    ["data_dir", "database", "log_level"].contains(&setting.key)
 }
 
 fn of_base(setting: &Setting) -> bool {

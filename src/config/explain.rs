@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::raw::{Origin, Raw};
-use super::{Config, Device, Given, HubModel, KvMemory, ModelSource, Problems, Quant, SETTINGS, meaning};
+use super::{BackendKind, Config, Device, Given, HubModel, KvMemory, Location, ModelSource, Problems, Quant, SETTINGS, meaning};
 use crate::telemetry::LogFormat;
 use crate::tenants::jwt::{AdminTokens, Settings};
 
@@ -47,6 +47,11 @@ impl Config {
             "threads" => self.threads.to_string(),
             "listen" => self.listen.to_string(),
             "data_dir" => path(&self.data_dir),
+            "database" => match &self.database {
+                Location::File(file) => path(file),
+                // It may hold a password.
+                Location::Postgres(_) => "postgres://...".to_owned(),
+            },
             "adapter_roots" => list(self.roots().iter().map(|root| path(root))),
             "adapters" => {
                 let typed = self.adapters.iter().chain(self.default_adapters());
@@ -60,6 +65,14 @@ impl Config {
             "max_sequences" => self.max_sequences.to_string(),
             "queue_capacity" => self.queue_capacity.to_string(),
             "prefix_cache" => if self.prefix_cache { "on" } else { "off" }.to_owned(),
+            "backend" => match self.backend {
+                BackendKind::Native => "native",
+                BackendKind::Null => "null",
+            }
+            .to_owned(),
+            "null_delay" => format!("{:?}", self.null.delay),
+            "null_token_gap" => format!("{:?}", self.null.token_gap),
+            "null_tokens" => self.null.tokens.to_string(),
             "max_body_bytes" => self.max_body_bytes.to_string(),
             "drain_deadline" => self.drain_deadline.as_secs_f64().to_string(),
             key if key.starts_with("jwt_") => self.jwt.as_ref().map_or_else(|| "none".to_owned(), |jwt| tokens(jwt, key)),

@@ -5,8 +5,11 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::raw::{Given, Origin, Raw, Typed};
-use super::settings::ADMIN_KEY_VARIABLE;
-use super::{Config, Device, HubModel, KvMemory, ModelSource, Problems, Quant, Secret, StateConfig, locate};
+use super::settings::{ADMIN_KEY_VARIABLE, SECRET_KEY_VARIABLE};
+use super::{
+    BackendKind, Config, Device, HubModel, KvMemory, Location, ModelSource, NullConfig, Problems, Quant, Secret, StateConfig,
+    locate,
+};
 use crate::telemetry::{LogConfig, LogFormat};
 use crate::{registry, tenants};
 
@@ -28,9 +31,12 @@ pub(super) fn understand(raw: Raw, given: &Given) -> Result<Config, Problems> {
 
 pub(super) fn understand_state(raw: Raw, given: &Given) -> Result<StateConfig, Problems> {
     let mut reader = Reader { raw, given };
-    let (data_dir, log, admin_key) = (reader.data_dir(), reader.log(), reader.admin_key());
-    match (data_dir, log) {
-        (Some(data_dir), Some(log)) if reader.raw.problems.is_empty() => Ok(StateConfig { data_dir, log, admin_key }),
+    let (data_dir, log, admin_key, secret_key) = (reader.data_dir(), reader.log(), reader.admin_key(), reader.secret_key());
+    let database = data_dir.as_deref().and_then(|dir| reader.database(dir));
+    match (data_dir, log, database) {
+        (Some(data_dir), Some(log), Some(database)) if reader.raw.problems.is_empty() => {
+            Ok(StateConfig { data_dir, log, database, admin_key, secret_key })
+        }
         _ => Err(Problems(reader.raw.problems)),
     }
 }
@@ -62,15 +68,22 @@ impl Reader<'_> {
         }
         let queue_capacity = self.value("queue_capacity", 1024, |text| within(text, 1, 1 << 20));
         let prefix_cache = self.value("prefix_cache", true, switch);
+        let backend = self.value("backend", BackendKind::Native, |text| match text {
+            "native" => Ok(BackendKind::Native),
+            "null" => Ok(BackendKind::Null),
+            _ => Err("native or null is right".to_owned()),
+        });
+        let null = self.null();
         let max_body_bytes = self.value("max_body_bytes", 8 << 20, |text| {
             let limit = bytes(text)?;
             usize::try_from(limit).ok().filter(|limit| *limit >= 1024).ok_or_else(|| "at least 1024 bytes are right".to_owned())
         });
-        let drain_deadline = self.value("drain_deadline", Duration::from_secs(30), seconds);
+        let drain_deadline = self.value("drain_deadline", Duration::from_secs(30), duration);
         let log = self.log();
         // Before the admin key is taken: it looks at it.
         let jwt = self.jwt();
-        let admin_key = self.admin_key();
+        let (admin_key, secret_key) = (self.admin_key(), self.secret_key());
+        let database = data_dir.as_deref().and_then(|dir| self.database(dir));
         let hub = match locate::hub(&self.given.variables) {
             Ok(hub) => Some(hub),
             Err((origin, text)) => {
@@ -94,11 +107,15 @@ impl Reader<'_> {
             max_sequences: max_sequences?,
             queue_capacity: queue_capacity?,
             prefix_cache: prefix_cache?,
+            backend: backend?,
+            null: null?,
             max_body_bytes: max_body_bytes?,
             drain_deadline: drain_deadline?,
             jwt: jwt?,
             log: log?,
+            database: database?,
             admin_key,
+            secret_key,
         };
         self.names(&config);
         Some(config)
@@ -114,6 +131,13 @@ impl Reader<'_> {
             let origin = self.origin_of([setting]);
             problems.into_iter().for_each(|text| self.raw.problem(&origin, format!("{setting}: {text}")));
         }
+    }
+
+    fn null(&mut self) -> Option<NullConfig> {
+        let delay = self.value("null_delay", Duration::from_millis(5), duration);
+        let token_gap = self.value("null_token_gap", Duration::ZERO, duration);
+        let tokens = self.value("null_tokens", 16, |text| within(text, 1, 1 << 20));
+        Some(NullConfig { delay: delay?, token_gap: token_gap?, tokens: tokens? })
     }
 
     fn log(&mut self) -> Option<LogConfig> {
@@ -138,6 +162,29 @@ impl Reader<'_> {
             }
         }
         key.map(Secret)
+    }
+
+    fn secret_key(&mut self) -> Option<Secret> {
+        let key = self.raw.secret_key.take()?;
+        if key.len() != 64 || !key.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+            self.raw.problem(SECRET_KEY_VARIABLE, "64 hexadecimal digits are right (openssl rand -hex 32)");
+        }
+        Some(Secret(key))
+    }
+
+    fn database(&mut self, data_dir: &Path) -> Option<Location> {
+        let file = data_dir.join(crate::store::DATABASE_FILE);
+        let Some(typed) = self.raw.typed.get("database") else { return Some(Location::File(file)) };
+        match typed.values.first().map_or("", String::as_str) {
+            "sqlite" => Some(Location::File(file)),
+            url if url.starts_with("postgres://") || url.starts_with("postgresql://") => Some(Location::Postgres(url.to_owned())),
+            // What was typed may hold a password.
+            _ => {
+                let origin = typed.origin.clone();
+                self.raw.problem(origin, "database: sqlite or an address that begins with postgres:// is right");
+                None
+            }
+        }
     }
 
     /// A setting with one value.
@@ -328,9 +375,19 @@ fn within(text: &str, least: usize, most: usize) -> Result<usize, String> {
     number.ok_or_else(|| format!("a whole number from {least} to {most} is right"))
 }
 
-pub(super) fn seconds(text: &str) -> Result<Duration, String> {
-    let number = text.strip_suffix('s').unwrap_or(text).parse::<f64>().ok().filter(|number| (0.0..=86_400.0).contains(number));
-    number.map(Duration::from_secs_f64).ok_or_else(|| "seconds from 0 to 86400 are right".to_owned())
+/// `30`, `1.5s`, `5ms`, `250us`; at most a day.
+pub(super) fn duration(text: &str) -> Result<Duration, String> {
+    let digits = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let per_second = match unit.trim() {
+        "" | "s" => Some(1.0),
+        "ms" => Some(1e3),
+        "us" | "µs" => Some(1e6),
+        _ => None,
+    };
+    let seconds = number.parse::<f64>().ok().zip(per_second).map(|(number, per_second)| number / per_second);
+    let seconds = seconds.filter(|seconds| (0.0..=86_400.0).contains(seconds));
+    seconds.map(Duration::from_secs_f64).ok_or_else(|| "a time from 0 to 86400 seconds is right, like 30, 1.5s or 5ms".to_owned())
 }
 
 /// `1048576`, `512MiB`, `4GB`, `1.5 GiB`.

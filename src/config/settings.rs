@@ -42,6 +42,9 @@ pub const CONFIG_VARIABLE: &str = "SWITCHYARD_CONFIG";
 pub const ADMIN_KEY_VARIABLE: &str = "SWITCHYARD_ADMIN_KEY";
 /// Holds the secret of tokens signed with HS256. For the same reason it has no flag and no place in the file.
 pub const JWT_SECRET_VARIABLE: &str = "SWITCHYARD_JWT_SECRET";
+/// Holds the secret key that hashes keys and encrypts secrets (64 hexadecimal digits), where processes share a database or an
+/// operator keeps it elsewhere than in the data directory.
+pub const SECRET_KEY_VARIABLE: &str = "SWITCHYARD_SECRET_KEY";
 /// Read by clients (the printed `curl` uses it), not by the server.
 pub const API_KEY_VARIABLE: &str = "SWITCHYARD_API_KEY";
 
@@ -77,6 +80,7 @@ pub const SETTINGS: &[Setting] = &[
     one("threads", "threads", "N", "number of cores", "Compute threads on the CPU."),
     one("listen", "listen", "ADDR", "127.0.0.1:8080", "Address and port to serve on; port 0 takes a free one."),
     one("data_dir", "data-dir", "DIR", "the platform's data directory", "Keys, adapters in service and their versions live here."),
+    one("database", "database", "URL", "sqlite", "Where tenants, keys and the ledger are: sqlite (a file in the data directory), or postgres://user@host/name, which several processes can share."),
     many("adapter_roots", "adapter-root", "DIR", "DATA_DIR/adapters and the bundled adapters",
         "Directory that the API may load adapters from. May be repeated."),
     many("adapters", "adapter", "NAME=PATH", "the bundled adapters, on the bundled base",
@@ -86,6 +90,11 @@ pub const SETTINGS: &[Setting] = &[
     one("max_sequences", "max-sequences", "N", "64", "Most sequences that run at the same time."),
     one("queue_capacity", "queue-capacity", "N", "1024", "Most requests that wait; more are answered with 503."),
     one("prefix_cache", "prefix-cache", "on|off", "on", "Reuse keys and values of prompts that begin alike."),
+    one("backend", "backend", "native|null", "native",
+        "What generates: the base, or null: no model, words after a delay, to measure all that is around a model."),
+    one("null_delay", "null-delay", "TIME", "5ms", "With the null backend: from a request's submission to its first token."),
+    one("null_token_gap", "null-token-gap", "TIME", "0ms", "With the null backend: from each token to the next; with 0 all come at once."),
+    one("null_tokens", "null-tokens", "N", "16", "With the null backend: tokens of an answer whose request leaves the length open."),
     one("max_body_bytes", "max-body-bytes", "BYTES", "8MiB", "Largest request body."),
     one("drain_deadline", "drain-deadline", "SECONDS", "30", "How long running answers may go on after SIGTERM."),
     one("jwt_keys", "jwt-keys", "FILE|URL", "none",

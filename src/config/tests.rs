@@ -157,6 +157,11 @@ fn sizes_times_and_addresses() {
     }
     assert_eq!(Fixture::new().flag("listen", &["localhost:0"]).config().listen.to_string(), "127.0.0.1:0");
     assert_eq!(Fixture::new().flag("drain_deadline", &["1.5s"]).config().drain_deadline, Duration::from_millis(1500));
+    let null = Fixture::new().flag("null_delay", &["250us"]).flag("null_token_gap", &["1.5 ms"]).config().null;
+    assert_eq!((null.delay, null.token_gap), (Duration::from_micros(250), Duration::from_micros(1500)));
+    for bad in ["", "ms", "5 m", "-1ms", "1e3s", "86401"] {
+        assert!(Fixture::new().flag("null_delay", &[bad]).problems()[0].contains("1.5s or 5ms"), "{bad}");
+    }
     let clash = Fixture::new().flag("max_batch_tokens", &["8"]).flag("max_sequences", &["9"]).problems();
     assert!(clash[0].contains("max_sequences (9)"), "{clash:?}");
 }

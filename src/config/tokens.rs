@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::meaning::{Reader, seconds, switch};
+use super::meaning::{Reader, duration, switch};
 use super::raw::{Origin, Typed};
 use super::settings::JWT_SECRET_VARIABLE;
 use crate::tenants::jwt::{AdminTokens, KeysFrom, MIN_SECRET, Settings, TokenAlgorithm, looks_like_token};
@@ -130,7 +130,7 @@ fn some_text(text: &str) -> Result<String, String> {
 }
 
 fn within(text: &str, range: std::ops::RangeInclusive<u64>) -> Result<Duration, String> {
-    seconds(text)
+    duration(text)
         .ok()
         .filter(|time| time.subsec_nanos() == 0 && range.contains(&time.as_secs()))
         .ok_or_else(|| format!("whole seconds from {} to {} are right", range.start(), range.end()))

@@ -45,6 +45,7 @@ mod stats;
 mod tests;
 mod thread;
 
+pub use check::request as check_request;
 pub use handle::{EngineConfig, EngineError, EngineFacts, EngineHandle, Generation, Places, SubmitError, start};
 pub use kv::PrefixCache;
 pub use leak::LeakCheck;

@@ -30,7 +30,7 @@ pub use types::{
 
 use feed::{Reporter, Source};
 
-use crate::backends::{EngineHandle, Request, SubmitError};
+use crate::backends::{Backend, Request, SubmitError};
 use crate::model::chat_template::ChatTemplate;
 use crate::model::tokenizer::{Position, Tokenizer};
 use crate::registry::{Catalog, Lease, RegistryError};
@@ -58,15 +58,15 @@ pub struct Gateway(Arc<Inner>);
 
 struct Inner {
     base: Base,
-    engine: EngineHandle,
+    backend: Backend,
     catalog: Catalog,
     metrics: Metrics,
 }
 
 impl Gateway {
     /// Wires a gateway.
-    pub fn new(base: Base, engine: EngineHandle, catalog: Catalog, metrics: Metrics) -> Self {
-        Self(Arc::new(Inner { base, engine, catalog, metrics }))
+    pub fn new(base: Base, backend: impl Into<Backend>, catalog: Catalog, metrics: Metrics) -> Self {
+        Self(Arc::new(Inner { base, backend: backend.into(), catalog, metrics }))
     }
 
     /// The base model.
@@ -76,27 +76,27 @@ impl Gateway {
 
     /// What the engine is doing.
     pub fn engine_stats(&self) -> Stats {
-        self.0.engine.stats()
+        self.0.backend.stats()
     }
 
     /// Whether the engine is well.
     pub fn health(&self) -> Health {
-        self.0.engine.health().borrow().clone()
+        self.0.backend.health().borrow().clone()
     }
 
     /// Tokens of prompt and answer together.
     pub fn context_length(&self) -> usize {
-        self.0.engine.facts().max_context
+        self.0.backend.facts().max_context
     }
 
     /// Token ids are below this.
     pub fn vocab_size(&self) -> usize {
-        self.0.engine.facts().model.vocab_size
+        self.0.backend.facts().model.vocab_size
     }
 
     /// Most sequences (answers to all prompts) of a request: more never fit into the engine's queue.
     pub fn most_sequences(&self) -> usize {
-        self.0.engine.facts().config.queue_capacity
+        self.0.backend.facts().config.queue_capacity
     }
 
     /// Begins to answer. The answer is cancelled when it is dropped.
@@ -115,7 +115,7 @@ impl Gateway {
             check_prompt_logprobs(rendered.iter().map(|prompt| prompt.tokens.len()).sum(), request.n, top)?;
         }
         // All places or none, and before anything is read from disk for it.
-        let mut places = inner.engine.reserve(rendered.len().saturating_mul(request.n)).map_err(refused)?;
+        let mut places = inner.backend.reserve(rendered.len().saturating_mul(request.n)).map_err(refused)?;
         let (served, lease) = self.resolve(&request.model).await?;
         let adapter = lease.as_ref().map(|lease| Arc::clone(&lease.adapter));
         let seed = request.seed.unwrap_or_else(|| rand::rng().next_u64());
@@ -157,7 +157,7 @@ impl Gateway {
                     logprobs: request.logprobs,
                     prompt_logprobs: prompt_logprobs.filter(|_| matches!(source, Source::Own(_))),
                 };
-                answer.add_sequence(inner.engine.submit_at(&mut places, request).map_err(refused)?, source);
+                answer.add_sequence(inner.backend.submit_at(&mut places, request).map_err(refused)?, source);
             }
         }
         answer.complete();

@@ -8,6 +8,7 @@ use serde_json::json;
 
 use crate::gateway::GatewayError;
 use crate::registry::RegistryError;
+use crate::tenants::Scope;
 use crate::tenants::jwt::TokenError;
 
 /// An error on its way to a client.
@@ -68,6 +69,24 @@ impl ApiError {
     /// 401.
     pub fn unauthorized(message: impl Into<String>) -> Self {
         Self::new(StatusCode::UNAUTHORIZED, "invalid_request_error", Some("invalid_api_key"), message)
+    }
+
+    /// The same error with another `code`.
+    pub fn with_code(self, code: &'static str) -> Self {
+        Self { code: Some(code), ..self }
+    }
+
+    /// 403: the key may do other things.
+    pub fn missing_scope(scope: Scope) -> Self {
+        let message = format!("This API key does not have the scope '{}', which this request needs.", scope.name());
+        Self::new(StatusCode::FORBIDDEN, "invalid_request_error", Some("insufficient_permissions"), message)
+    }
+
+    /// 503: what is asked for is in the database.
+    pub fn database_down(cause: &dyn std::fmt::Display) -> Self {
+        tracing::error!(%cause, "the database cannot be asked");
+        let message = "The server cannot reach its database. Please try again in a moment.";
+        Self { retry_after: Some(1), ..Self::unavailable("database_unavailable", message) }
     }
 
     /// 503.

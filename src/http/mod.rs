@@ -22,7 +22,7 @@ pub use serve::{Ended, serve};
 
 use crate::gateway::Gateway;
 use crate::registry::Catalog;
-use crate::tenants::Keys;
+use crate::tenants::Tenants;
 use crate::tenants::jwt::TokenVerifier;
 
 /// Settings of this room.
@@ -51,7 +51,7 @@ pub struct Parts {
     /// Adapters.
     pub catalog: Catalog,
     /// Callers.
-    pub keys: Arc<Keys>,
+    pub tenants: Tenants,
     /// Callers with JSON Web Tokens, where those are accepted.
     pub tokens: Option<Arc<TokenVerifier>>,
     /// Who is not ready yet.
@@ -86,8 +86,8 @@ impl Server {
         &self.0.parts.catalog
     }
 
-    fn keys(&self) -> &Keys {
-        &self.0.parts.keys
+    fn tenants(&self) -> &Tenants {
+        &self.0.parts.tenants
     }
 
     fn tokens(&self) -> Option<&TokenVerifier> {

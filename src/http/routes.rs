@@ -6,19 +6,18 @@ use axum::routing::{MethodRouter, get, post};
 use axum::{Router, extract::DefaultBodyLimit};
 use tower::ServiceBuilder;
 
-use super::auth::{require_admin, require_key};
+use super::auth::require;
 use super::error::ApiError;
 use super::{Server, adapters, health, metrics, middleware, openai, openapi};
+use crate::tenants::Scope;
 
 /// Who may call a route.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Access {
     /// Everybody: probes and machines.
     Open,
-    /// Holders of a key.
-    Key,
-    /// Holders of an admin key.
-    Admin,
+    /// Holders of a key with this scope.
+    Scope(Scope),
 }
 
 /// One route.
@@ -35,18 +34,21 @@ pub struct Route {
 /// The API. `openapi.rs` describes the same routes; a test compares the two.
 #[rustfmt::skip]
 pub fn routes() -> Vec<Route> {
-    use Access::{Admin, Key, Open};
+    use Access::Open;
+    const ADMIN: Access = Access::Scope(Scope::Admin);
+    const USE: Access = Access::Scope(Scope::Inference);
+    const LOOK: Access = Access::Scope(Scope::ReadOnly);
     let route = |method, path, access, handler| Route { method, path, access, handler };
     vec![
-        route(Method::POST, "/v1/chat/completions",     Key,   post(openai::chat)),
-        route(Method::POST, "/v1/completions",          Key,   post(openai::completions)),
-        route(Method::GET,  "/v1/models",               Key,   get(openai::list_models)),
-        route(Method::GET,  "/v1/models/{*id}",         Key,   get(openai::get_model)),
-        route(Method::POST, "/tokenize",                Key,   post(openai::tokenize)),
-        route(Method::POST, "/detokenize",              Key,   post(openai::detokenize)),
-        route(Method::POST, "/v1/load_lora_adapter",    Admin, post(adapters::load)),
-        route(Method::POST, "/v1/unload_lora_adapter",  Admin, post(adapters::unload)),
-        route(Method::GET,  "/v1/lora_adapters",        Key,   get(adapters::list)),
+        route(Method::POST, "/v1/chat/completions",     USE,   post(openai::chat)),
+        route(Method::POST, "/v1/completions",          USE,   post(openai::completions)),
+        route(Method::GET,  "/v1/models",               LOOK,  get(openai::list_models)),
+        route(Method::GET,  "/v1/models/{*id}",         LOOK,  get(openai::get_model)),
+        route(Method::POST, "/tokenize",                USE,   post(openai::tokenize)),
+        route(Method::POST, "/detokenize",              USE,   post(openai::detokenize)),
+        route(Method::POST, "/v1/load_lora_adapter",    ADMIN, post(adapters::load)),
+        route(Method::POST, "/v1/unload_lora_adapter",  ADMIN, post(adapters::unload)),
+        route(Method::GET,  "/v1/lora_adapters",        LOOK,  get(adapters::list)),
         route(Method::GET,  "/health",                  Open,  get(health::health)),
         route(Method::GET,  "/ready",                   Open,  get(health::ready)),
         route(Method::GET,  "/metrics",                 Open,  get(metrics::render)),
@@ -60,8 +62,7 @@ pub fn router(server: Server) -> Router {
     for Route { path, access, handler, .. } in routes() {
         let handler = match access {
             Access::Open => handler,
-            Access::Key => handler.route_layer(from_fn_with_state(server.clone(), require_key)),
-            Access::Admin => handler.route_layer(from_fn_with_state(server.clone(), require_admin)),
+            Access::Scope(scope) => handler.route_layer(from_fn_with_state((server.clone(), scope), require)),
         };
         router = router.route(path, handler);
     }

@@ -161,6 +161,21 @@ fn sync_parent(path: &Path) -> Result<(), StoreError> {
     Ok(())
 }
 
+/// Creates an empty file that only its owner may read, unless it is there.
+pub(super) fn create_private_file(path: &Path) -> Result<(), StoreError> {
+    if let Some(parent) = path.parent() {
+        create_private_dir(parent)?;
+    }
+    let mut options = OpenOptions::new();
+    options.create(true).append(true);
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::OpenOptionsExt;
+        options.mode(0o600);
+    }
+    options.open(path).map(drop).map_err(StoreError::io("create", path))
+}
+
 /// Creates a directory and its parents; the last one readable by its owner only, as it will hold keys.
 fn create_private_dir(path: &Path) -> Result<(), StoreError> {
     if path.is_dir() {

@@ -1,8 +1,12 @@
-//! Durable state on disk: one data directory, owned by one process, with files that are replaced whole or not at all.
-//! Knows no rules about what the files say.
+//! Durable state: one data directory, owned by one process, with files that are replaced whole or not at all, and the database.
+//! Knows no rules about what the files and tables say.
 
+mod database;
 mod dir;
+pub mod keys;
+pub mod policy;
 
+pub use database::{Database, FILE as DATABASE_FILE, Location, Transaction};
 pub use dir::{Access, DataDir, read_json, read_limited, rename_durably, write_durably};
 
 /// What went wrong with durable state.
@@ -32,6 +36,27 @@ pub enum StoreError {
         /// What is wrong with it.
         reason: String,
     },
+    /// The database refused or cannot be reached.
+    #[error("cannot {doing}: {source}")]
+    Sql {
+        /// What was being done.
+        doing: &'static str,
+        /// The cause.
+        source: sqlx::Error,
+    },
+    /// The database's tables are not those of this version.
+    #[error("cannot bring the database up to date: {0}")]
+    Migration(String),
+    /// A row holds what this version does not write.
+    #[error("the database's table {table} holds {value:?} where this version expects {expected}")]
+    Row {
+        /// The table.
+        table: &'static str,
+        /// What is there.
+        value: String,
+        /// What would be right.
+        expected: &'static str,
+    },
 }
 
 impl StoreError {
@@ -39,5 +64,15 @@ impl StoreError {
     pub fn io(doing: &'static str, path: &std::path::Path) -> impl FnOnce(std::io::Error) -> Self {
         let path = path.to_owned();
         move |source| Self::Io { doing, path, source }
+    }
+
+    /// Wraps an error of the database; for use in `map_err`.
+    pub fn sql(doing: &'static str) -> impl FnOnce(sqlx::Error) -> Self {
+        move |source| Self::Sql { doing, source }
+    }
+
+    /// Whether a row could not be written because one like it is there.
+    pub fn is_duplicate(&self) -> bool {
+        matches!(self, Self::Sql { source: sqlx::Error::Database(error), .. } if error.is_unique_violation())
     }
 }

@@ -1,19 +1,33 @@
-//! Who is calling: keys, tokens and principals. Knows nothing of HTTP headers or of what callers ask for.
+//! Who is calling, what they may use, and what it costs: keys, tokens, principals, limits, prices, the ledger. Knows nothing of
+//! HTTP headers or of what callers ask for.
 //!
 //! A key is `sk-sy-` and 43 characters of URL-safe base 64 (256 random bits). It is shown once and kept only as
-//! HMAC-SHA-256 under a random pepper that lives in a file of its own, so that neither file alone verifies guesses.
+//! HMAC-SHA-256 under a secret key that lives outside the database, so that neither alone verifies guesses.
 
+mod budget;
+mod identity;
 pub mod jwt;
-mod keys;
+mod live;
+mod policy;
+mod price;
 mod principal;
+mod secrets;
 
-pub use keys::{Keys, Opened, check_given};
+pub use budget::{Budget, Enforcement, Period};
+pub use identity::{
+    ADMIN_KEY_ID, AuthError, Identity, NewKey, check_given, ensure_admin, new_key, principal as principal_of, redacted,
+    reset_admin,
+};
+pub use live::{Opening, Tenants};
+pub use policy::{Limit, Policy, Subject};
+pub use price::{Price, PriceBook, Tokens};
 pub use principal::{CacheConsent, DEFAULT_TENANT, ModelAccess, Principal, Priority, Scope, Scopes, UnknownScope};
+pub use secrets::{Secrets, new_id, sha256_hex};
 
-/// What went wrong with keys.
+/// What went wrong with tenants and keys.
 #[derive(Debug, thiserror::Error)]
 pub enum TenantError {
-    /// State on disk.
+    /// State on disk or in the database.
     #[error(transparent)]
     Store(#[from] crate::store::StoreError),
     /// The operating system gave no random numbers.
@@ -25,4 +39,16 @@ pub enum TenantError {
     /// A key given by the operator cannot be used.
     #[error("the given admin key {0}")]
     UnusableKey(&'static str),
+    /// The secret key given by the operator cannot be used.
+    #[error("the given secret key {0}")]
+    SecretKey(&'static str),
+    /// The database was written under another secret key.
+    #[error(
+        "the database belongs to another secret key: SWITCHYARD_SECRET_KEY must be the same in all processes that share it, or \
+         the file `pepper` of the data directory where it was made must be there"
+    )]
+    ForeignDatabase,
+    /// An encrypted secret does not open.
+    #[error("a secret in the database cannot be decrypted: it was damaged or written under another secret key")]
+    Sealed,
 }

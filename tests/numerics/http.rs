@@ -12,8 +12,8 @@ use switchyard::http::{Config, Parts, Readiness, Server, router};
 use switchyard::model::native::{Device, LoadOptions, load};
 use switchyard::model::ops::Quant;
 use switchyard::registry::{Catalog, Setup};
-use switchyard::store::DataDir;
-use switchyard::tenants::Keys;
+use switchyard::store::{DataDir, Database, Location};
+use switchyard::tenants::{Opening, Tenants};
 use tempfile::TempDir;
 use tower::ServiceExt;
 
@@ -38,7 +38,9 @@ impl Served {
         let engine = start(model, EngineConfig::default()).unwrap();
         let data = TempDir::new().unwrap();
         let store = Arc::new(DataDir::open(data.path()).unwrap());
-        let keys = Keys::open(&store, Some(KEY)).unwrap().keys;
+        let database = Database::open(&Location::File(data.path().join("switchyard.db"))).await.unwrap();
+        let tenants = Tenants::open(Opening { database, data_dir: data.path(), secret_key: None }).await.unwrap();
+        tenants.ensure_admin(data.path(), Some(KEY)).await.unwrap();
         let roots = if case.adapters.exists() { vec![case.adapters.clone()] } else { Vec::new() };
         let setup = Setup { data: store, roots, reserved_names: vec![base.name.clone()], base: base.config.clone(), preparer };
         let (catalog, _) = Catalog::open(setup).await.unwrap();
@@ -55,7 +57,7 @@ impl Served {
         let server = Server::new(Parts {
             gateway,
             catalog,
-            keys: Arc::new(keys),
+            tenants,
             tokens: None,
             readiness: Readiness::default(),
             registry,

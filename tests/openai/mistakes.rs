@@ -290,7 +290,7 @@ async fn a_body_over_the_limit_is_refused_without_being_kept() {
 async fn a_client_that_sends_100_mb_over_a_socket_sees_the_413() {
     let server = Harness::new().await;
     let listening = server.listen().await;
-    let client = reqwest::Client::new();
+    let client = switchyard::outbound::client(std::time::Duration::from_secs(120)).unwrap();
     let post = client.post(format!("{}{CHAT}", listening.url)).bearer_auth(KEY).body(vec![b'x'; 100 << 20]);
     let response = post.send().await.unwrap();
     assert_eq!(response.status().as_u16(), 413);

@@ -191,7 +191,10 @@ async fn a_client_that_leaves_gives_its_blocks_back() {
 async fn a_client_that_leaves_before_a_whole_answer_gives_its_blocks_back() {
     let (server, mut steps) = stepwise().await;
     let listening = server.listen().await;
-    let post = reqwest::Client::new().post(format!("{}{CHAT}", listening.url)).bearer_auth(KEY);
+    let post = switchyard::outbound::client(std::time::Duration::from_secs(120))
+        .unwrap()
+        .post(format!("{}{CHAT}", listening.url))
+        .bearer_auth(KEY);
     let answer = tokio::spawn(post.body(merged(chat_body(), &json!({"max_tokens": 3000})).to_string()).send());
     steps.run(5).await;
     answer.abort();

@@ -21,9 +21,9 @@ use switchyard::model::config::LinearSite;
 use switchyard::model::tokenizer::Tokenizer;
 use switchyard::model::{AdapterPreparer, Chunk, Logits, Model, ModelConfig, ModelError};
 use switchyard::registry::{Catalog, Setup};
-use switchyard::store::DataDir;
-use switchyard::tenants::Keys;
+use switchyard::store::{DataDir, Database, Location};
 use switchyard::tenants::jwt::TokenVerifier;
+use switchyard::tenants::{Opening, Tenants};
 use tempfile::TempDir;
 use tower::ServiceExt;
 
@@ -127,7 +127,9 @@ impl Harness {
         let engine = start(model, options.engine).unwrap();
         let (root, data) = (TempDir::new().unwrap(), TempDir::new().unwrap());
         let store = Arc::new(DataDir::open(data.path()).unwrap());
-        let keys = Keys::open(&store, Some(KEY)).unwrap().keys;
+        let database = Database::open(&Location::File(data.path().join("switchyard.db"))).await.unwrap();
+        let tenants = Tenants::open(Opening { database, data_dir: data.path(), secret_key: None }).await.unwrap();
+        tenants.ensure_admin(data.path(), Some(KEY)).await.unwrap();
         let setup = Setup {
             data: store,
             roots: vec![root.path().to_owned()],
@@ -144,7 +146,7 @@ impl Harness {
         let server = Server::new(Parts {
             gateway,
             catalog,
-            keys: Arc::new(keys),
+            tenants,
             tokens: options.tokens.map(Arc::new),
             readiness: readiness.clone(),
             registry,

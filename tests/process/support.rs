@@ -199,5 +199,5 @@ impl Drop for Server {
 }
 
 pub fn client() -> reqwest::Client {
-    reqwest::Client::builder().timeout(Duration::from_secs(120)).build().unwrap()
+    switchyard::outbound::client(Duration::from_secs(120)).unwrap()
 }

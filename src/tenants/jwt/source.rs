@@ -15,6 +15,8 @@ use crate::store;
 
 /// Largest key set, bytes. Sets of large issuers have some ten keys of 1 to 2 KB with their certificates.
 const MAX_BYTES: usize = 512 * 1024;
+/// Time that an issuer has to send its keys.
+const TIMEOUT: Duration = Duration::from_secs(5);
 /// An unknown key id makes an address be asked again at most this often: ids are free to invent.
 const LEAST_GAP: Duration = Duration::from_secs(10);
 /// A file is looked at this often, and at an unknown key id at most this often.
@@ -81,7 +83,7 @@ impl KeySource {
         let (place, interval) = match from {
             KeysFrom::File(path) => (Place::File(path.clone()), FILE_INTERVAL),
             KeysFrom::Url(address) => {
-                let caller = Caller::new(address.clone()).map_err(|error| error.to_string())?;
+                let caller = Caller::new(address.clone(), TIMEOUT).map_err(|error| error.to_string())?;
                 (Place::Url(caller), refresh)
             }
         };

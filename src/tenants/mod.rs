@@ -21,7 +21,7 @@ pub use identity::{
 pub use live::{Opening, Tenants};
 pub use policy::{Limit, Policy, Subject};
 pub use price::{Price, PriceBook, Tokens};
-pub use principal::{CacheConsent, DEFAULT_TENANT, ModelAccess, Principal, Priority, Scope, Scopes, UnknownScope};
+pub use principal::{CacheConsent, DEFAULT_TENANT, ModelAccess, Principal, Priority, Reach, Scope, Scopes, UnknownScope};
 pub use secrets::{Secrets, new_id, sha256_hex};
 
 /// What went wrong with tenants and keys.

@@ -2,28 +2,31 @@
 //! run for long, and takes them down in order when one ends or a signal comes. Knows no rule of any room.
 
 pub(crate) mod announce;
+mod backend;
 pub(crate) mod base;
 mod device;
 mod hub;
 pub(crate) mod memory;
 
+pub(crate) use backend::{load_base, load_options};
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use anyhow::{Context, anyhow};
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 
-use crate::config::{Config, KvMemory, Location, Quant, Secret};
-use crate::engine::{self, EngineConfig, EngineHandle, Health, PrefixCache};
+use crate::backends::{Backend, Health};
+use crate::config::{BackendKind, Config, Location, Secret};
 use crate::gateway::{self, Gateway};
 use crate::http::{self, Ended, Readiness, Server};
-use crate::model::loader::{Checkpoint, DType};
-use crate::model::{BLOCK_TOKENS, Model, ModelConfig, native, ops};
+use crate::model::BLOCK_TOKENS;
 use crate::registry::{Catalog, IfLoaded, LoadRequest, LoadedBy, Setup};
 use crate::store::{DataDir, Database};
-use crate::tenants::{Opening, Tenants};
+use crate::tenants::jwt::TokenVerifier;
+use crate::tenants::{Office, Opening, Tenants};
 
 /// Time for the last events of answers that were cut off to reach their clients.
 const LAST_WORDS: Duration = Duration::from_millis(200);
@@ -34,7 +37,9 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
     // The cheap things that can fail come first, so that a taken port is reported before a large base is read.
     let data = Arc::new(DataDir::open(&config.data_dir)?);
     let listener = bind(&config).await?;
-    let tenants = open_tenants(&config.database, data.path(), config.secret_key.as_ref()).await?;
+    let office = open_office(&config.database, data.path(), config.secret_key.as_ref()).await?;
+    let (tenants, _reached) = Tenants::open(Opening { office, data_dir: data.path(), sync: config.ledger_sync }).await?;
+    let tokens = token_verifier(&config, &tenants).await?;
     let built = tokio::select! {
         built = build(&config, &data) => built?,
         signal = signals.next() => {
@@ -52,6 +57,7 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
         gateway: built.gateway,
         catalog: built.catalog.clone(),
         tenants: tenants.clone(),
+        tokens,
         readiness: readiness.clone(),
         registry: built.metrics,
         config: http::Config { body_limit: config.max_body_bytes, ..http::Config::default() },
@@ -65,10 +71,11 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
     };
     let mut serving = tokio::spawn(http::serve(listener, server, stopped, config.drain_deadline));
     drop(starting);
-    let facts = built.engine.facts();
+    let facts = built.backend.facts();
     announce::Announcement {
         address,
         base: &built.base_name,
+        without_model: (config.backend == BackendKind::Null).then_some(config.null.delay),
         has_chat_template: built.has_chat_template,
         architecture: format!("{:?}", facts.model.architecture).to_lowercase(),
         weight_bytes: facts.weight_bytes as u64,
@@ -81,7 +88,7 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
     }
     .print();
 
-    let mut health = built.engine.health();
+    let mut health = built.backend.health();
     let outcome = tokio::select! {
         signal = signals.next() => {
             tracing::info!(signal, deadline_s = config.drain_deadline.as_secs_f64(), "draining");
@@ -91,7 +98,7 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
         _ = health.wait_for(Health::is_over) => Err(anyhow!("the engine ended by itself")),
     };
     if let Err(error) = &outcome {
-        let health = built.engine.health().borrow().clone();
+        let health = built.backend.health().borrow().clone();
         tracing::error!(%error, ?health, "stopping");
     }
     let _not_ready = readiness.latch("shutdown");
@@ -113,7 +120,7 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
         }
     }
     // Whatever still runs has had its time.
-    built.engine.shutdown(Duration::ZERO).await;
+    built.backend.shutdown(Duration::ZERO).await;
     if cut_off {
         tracing::warn!("the end of the drain cut answers off");
         tokio::time::sleep(LAST_WORDS).await;
@@ -121,16 +128,16 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
     outcome
 }
 
-/// Opens the database and reads what servers keep of it in memory.
-pub(crate) async fn open_tenants(database: &Location, data_dir: &Path, secret_key: Option<&Secret>) -> anyhow::Result<Tenants> {
+/// Opens the database.
+pub(crate) async fn open_office(database: &Location, data_dir: &Path, secret_key: Option<&Secret>) -> anyhow::Result<Office> {
     let database = Database::open(database).await.context("the database (--database)")?;
-    Ok(Tenants::open(Opening { database, data_dir, secret_key: secret_key.map(|key| key.0.as_str()) }).await?)
+    Ok(Office::open(database, data_dir, secret_key.map(|key| key.0.as_str())).await?)
 }
 
 struct Built {
     base_name: String,
     has_chat_template: bool,
-    engine: EngineHandle,
+    backend: Backend,
     catalog: Catalog,
     gateway: Gateway,
     metrics: prometheus::Registry,
@@ -142,15 +149,15 @@ async fn bind(config: &Config) -> anyhow::Result<TcpListener> {
 
 async fn build(config: &Config, data: &Arc<DataDir>) -> anyhow::Result<Built> {
     let for_loading = config.clone();
-    let loaded = tokio::task::spawn_blocking(move || load(&for_loading)).await.context("loading the base")??;
-    let engine = loaded.engine;
+    let loaded = tokio::task::spawn_blocking(move || backend::start(&for_loading)).await.context("loading the base")??;
+    let backend = loaded.backend;
     let reserved_names = vec![loaded.base.name.clone()];
     let (catalog, skipped) = Catalog::open(Setup {
         data: Arc::clone(data),
         roots: adapter_roots(config)?,
         reserved_names,
-        base: engine.facts().model.clone(),
-        preparer: engine.adapter_preparer(),
+        base: backend.facts().model.clone(),
+        preparer: backend.adapter_preparer(),
     })
     .await?;
     for adapter in skipped {
@@ -171,8 +178,15 @@ async fn build(config: &Config, data: &Arc<DataDir>) -> anyhow::Result<Built> {
     let base_name = loaded.base.name.clone();
     let has_chat_template = loaded.base.chat_template.is_some();
     let counters = gateway::Metrics::new(&metrics).context("metrics")?;
-    let gateway = Gateway::new(loaded.base, engine.clone(), catalog.clone(), counters);
-    Ok(Built { base_name, has_chat_template, engine, catalog, gateway, metrics })
+    let gateway = Gateway::new(loaded.base, backend.clone(), catalog.clone(), counters);
+    Ok(Built { base_name, has_chat_template, backend, catalog, gateway, metrics })
+}
+
+async fn token_verifier(config: &Config, tenants: &Tenants) -> anyhow::Result<Option<Arc<TokenVerifier>>> {
+    let Some(settings) = config.jwt.clone() else { return Ok(None) };
+    let tenants = tenants.clone();
+    let active = Arc::new(move |tenant: &str| tenants.policy().is_active(tenant));
+    Ok(Some(Arc::new(TokenVerifier::start(settings, active).await?)))
 }
 
 async fn put_into_service(catalog: &Catalog, name: &str, path: PathBuf) -> anyhow::Result<()> {
@@ -187,76 +201,6 @@ async fn put_into_service(catalog: &Catalog, name: &str, path: PathBuf) -> anyho
         catalog.load(request).await.with_context(|| format!("cannot serve the adapter {name} from {}", path.display()))?;
     tracing::info!(adapter = %loaded.name, version = loaded.number, id = %loaded.id.short(), "adapter in service");
     Ok(())
-}
-
-struct Loaded {
-    base: gateway::Base,
-    engine: EngineHandle,
-}
-
-/// A base that is ready to compute.
-pub(crate) struct LoadedBase {
-    pub(crate) name: String,
-    pub(crate) checkpoint: Checkpoint,
-    pub(crate) model: Box<dyn Model>,
-    pub(crate) device: native::Device,
-}
-
-/// Reads and packs the base. Blocks for as long as that takes.
-pub(crate) fn load_base(config: &Config) -> anyhow::Result<LoadedBase> {
-    let base::Base { name, checkpoint } = base::open(config)?;
-    let options = load_options(config, &checkpoint.config);
-    let device = options.device;
-    let model =
-        native::load(&checkpoint.config, &checkpoint.tensors, options).with_context(|| format!("cannot load the base {name}"))?;
-    Ok(LoadedBase { name, checkpoint, model, device })
-}
-
-/// How the configuration wants a base to be kept and computed.
-pub(crate) fn load_options(config: &Config, model: &ModelConfig) -> native::LoadOptions {
-    let device = device::choose(config.device, model);
-    native::LoadOptions { quant: quant(config.quant), threads: config.threads, device }
-}
-
-/// Loads the base and starts the engine with it.
-fn load(config: &Config) -> anyhow::Result<Loaded> {
-    let LoadedBase { name, checkpoint, model, device } = load_base(config)?;
-    let bytes = memory::kv_bytes(config.kv_memory, device);
-    let kv_blocks =
-        memory::kv_blocks(bytes, model.config(), model.kv_block_bytes(), config.max_sequences).map_err(|text| anyhow!(text))?;
-    if config.kv_memory == KvMemory::Auto {
-        let tokens = kv_blocks * BLOCK_TOKENS;
-        tracing::debug!(tokens, ?device, "keys and values sized automatically");
-    }
-    let engine = engine::start(
-        model,
-        EngineConfig {
-            kv_blocks,
-            max_batch_tokens: config.max_batch_tokens,
-            max_sequences: config.max_sequences,
-            queue_capacity: config.queue_capacity,
-            prefix_cache: if config.prefix_cache { PrefixCache::On } else { PrefixCache::Off },
-        },
-    )?;
-    let created = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-    let base = gateway::Base {
-        name,
-        tokenizer: checkpoint.tokenizer,
-        chat_template: checkpoint.chat_template,
-        end_tokens: checkpoint.generation.eos,
-        created,
-    };
-    Ok(Loaded { base, engine })
-}
-
-fn quant(quant: Quant) -> ops::Quant {
-    match quant {
-        Quant::Auto => ops::Quant::Auto,
-        Quant::None => ops::Quant::None,
-        Quant::Q8_0 => ops::Quant::To(DType::Q8_0),
-        Quant::Q6K => ops::Quant::To(DType::Q6K),
-        Quant::Q4K => ops::Quant::To(DType::Q4K),
-    }
 }
 
 /// The roots in force; the one in the data directory is made where it is used.

@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 use std::io::Write;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::time::Duration;
 
 use super::memory::human;
 use crate::config::API_KEY_VARIABLE;
@@ -11,6 +12,8 @@ use crate::config::API_KEY_VARIABLE;
 pub(super) struct Announcement<'a> {
     pub(super) address: SocketAddr,
     pub(super) base: &'a str,
+    /// The null backend's delay, where it answers.
+    pub(super) without_model: Option<Duration>,
     pub(super) has_chat_template: bool,
     pub(super) architecture: String,
     pub(super) weight_bytes: u64,
@@ -42,6 +45,9 @@ impl Announcement<'_> {
         writeln!(text, "switchyard {} serves on {url}\n", env!("CARGO_PKG_VERSION"))?;
         let weights = human(self.weight_bytes);
         writeln!(text, "  base      {} ({}, {weights} of weights, context {})", self.base, self.architecture, self.context)?;
+        if let Some(delay) = self.without_model {
+            writeln!(text, "  backend   null: no model; words after {delay:?}")?;
+        }
         let adapters = if self.adapters.is_empty() { "none".to_owned() } else { self.adapters.join(", ") };
         writeln!(text, "  adapters  {adapters}")?;
         let kv = human(self.kv_bytes);
@@ -115,6 +121,7 @@ mod tests {
         Announcement {
             address: "0.0.0.0:8080".parse().unwrap(),
             base: "tiny",
+            without_model: None,
             has_chat_template: true,
             architecture: "llama".to_owned(),
             weight_bytes: 10 << 20,

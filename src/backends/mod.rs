@@ -1,6 +1,140 @@
-//! What generates: the seam between the gateway and the engine. There is one backend, the native engine; a trait comes with
-//! the second. Knows neither prompts as text nor adapters' names.
+//! What generates: the seam between the gateway and the engine. Knows neither prompts as text nor adapters' names.
+//!
+//! Two backends: the native engine, and one without a model ([`null`]) for measuring everything around it.
+
+pub mod null;
+
+use std::future::poll_fn;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use tokio::sync::watch;
 
 pub use crate::engine::request::{Event, Finish, Request, Sampling, TokenLogprob};
-pub use crate::engine::{EngineHandle, Generation, Health, Places, Stats, SubmitError};
+pub use crate::engine::{Effort, EngineFacts, EngineHandle, Health, Stats, SubmitError};
 pub use crate::model::lora::PreparedAdapter;
+pub use null::NullBackend;
+
+use crate::engine;
+use crate::model::AdapterPreparer;
+
+/// What generates. Clones are the same backend.
+#[derive(Debug, Clone)]
+pub enum Backend {
+    /// The engine, with a model.
+    Native(EngineHandle),
+    /// No model: words after a fixed delay.
+    Null(NullBackend),
+}
+
+impl Backend {
+    /// Takes `count` places in the queue, all or none, for requests that belong together.
+    pub fn reserve(&self, count: usize, within: usize) -> Result<Places, SubmitError> {
+        match self {
+            Self::Native(engine) => engine.reserve(count, within).map(Places::Native),
+            Self::Null(null) => null.reserve(count, within).map(Places::Null),
+        }
+    }
+
+    /// Hands a request in at one of the reserved places; without any left, at a new one. Never blocks.
+    pub fn submit_at(&self, places: &mut Places, request: Request) -> Result<Generation, SubmitError> {
+        match (self, places) {
+            (Self::Native(engine), Places::Native(places)) => engine.submit_at(places, request).map(Generation::Native),
+            (Self::Null(null), Places::Null(places)) => null.submit_at(places, request).map(Generation::Null),
+            // Places of another backend are worth nothing here.
+            (backend, places) => {
+                *places = backend.reserve(1, usize::MAX)?;
+                backend.submit_at(places, request)
+            }
+        }
+    }
+
+    /// Numbers of this moment.
+    pub fn stats(&self) -> Stats {
+        match self {
+            Self::Native(engine) => engine.stats(),
+            Self::Null(null) => null.stats(),
+        }
+    }
+
+    /// What is fixed for the backend's life.
+    pub fn facts(&self) -> &EngineFacts {
+        match self {
+            Self::Native(engine) => engine.facts(),
+            Self::Null(null) => null.facts(),
+        }
+    }
+
+    /// What prepares adapters; to be called where blocking is allowed.
+    pub fn adapter_preparer(&self) -> Arc<dyn AdapterPreparer> {
+        match self {
+            Self::Native(engine) => engine.adapter_preparer(),
+            Self::Null(_) => Arc::new(null::NoPacking),
+        }
+    }
+
+    /// How the backend is, to be watched.
+    pub fn health(&self) -> watch::Receiver<Health> {
+        match self {
+            Self::Native(engine) => engine.health(),
+            Self::Null(null) => null.health(),
+        }
+    }
+
+    /// Stops taking requests, lets accepted ones finish until the deadline, fails the rest, waits for the end.
+    pub async fn shutdown(&self, deadline: Duration) {
+        match self {
+            Self::Native(engine) => engine.shutdown(deadline).await,
+            Self::Null(null) => null.shutdown(deadline).await,
+        }
+    }
+}
+
+impl From<EngineHandle> for Backend {
+    fn from(engine: EngineHandle) -> Self {
+        Self::Native(engine)
+    }
+}
+
+/// Reserved places in the queue; those that are not used are given back when this is dropped.
+#[derive(Debug)]
+pub enum Places {
+    /// Of the engine.
+    Native(engine::Places),
+    /// Of the null backend.
+    Null(null::Places),
+}
+
+/// The events of one request. Dropping it cancels the request.
+#[derive(Debug)]
+pub enum Generation {
+    /// The engine's.
+    Native(engine::Generation),
+    /// The null backend's.
+    Null(null::Generation),
+}
+
+impl Generation {
+    /// The next event; `None` after the last one. Cancel safe.
+    pub async fn next(&mut self) -> Option<Event> {
+        poll_fn(|context| self.poll_next(context)).await
+    }
+
+    /// The next event, if it is there; `None` after the last one.
+    pub fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Option<Event>> {
+        match self {
+            Self::Native(generation) => generation.poll_next(context),
+            Self::Null(generation) => generation.poll_next(context),
+        }
+    }
+
+    /// What the request has cost so far; its cached tokens are known from the first event on.
+    pub fn effort(&self) -> Effort {
+        match self {
+            Self::Native(generation) => generation.effort(),
+            // Nothing is computed, nothing is held.
+            Self::Null(_) => Effort::default(),
+        }
+    }
+}

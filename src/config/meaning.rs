@@ -6,12 +6,15 @@ use std::time::Duration;
 
 use super::raw::{Given, Origin, Raw, Typed};
 use super::settings::{ADMIN_KEY_VARIABLE, SECRET_KEY_VARIABLE};
-use super::{Config, Device, HubModel, KvMemory, Location, ModelSource, Problems, Quant, Secret, StateConfig, locate};
+use super::{
+    BackendKind, Config, Device, HubModel, KvMemory, Location, ModelSource, NullConfig, Problems, Quant, Secret, StateConfig,
+    Sync, locate,
+};
 use crate::telemetry::{LogConfig, LogFormat};
 use crate::{registry, tenants};
 
-struct Reader<'given> {
-    raw: Raw,
+pub(super) struct Reader<'given> {
+    pub(super) raw: Raw,
     given: &'given Given,
 }
 
@@ -65,12 +68,27 @@ impl Reader<'_> {
         }
         let queue_capacity = self.value("queue_capacity", 1024, |text| within(text, 1, 1 << 20));
         let prefix_cache = self.value("prefix_cache", true, switch);
+        let backend = self.value("backend", BackendKind::Native, |text| match text {
+            "native" => Ok(BackendKind::Native),
+            "null" => Ok(BackendKind::Null),
+            _ => Err("native or null is right".to_owned()),
+        });
+        let null = self.null();
         let max_body_bytes = self.value("max_body_bytes", 8 << 20, |text| {
             let limit = bytes(text)?;
             usize::try_from(limit).ok().filter(|limit| *limit >= 1024).ok_or_else(|| "at least 1024 bytes are right".to_owned())
         });
-        let drain_deadline = self.value("drain_deadline", Duration::from_secs(30), seconds);
+        let drain_deadline = self.value("drain_deadline", Duration::from_secs(30), duration);
         let log = self.log();
+        // Before the admin key is taken: it looks at it.
+        let jwt = self.jwt();
+        let ledger_sync = self.value("ledger_sync", Sync::Group, |text| match text {
+            "group" => Ok(Sync::Group),
+            "wait" => Ok(Sync::Wait),
+            "never" => Ok(Sync::Never),
+            _ => Err("group, wait or never is right".to_owned()),
+        });
+        let default_max_tokens = self.value("default_max_tokens", 2048, |text| within(text, 1, 1 << 24));
         let (admin_key, secret_key) = (self.admin_key(), self.secret_key());
         let database = data_dir.as_deref().and_then(|dir| self.database(dir));
         let hub = match locate::hub(&self.given.variables) {
@@ -96,10 +114,15 @@ impl Reader<'_> {
             max_sequences: max_sequences?,
             queue_capacity: queue_capacity?,
             prefix_cache: prefix_cache?,
+            backend: backend?,
+            null: null?,
             max_body_bytes: max_body_bytes?,
             drain_deadline: drain_deadline?,
+            jwt: jwt?,
             log: log?,
             database: database?,
+            ledger_sync: ledger_sync?,
+            default_max_tokens: default_max_tokens?,
             admin_key,
             secret_key,
         };
@@ -117,6 +140,13 @@ impl Reader<'_> {
             let origin = self.origin_of([setting]);
             problems.into_iter().for_each(|text| self.raw.problem(&origin, format!("{setting}: {text}")));
         }
+    }
+
+    fn null(&mut self) -> Option<NullConfig> {
+        let delay = self.value("null_delay", Duration::from_millis(5), duration);
+        let token_gap = self.value("null_token_gap", Duration::ZERO, duration);
+        let tokens = self.value("null_tokens", 16, |text| within(text, 1, 1 << 20));
+        Some(NullConfig { delay: delay?, token_gap: token_gap?, tokens: tokens? })
     }
 
     fn log(&mut self) -> Option<LogConfig> {
@@ -167,12 +197,12 @@ impl Reader<'_> {
     }
 
     /// A setting with one value.
-    fn value<T>(&mut self, key: &str, default: T, read: impl Fn(&str) -> Result<T, String>) -> Option<T> {
+    pub(super) fn value<T>(&mut self, key: &str, default: T, read: impl Fn(&str) -> Result<T, String>) -> Option<T> {
         self.optional(key, read).map(|value| value.unwrap_or(default))
     }
 
     /// `Some(None)` where nothing was typed, `None` where it cannot be understood.
-    fn optional<T>(&mut self, key: &str, read: impl Fn(&str) -> Result<T, String>) -> Option<Option<T>> {
+    pub(super) fn optional<T>(&mut self, key: &str, read: impl Fn(&str) -> Result<T, String>) -> Option<Option<T>> {
         let Some(typed) = self.raw.typed.get(key) else { return Some(None) };
         let text = typed.values.first().map_or("", String::as_str);
         match read(text) {
@@ -186,12 +216,12 @@ impl Reader<'_> {
     }
 
     /// The first of these settings that was typed.
-    fn origin_of<const N: usize>(&self, keys: [&str; N]) -> Origin {
+    pub(super) fn origin_of<const N: usize>(&self, keys: [&str; N]) -> Origin {
         keys.into_iter().find_map(|key| self.raw.typed.get(key)).map_or(Origin::Default, |typed| typed.origin.clone())
     }
 
     /// Paths of the file are relative to it, all others to the current directory.
-    fn path(&self, typed: &Typed, text: &str) -> PathBuf {
+    pub(super) fn path(&self, typed: &Typed, text: &str) -> PathBuf {
         let path = Path::new(text);
         match (&typed.origin, &self.raw.file_dir) {
             (Origin::File(..), Some(dir)) => dir.join(path),
@@ -341,7 +371,7 @@ fn address(text: &str) -> Result<SocketAddr, String> {
     text.parse().map_err(|_| "an address with a port is right, like 127.0.0.1:8080 or [::]:8080".to_owned())
 }
 
-fn switch(text: &str) -> Result<bool, String> {
+pub(super) fn switch(text: &str) -> Result<bool, String> {
     match text {
         "on" | "true" => Ok(true),
         "off" | "false" => Ok(false),
@@ -354,9 +384,19 @@ fn within(text: &str, least: usize, most: usize) -> Result<usize, String> {
     number.ok_or_else(|| format!("a whole number from {least} to {most} is right"))
 }
 
-fn seconds(text: &str) -> Result<Duration, String> {
-    let number = text.strip_suffix('s').unwrap_or(text).parse::<f64>().ok().filter(|number| (0.0..=86_400.0).contains(number));
-    number.map(Duration::from_secs_f64).ok_or_else(|| "seconds from 0 to 86400 are right".to_owned())
+/// `30`, `1.5s`, `5ms`, `250us`; at most a day.
+pub(super) fn duration(text: &str) -> Result<Duration, String> {
+    let digits = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let per_second = match unit.trim() {
+        "" | "s" => Some(1.0),
+        "ms" => Some(1e3),
+        "us" | "µs" => Some(1e6),
+        _ => None,
+    };
+    let seconds = number.parse::<f64>().ok().zip(per_second).map(|(number, per_second)| number / per_second);
+    let seconds = seconds.filter(|seconds| (0.0..=86_400.0).contains(seconds));
+    seconds.map(Duration::from_secs_f64).ok_or_else(|| "a time from 0 to 86400 seconds is right, like 30, 1.5s or 5ms".to_owned())
 }
 
 /// `1048576`, `512MiB`, `4GB`, `1.5 GiB`.

@@ -8,12 +8,14 @@ mod raw;
 mod settings;
 #[cfg(test)]
 mod tests;
+mod tokens;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 pub use crate::store::Location;
+pub use crate::tenants::Sync;
 pub use locate::{Bundle, bundle};
 pub use raw::{Given, Origin, Problem};
 pub use settings::{API_KEY_VARIABLE, Arity, SETTINGS, Setting};
@@ -85,6 +87,26 @@ pub enum Device {
     Cuda(usize),
 }
 
+/// What generates.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BackendKind {
+    /// The base.
+    Native,
+    /// Nothing: words after a delay, to measure what is around a model.
+    Null,
+}
+
+/// When the null backend's tokens come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NullConfig {
+    /// From a request's submission to its first token.
+    pub delay: Duration,
+    /// From each token to the next.
+    pub token_gap: Duration,
+    /// Tokens of an answer whose request leaves the length open.
+    pub tokens: usize,
+}
+
 /// Memory for keys and values.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum KvMemory {
@@ -137,14 +159,24 @@ pub struct Config {
     pub queue_capacity: usize,
     /// Reuse of prompts that begin alike.
     pub prefix_cache: bool,
+    /// What generates.
+    pub backend: BackendKind,
+    /// When it is the null backend.
+    pub null: NullConfig,
     /// Largest request body, bytes.
     pub max_body_bytes: usize,
     /// Time for running answers after a signal.
     pub drain_deadline: Duration,
+    /// JSON Web Tokens, where they are accepted.
+    pub jwt: Option<crate::tenants::jwt::Settings>,
     /// Logging.
     pub log: crate::telemetry::LogConfig,
     /// Tenants, keys and the ledger.
     pub database: Location,
+    /// When rows of the ledger are put on the disk.
+    pub ledger_sync: Sync,
+    /// Most tokens of an answer whose request does not say.
+    pub default_max_tokens: usize,
     /// Admin key given by the operator.
     pub admin_key: Option<Secret>,
     /// Secret key given by the operator.

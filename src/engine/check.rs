@@ -28,8 +28,8 @@ pub(super) fn settings(config: &EngineConfig, model: &ModelConfig) -> Result<usi
     Ok(model.context_length.min(config.kv_blocks.saturating_mul(BLOCK_TOKENS)))
 }
 
-/// Checks one request.
-pub(super) fn request(request: &Request, model: &ModelConfig, max_context: usize) -> Result<(), SubmitError> {
+/// Checks one request against the base's shape and the longest history that fits.
+pub fn request(request: &Request, model: &ModelConfig, max_context: usize) -> Result<(), SubmitError> {
     let prompt = &request.prompt;
     if prompt.is_empty() {
         return Err(invalid("prompt", "is empty; at least one token is needed".to_owned()));

@@ -1,6 +1,7 @@
 //! The request journey, written once and free of HTTP: render, resolve, submit, stream. Knows neither wire formats nor how the
 //! engine schedules.
 
+mod account;
 mod answer;
 mod assemble;
 mod error;
@@ -12,6 +13,7 @@ mod stop;
 mod types;
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use rand::RngCore;
 use tokio::sync::watch;
@@ -24,15 +26,18 @@ pub use metrics::Metrics;
 pub use prompt::Rendered;
 pub use stop::StopText;
 pub use types::{
-    Echo, EndOfText, EndToken, FinishReason, GenerationRequest, Message, Piece, Prompt, Role, Sampling, Served, SpecialTokens,
+    Caching, Echo, EndOfText, EndToken, FinishReason, GenerationRequest, Message, Origin, Piece, Prompt, Role, Sampling, Served, SpecialTokens,
     Stops, Turn, Usage,
 };
 
+use account::Account;
 use feed::{Reporter, Source};
+use metrics::Stage;
 
-use crate::backends::{EngineHandle, Request, SubmitError};
+use crate::backends::{Backend, Request, SubmitError};
 use crate::model::chat_template::ChatTemplate;
 use crate::model::tokenizer::{Position, Tokenizer};
+use crate::tenants::{Ask, CacheUse, NotAdmitted, Principal, Priority, Tenants};
 use crate::registry::{Catalog, Lease, RegistryError};
 
 /// Most log-probabilities of prompt tokens in one request, alternatives and all answers counted: about 100 MB on their way.
@@ -58,15 +63,34 @@ pub struct Gateway(Arc<Inner>);
 
 struct Inner {
     base: Base,
-    engine: EngineHandle,
+    backend: Backend,
     catalog: Catalog,
+    tenants: Tenants,
     metrics: Metrics,
+    default_max_tokens: usize,
+}
+
+/// What a gateway is made of.
+pub struct Parts {
+    /// The base model.
+    pub base: Base,
+    /// What generates.
+    pub backend: Backend,
+    /// Adapters.
+    pub catalog: Catalog,
+    /// Who pays, and what is allowed.
+    pub tenants: Tenants,
+    /// Counters.
+    pub metrics: Metrics,
+    /// Most tokens of an answer whose request does not say.
+    pub default_max_tokens: usize,
 }
 
 impl Gateway {
     /// Wires a gateway.
-    pub fn new(base: Base, engine: EngineHandle, catalog: Catalog, metrics: Metrics) -> Self {
-        Self(Arc::new(Inner { base, engine, catalog, metrics }))
+    pub fn new(parts: Parts) -> Self {
+        let Parts { base, backend, catalog, tenants, metrics, default_max_tokens } = parts;
+        Self(Arc::new(Inner { base, backend, catalog, tenants, metrics, default_max_tokens }))
     }
 
     /// The base model.
@@ -76,47 +100,72 @@ impl Gateway {
 
     /// What the engine is doing.
     pub fn engine_stats(&self) -> Stats {
-        self.0.engine.stats()
+        self.0.backend.stats()
     }
 
     /// Whether the engine is well.
     pub fn health(&self) -> Health {
-        self.0.engine.health().borrow().clone()
+        self.0.backend.health().borrow().clone()
     }
 
     /// Tokens of prompt and answer together.
     pub fn context_length(&self) -> usize {
-        self.0.engine.facts().max_context
+        self.0.backend.facts().max_context
     }
 
     /// Token ids are below this.
     pub fn vocab_size(&self) -> usize {
-        self.0.engine.facts().model.vocab_size
+        self.0.backend.facts().model.vocab_size
     }
 
-    /// Most sequences (answers to all prompts) of a request: more never fit into the engine's queue.
+    /// Most sequences (answers to all prompts) of a request: more never fit into the queue's part that everybody may fill.
     pub fn most_sequences(&self) -> usize {
-        self.0.engine.facts().config.queue_capacity
+        let all = self.0.backend.facts().config.queue_capacity;
+        all - all / 16
     }
 
     /// Begins to answer. The answer is cancelled when it is dropped.
     pub async fn generate(&self, request: GenerationRequest) -> Result<Answer, GatewayError> {
         let inner = &self.0;
         // Cheap, and before any work for somebody who has to come back with another name.
-        self.check_model(&request.model)?;
+        let model = self.permitted(&request.caller, &request.model)?;
         let position = text_position(&request.prompts);
+        let rendering = Instant::now();
         let rendered = self.render_all(request.prompts, request.echo).await?;
+        inner.metrics.stage(Stage::Render, rendering.elapsed());
         let mut lengths = Vec::with_capacity(rendered.len());
         for prompt in &rendered {
-            lengths.push(answer_length(self.context_length(), prompt.tokens.len(), request.max_tokens)?);
+            let asked = request.max_tokens;
+            let room = answer_length(self.context_length(), prompt.tokens.len(), asked)?;
+            lengths.push(if asked.is_none() { room.min(inner.default_max_tokens) } else { room });
         }
         let prompt_logprobs = if request.echo == Echo::PromptAndAnswer { request.logprobs } else { None };
         if let Some(top) = prompt_logprobs {
             check_prompt_logprobs(rendered.iter().map(|prompt| prompt.tokens.len()).sum(), request.n, top)?;
         }
-        // All places or none, and before anything is read from disk for it.
-        let mut places = inner.engine.reserve(rendered.len().saturating_mul(request.n)).map_err(refused)?;
+        // All places or none, and before anything is read from disk for it. What waits is asked first: a refusal here leaves the
+        // caller's limits as they are.
+        let places = inner.backend.reserve(rendered.len().saturating_mul(request.n), self.queue_share(request.caller.priority));
+        let mut places = places.map_err(refused)?;
+        let admitting = Instant::now();
+        let ticket = inner.tenants.admit(Ask {
+            caller: &request.caller,
+            model: &model,
+            input: rendered.iter().map(|prompt| prompt.tokens.len() as u64).sum(),
+            most_output: lengths.iter().map(|length| (*length as u64).saturating_mul(request.n as u64)).sum(),
+        })?;
+        inner.metrics.stage(Stage::Admit, admitting.elapsed());
         let (served, lease) = self.resolve(&request.model).await?;
+        let account = Account::open(account::Opening {
+            tenants: inner.tenants.clone(),
+            metrics: inner.metrics.clone(),
+            caller: Arc::clone(&request.caller),
+            origin: request.origin,
+            model: request.model,
+            version: served.version.clone(),
+            cache: CacheUse::Bypass,
+            ticket,
+        });
         let adapter = lease.as_ref().map(|lease| Arc::clone(&lease.adapter));
         let seed = request.seed.unwrap_or_else(|| rand::rng().next_u64());
         let mut end_tokens = request.stops.tokens.clone();
@@ -136,8 +185,8 @@ impl Gateway {
                 end_tokens: Arc::clone(&end_tokens),
                 stops: request.stops,
             },
+            account,
             inner.base.tokenizer.clone(),
-            inner.metrics.clone(),
         );
         for (prompt, max_tokens) in rendered.into_iter().zip(lengths) {
             let Rendered { tokens, text } = prompt;
@@ -157,11 +206,29 @@ impl Gateway {
                     logprobs: request.logprobs,
                     prompt_logprobs: prompt_logprobs.filter(|_| matches!(source, Source::Own(_))),
                 };
-                answer.add_sequence(inner.engine.submit_at(&mut places, request).map_err(refused)?, source);
+                answer.add_sequence(inner.backend.submit_at(&mut places, request).map_err(refused)?, source);
             }
         }
-        answer.complete();
         Ok(answer)
+    }
+
+    /// Places of the queue that a class of requests may fill: some are kept free for whoever is in more of a hurry.
+    fn queue_share(&self, priority: Priority) -> usize {
+        let all = self.0.backend.facts().config.queue_capacity;
+        match priority {
+            Priority::Batch => all.div_ceil(2),
+            Priority::Standard => self.most_sequences(),
+            Priority::High => all,
+        }
+    }
+
+    /// The name of a model, without a version, that the caller may use; for everybody else it does not exist.
+    fn permitted(&self, caller: &Principal, model: &str) -> Result<String, GatewayError> {
+        let name = self.check_model(model)?.unwrap_or_else(|| self.0.base.name.clone());
+        if caller.models.allows(&name) && self.0.tenants.policy().may_use(&caller.tenant, &name) {
+            return Ok(name);
+        }
+        Err(GatewayError::UnknownModel(model.to_owned()))
     }
 
     /// Turns a model's name into what answers.
@@ -187,6 +254,15 @@ fn unresolved(model: &str, error: RegistryError) -> GatewayError {
     match error {
         RegistryError::NotFound { .. } | RegistryError::InvalidName { .. } => GatewayError::UnknownModel(model.to_owned()),
         error => GatewayError::Registry(error),
+    }
+}
+
+impl From<NotAdmitted> for GatewayError {
+    fn from(reason: NotAdmitted) -> Self {
+        match reason {
+            NotAdmitted::Refused(refusal) => Self::OverLimit(refusal),
+            NotAdmitted::Ledger(error) => Self::Ledger(error),
+        }
     }
 }
 

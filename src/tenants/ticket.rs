@@ -7,11 +7,11 @@ use std::time::Duration;
 
 use moka::sync::Cache;
 
+use super::Principal;
 use super::meter::{Gauge, Held, Meter, OverLimit};
 use super::policy::{Policy, Subject};
 use super::price::{self, Price, Tokens};
 use super::wallet::{BudgetReached, OverBudget, Spent, Wallet};
-use super::Principal;
 
 /// Combinations of key and model whose limits are kept at hand.
 const ACCOUNTS: u64 = 100_000;
@@ -94,7 +94,8 @@ impl Books {
         let most = price.as_ref().map_or(0, |price| price.most(ask.input, ask.most_output));
         let tokens = ask.input.saturating_add(ask.most_output);
         // From here on the ticket's drop gives back what it holds.
-        let mut ticket = Ticket { held: Vec::with_capacity(account.meters.len()), paid: 0, account, price, most, now, rate: Rate::default() };
+        let mut ticket =
+            Ticket { held: Vec::with_capacity(account.meters.len()), paid: 0, account, price, most, now, rate: Rate::default() };
         for wallet in &ticket.account.wallets {
             wallet.promise(now.unix(), most).map_err(Refusal::Budget)?;
             ticket.paid += 1;
@@ -300,7 +301,9 @@ mod tests {
         let ask = |model, input, most_output| Ask { caller: &caller, model, input, most_output };
         let first = books.admit(&policy, ask("convert", 10, 20), at(1)).unwrap();
         assert_eq!(first.rate().tokens.unwrap().remaining, 0, "the key's limit is the tighter one");
-        assert!(matches!(books.admit(&policy, ask("convert", 1, 0), at(1)), Err(Refusal::Limit(over)) if over.model == "convert"));
+        assert!(
+            matches!(books.admit(&policy, ask("convert", 1, 0), at(1)), Err(Refusal::Limit(over)) if over.model == "convert")
+        );
         let second = books.admit(&policy, ask("base", 60, 10), at(1)).unwrap();
         assert!(matches!(books.admit(&policy, ask("base", 1, 0), at(1)), Err(Refusal::Limit(over)) if over.limit == 100));
         // A refused request holds nothing of the limits that it fitted.
@@ -314,7 +317,10 @@ mod tests {
         drop(third);
         let stranger = principal("other", "key_9");
         let ask = Ask { caller: &stranger, model: "base", input: 8, most_output: 0 };
-        assert!(matches!(books.admit(&policy, ask, at(2)), Err(Refusal::Limit(over)) if over.retry_after.is_none()), "the default");
+        assert!(
+            matches!(books.admit(&policy, ask, at(2)), Err(Refusal::Limit(over)) if over.retry_after.is_none()),
+            "the default"
+        );
     }
 
     #[test]

@@ -202,8 +202,13 @@ impl State {
             }
             let spent = used.iter().find(|(of, _)| *of == period).map_or(0, |(_, spent)| *spent);
             let passed = |threshold: u32| i128::from(spent) * 100 >= i128::from(kept.budget.limit) * i128::from(threshold);
-            let new: Vec<u32> =
-                kept.budget.thresholds.iter().copied().filter(|&threshold| threshold > kept.reported.1 && passed(threshold)).collect();
+            let new: Vec<u32> = kept
+                .budget
+                .thresholds
+                .iter()
+                .copied()
+                .filter(|&threshold| threshold > kept.reported.1 && passed(threshold))
+                .collect();
             for threshold in new {
                 kept.reported.1 = threshold;
                 reached.push(BudgetReached { budget: kept.budget.clone(), period_start: start, threshold, spent });
@@ -229,7 +234,15 @@ mod tests {
 
     fn budget(period: Period, limit: i64, enforcement: Enforcement) -> Budget {
         let id = format!("budget_{}", period.name());
-        Budget { id, subject: Subject::Organization, period, limit, enforcement, thresholds: vec![50, 80, 100], notification: None }
+        Budget {
+            id,
+            subject: Subject::Organization,
+            period,
+            limit,
+            enforcement,
+            thresholds: vec![50, 80, 100],
+            notification: None,
+        }
     }
 
     #[test]
@@ -266,11 +279,11 @@ mod tests {
     fn thresholds_are_reported_once_in_each_period() {
         let wallet = Wallet::new(Spent::default(), NOW);
         wallet.set_budgets(vec![budget(Period::Day, 100, Enforcement::Soft)]);
-        let reached = |at, cost| wallet.settle(at, 0, cost).iter().map(|event| event.threshold).collect::<Vec<_>>();
-        assert_eq!(reached(NOW, 49), []);
+        let reached = |at, cost| wallet.settle(at, 0, cost).iter().map(|event| event.threshold).collect::<Vec<u32>>();
+        assert_eq!(reached(NOW, 49), [0u32; 0]);
         assert_eq!(reached(NOW, 31), [50, 80]);
         wallet.set_budgets(vec![budget(Period::Day, 100, Enforcement::Soft)]);
-        assert_eq!(reached(NOW, 5), []);
+        assert_eq!(reached(NOW, 5), [0u32; 0]);
         assert!(wallet.promise(NOW, 1 << 40).is_ok(), "a soft budget refuses nothing");
         assert_eq!(reached(NOW, 500), [100]);
         assert_eq!(reached(NOW + DAY, 60), [50]);

@@ -13,7 +13,7 @@ use switchyard::model::native::{Device, LoadOptions, load};
 use switchyard::model::ops::Quant;
 use switchyard::registry::{Catalog, Setup};
 use switchyard::store::{DataDir, Database, Location};
-use switchyard::tenants::{Opening, Tenants};
+use switchyard::tenants::{Office, Opening, Sync, Tenants};
 use tempfile::TempDir;
 use tower::ServiceExt;
 
@@ -39,7 +39,8 @@ impl Served {
         let data = TempDir::new().unwrap();
         let store = Arc::new(DataDir::open(data.path()).unwrap());
         let database = Database::open(&Location::File(data.path().join("switchyard.db"))).await.unwrap();
-        let tenants = Tenants::open(Opening { database, data_dir: data.path(), secret_key: None }).await.unwrap();
+        let office = Office::open(database, data.path(), None).await.unwrap();
+        let (tenants, _reached) = Tenants::open(Opening { office, data_dir: data.path(), sync: Sync::Never }).await.unwrap();
         tenants.ensure_admin(data.path(), Some(KEY)).await.unwrap();
         let roots = if case.adapters.exists() { vec![case.adapters.clone()] } else { Vec::new() };
         let setup = Setup { data: store, roots, reserved_names: vec![base.name.clone()], base: base.config.clone(), preparer };
@@ -58,6 +59,7 @@ impl Served {
             gateway,
             catalog,
             tenants,
+            tokens: None,
             readiness: Readiness::default(),
             registry,
             config: Config::default(),

@@ -22,7 +22,8 @@ use switchyard::model::tokenizer::Tokenizer;
 use switchyard::model::{AdapterPreparer, Chunk, Logits, Model, ModelConfig, ModelError};
 use switchyard::registry::{Catalog, Setup};
 use switchyard::store::{DataDir, Database, Location};
-use switchyard::tenants::{Opening, Tenants};
+use switchyard::tenants::jwt::TokenVerifier;
+use switchyard::tenants::{Office, Opening, Sync, Tenants};
 use tempfile::TempDir;
 use tower::ServiceExt;
 
@@ -40,6 +41,7 @@ pub struct Options {
     pub engine: EngineConfig,
     pub http: Config,
     pub chat_template: Option<&'static str>,
+    pub tokens: Option<TokenVerifier>,
 }
 
 impl Default for Options {
@@ -49,6 +51,7 @@ impl Default for Options {
             engine: EngineConfig::default(),
             http: Config::default(),
             chat_template: Some(CHATML),
+            tokens: None,
         }
     }
 }
@@ -125,7 +128,8 @@ impl Harness {
         let (root, data) = (TempDir::new().unwrap(), TempDir::new().unwrap());
         let store = Arc::new(DataDir::open(data.path()).unwrap());
         let database = Database::open(&Location::File(data.path().join("switchyard.db"))).await.unwrap();
-        let tenants = Tenants::open(Opening { database, data_dir: data.path(), secret_key: None }).await.unwrap();
+        let office = Office::open(database, data.path(), None).await.unwrap();
+        let (tenants, _reached) = Tenants::open(Opening { office, data_dir: data.path(), sync: Sync::Never }).await.unwrap();
         tenants.ensure_admin(data.path(), Some(KEY)).await.unwrap();
         let setup = Setup {
             data: store,
@@ -140,9 +144,16 @@ impl Harness {
         let gateway = Gateway::new(base, engine.clone(), catalog.clone(), metrics);
         let leases = LeaseCheck(catalog.clone());
         let readiness = Readiness::default();
-        let server =
-            Server::new(Parts { gateway, catalog, tenants, readiness: readiness.clone(), registry, config: options.http })
-                .unwrap();
+        let server = Server::new(Parts {
+            gateway,
+            catalog,
+            tenants,
+            tokens: options.tokens.map(Arc::new),
+            readiness: readiness.clone(),
+            registry,
+            config: options.http,
+        })
+        .unwrap();
         let router = router(server.clone());
         let leaks = LeakCheck::new(engine.clone());
         Self { router, server, engine, readiness, root, data, _leaks: leaks, _leases: leases }

@@ -4,6 +4,7 @@
 
 mod commands;
 mod lifecycle;
+mod null_backend;
 mod refusals;
 mod support;
 mod tools;

@@ -23,10 +23,10 @@ use crate::config::{BackendKind, Config, Location, Secret};
 use crate::gateway::{self, Gateway};
 use crate::http::{self, Ended, Readiness, Server};
 use crate::model::BLOCK_TOKENS;
-use crate::registry::{Catalog, IfLoaded, LoadRequest, LoadedBy, Setup};
+use crate::registry::{Catalog, IfLoaded, LoadRequest, LoadedBy, Owner, Setup, Viewer};
 use crate::store::{DataDir, Database};
 use crate::tenants::jwt::TokenVerifier;
-use crate::tenants::{Opening, Tenants};
+use crate::tenants::{DEFAULT_TENANT, Opening, Tenants};
 
 /// Time for the last events of answers that were cut off to reach their clients.
 const LAST_WORDS: Duration = Duration::from_millis(200);
@@ -82,7 +82,12 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
         kv_bytes: (facts.config.kv_blocks * facts.kv_block_bytes) as u64,
         resident_bytes: memory::resident_bytes(),
         context: facts.max_context,
-        adapters: built.catalog.list().iter().map(|adapter| format!("{}@{}", adapter.name, adapter.number)).collect(),
+        adapters: built
+            .catalog
+            .list(Viewer::Tenant(DEFAULT_TENANT))
+            .iter()
+            .map(|adapter| format!("{}@{}", adapter.name, adapter.number))
+            .collect(),
         new_key: new_key.as_deref(),
     }
     .print();
@@ -167,7 +172,7 @@ async fn build(config: &Config, data: &Arc<DataDir>) -> anyhow::Result<Built> {
     }
     for (name, path) in config.default_adapters() {
         // Nobody asked for it at this start, and somebody took it out before.
-        if catalog.was_unloaded(name) {
+        if catalog.was_unloaded(&Owner::Shared, name) {
             tracing::info!(adapter = name, "a bundled adapter stays out of service; name it with --adapter to have it back");
             continue;
         }
@@ -190,6 +195,7 @@ async fn token_verifier(config: &Config, tenants: &Tenants) -> anyhow::Result<Op
 
 async fn put_into_service(catalog: &Catalog, name: &str, path: PathBuf) -> anyhow::Result<()> {
     let request = LoadRequest {
+        owner: Owner::Shared,
         name: name.to_owned(),
         path: path.clone(),
         if_loaded: IfLoaded::ReplaceIfNew,

@@ -33,7 +33,8 @@ use feed::{Reporter, Source};
 use crate::backends::{Backend, Request, SubmitError};
 use crate::model::chat_template::ChatTemplate;
 use crate::model::tokenizer::{Position, Tokenizer};
-use crate::registry::{Catalog, Lease, RegistryError};
+use crate::registry::{AdapterInfo, Catalog, Lease, Owner, RegistryError, Viewer};
+use crate::tenants::Principal;
 
 /// Most log-probabilities of prompt tokens in one request, alternatives and all answers counted: about 100 MB on their way.
 pub const MAX_PROMPT_LOGPROBS: usize = 1 << 20;
@@ -103,7 +104,7 @@ impl Gateway {
     pub async fn generate(&self, request: GenerationRequest) -> Result<Answer, GatewayError> {
         let inner = &self.0;
         // Cheap, and before any work for somebody who has to come back with another name.
-        self.check_model(&request.model)?;
+        self.check_model(&request.caller, &request.model)?;
         let position = text_position(&request.prompts);
         let rendered = self.render_all(request.prompts, request.echo).await?;
         let mut lengths = Vec::with_capacity(rendered.len());
@@ -116,7 +117,7 @@ impl Gateway {
         }
         // All places or none, and before anything is read from disk for it.
         let mut places = inner.backend.reserve(rendered.len().saturating_mul(request.n)).map_err(refused)?;
-        let (served, lease) = self.resolve(&request.model).await?;
+        let (served, lease) = self.resolve(&request.caller.tenant, &request.model).await?;
         let adapter = lease.as_ref().map(|lease| Arc::clone(&lease.adapter));
         let seed = request.seed.unwrap_or_else(|| rand::rng().next_u64());
         let mut end_tokens = request.stops.tokens.clone();
@@ -165,21 +166,35 @@ impl Gateway {
     }
 
     /// Turns a model's name into what answers.
-    async fn resolve(&self, model: &str) -> Result<(Served, Option<Lease>), GatewayError> {
+    async fn resolve(&self, tenant: &str, model: &str) -> Result<(Served, Option<Lease>), GatewayError> {
         let served = |version| Served { model: model.to_owned(), version };
         if model == self.0.base.name {
             return Ok((served("base".to_owned()), None));
         }
-        let lease = self.0.catalog.resolve(model).await.map_err(|error| unresolved(model, error))?;
+        let lease = self.0.catalog.resolve(tenant, model).await.map_err(|error| unresolved(model, error))?;
         Ok((served(format!("{}+{}", lease.version(), lease.id.short())), Some(lease)))
     }
 
-    /// The adapter that a name means, `None` for the base; an error where it means nothing. Reads no weights.
-    pub fn check_model(&self, model: &str) -> Result<Option<String>, GatewayError> {
-        if model == self.0.base.name {
+    /// The adapter that a name means to this caller, `None` for the base; an error where it means nothing, or nothing that the
+    /// caller may use: the same one, so that nobody learns what others have. Reads no weights.
+    pub fn check_model(&self, caller: &Principal, model: &str) -> Result<Option<(Owner, String)>, GatewayError> {
+        let is_base = model == self.0.base.name;
+        let (name, _) = if is_base { (model, "") } else { model.split_once('@').unwrap_or((model, "")) };
+        if !caller.models.allows(name) {
+            return Err(GatewayError::UnknownModel(model.to_owned()));
+        }
+        if is_base {
             return Ok(None);
         }
-        self.0.catalog.find(model).map(Some).map_err(|error| unresolved(model, error))
+        self.0.catalog.find(&caller.tenant, model).map(Some).map_err(|error| unresolved(model, error))
+    }
+
+    /// Adapters that this caller may name, by name.
+    pub fn adapters(&self, caller: &Principal) -> Vec<AdapterInfo> {
+        let mut adapters = self.0.catalog.list(Viewer::Tenant(&caller.tenant));
+        adapters.retain(|adapter| caller.models.allows(&adapter.name));
+        adapters.sort_by(|a, b| a.name.cmp(&b.name));
+        adapters
     }
 }
 

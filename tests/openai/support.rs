@@ -20,7 +20,7 @@ use switchyard::model::chat_template::ChatTemplate;
 use switchyard::model::config::LinearSite;
 use switchyard::model::tokenizer::Tokenizer;
 use switchyard::model::{AdapterPreparer, Chunk, Logits, Model, ModelConfig, ModelError};
-use switchyard::registry::{Catalog, Setup};
+use switchyard::registry::{Catalog, Setup, Viewer};
 use switchyard::store::{DataDir, Database, Location};
 use switchyard::tenants::jwt::TokenVerifier;
 use switchyard::tenants::{Opening, Tenants};
@@ -82,11 +82,11 @@ impl Drop for LeaseCheck {
         while self.0.leases() > 0 && began.elapsed() < std::time::Duration::from_secs(10) {
             std::thread::yield_now();
         }
-        assert_eq!(self.0.leases(), 0, "leases leaked: {:?}", self.0.list());
+        assert_eq!(self.0.leases(), 0, "leases leaked: {:?}", self.0.list(Viewer::Operator));
         assert!(
-            self.0.list().iter().all(|adapter| adapter.draining.is_empty()),
+            self.0.list(Viewer::Operator).iter().all(|adapter| adapter.draining.is_empty()),
             "versions drain for nobody: {:?}",
-            self.0.list()
+            self.0.list(Viewer::Operator)
         );
     }
 }

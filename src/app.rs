@@ -25,6 +25,7 @@ use crate::http::{self, Ended, Readiness, Server};
 use crate::model::BLOCK_TOKENS;
 use crate::registry::{Catalog, IfLoaded, LoadRequest, LoadedBy, Setup};
 use crate::store::{DataDir, Database};
+use crate::tenants::jwt::TokenVerifier;
 use crate::tenants::{Opening, Tenants};
 
 /// Time for the last events of answers that were cut off to reach their clients.
@@ -37,6 +38,7 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
     let data = Arc::new(DataDir::open(&config.data_dir)?);
     let listener = bind(&config).await?;
     let tenants = open_tenants(&config.database, data.path(), config.secret_key.as_ref()).await?;
+    let tokens = token_verifier(&config, &tenants).await?;
     let built = tokio::select! {
         built = build(&config, &data) => built?,
         signal = signals.next() => {
@@ -54,6 +56,7 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
         gateway: built.gateway,
         catalog: built.catalog.clone(),
         tenants: tenants.clone(),
+        tokens,
         readiness: readiness.clone(),
         registry: built.metrics,
         config: http::Config { body_limit: config.max_body_bytes, ..http::Config::default() },
@@ -176,6 +179,13 @@ async fn build(config: &Config, data: &Arc<DataDir>) -> anyhow::Result<Built> {
     let counters = gateway::Metrics::new(&metrics).context("metrics")?;
     let gateway = Gateway::new(loaded.base, backend.clone(), catalog.clone(), counters);
     Ok(Built { base_name, has_chat_template, backend, catalog, gateway, metrics })
+}
+
+async fn token_verifier(config: &Config, tenants: &Tenants) -> anyhow::Result<Option<Arc<TokenVerifier>>> {
+    let Some(settings) = config.jwt.clone() else { return Ok(None) };
+    let tenants = tenants.clone();
+    let active = Arc::new(move |tenant: &str| tenants.policy().is_active(tenant));
+    Ok(Some(Arc::new(TokenVerifier::start(settings, active).await?)))
 }
 
 async fn put_into_service(catalog: &Catalog, name: &str, path: PathBuf) -> anyhow::Result<()> {

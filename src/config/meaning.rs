@@ -13,8 +13,8 @@ use super::{
 use crate::telemetry::{LogConfig, LogFormat};
 use crate::{registry, tenants};
 
-struct Reader<'given> {
-    raw: Raw,
+pub(super) struct Reader<'given> {
+    pub(super) raw: Raw,
     given: &'given Given,
 }
 
@@ -80,6 +80,8 @@ impl Reader<'_> {
         });
         let drain_deadline = self.value("drain_deadline", Duration::from_secs(30), duration);
         let log = self.log();
+        // Before the admin key is taken: it looks at it.
+        let jwt = self.jwt();
         let (admin_key, secret_key) = (self.admin_key(), self.secret_key());
         let database = data_dir.as_deref().and_then(|dir| self.database(dir));
         let hub = match locate::hub(&self.given.variables) {
@@ -109,6 +111,7 @@ impl Reader<'_> {
             null: null?,
             max_body_bytes: max_body_bytes?,
             drain_deadline: drain_deadline?,
+            jwt: jwt?,
             log: log?,
             database: database?,
             admin_key,
@@ -185,12 +188,12 @@ impl Reader<'_> {
     }
 
     /// A setting with one value.
-    fn value<T>(&mut self, key: &str, default: T, read: impl Fn(&str) -> Result<T, String>) -> Option<T> {
+    pub(super) fn value<T>(&mut self, key: &str, default: T, read: impl Fn(&str) -> Result<T, String>) -> Option<T> {
         self.optional(key, read).map(|value| value.unwrap_or(default))
     }
 
     /// `Some(None)` where nothing was typed, `None` where it cannot be understood.
-    fn optional<T>(&mut self, key: &str, read: impl Fn(&str) -> Result<T, String>) -> Option<Option<T>> {
+    pub(super) fn optional<T>(&mut self, key: &str, read: impl Fn(&str) -> Result<T, String>) -> Option<Option<T>> {
         let Some(typed) = self.raw.typed.get(key) else { return Some(None) };
         let text = typed.values.first().map_or("", String::as_str);
         match read(text) {
@@ -204,12 +207,12 @@ impl Reader<'_> {
     }
 
     /// The first of these settings that was typed.
-    fn origin_of<const N: usize>(&self, keys: [&str; N]) -> Origin {
+    pub(super) fn origin_of<const N: usize>(&self, keys: [&str; N]) -> Origin {
         keys.into_iter().find_map(|key| self.raw.typed.get(key)).map_or(Origin::Default, |typed| typed.origin.clone())
     }
 
     /// Paths of the file are relative to it, all others to the current directory.
-    fn path(&self, typed: &Typed, text: &str) -> PathBuf {
+    pub(super) fn path(&self, typed: &Typed, text: &str) -> PathBuf {
         let path = Path::new(text);
         match (&typed.origin, &self.raw.file_dir) {
             (Origin::File(..), Some(dir)) => dir.join(path),
@@ -359,7 +362,7 @@ fn address(text: &str) -> Result<SocketAddr, String> {
     text.parse().map_err(|_| "an address with a port is right, like 127.0.0.1:8080 or [::]:8080".to_owned())
 }
 
-fn switch(text: &str) -> Result<bool, String> {
+pub(super) fn switch(text: &str) -> Result<bool, String> {
     match text {
         "on" | "true" => Ok(true),
         "off" | "false" => Ok(false),
@@ -373,7 +376,7 @@ fn within(text: &str, least: usize, most: usize) -> Result<usize, String> {
 }
 
 /// `30`, `1.5s`, `5ms`, `250us`; at most a day.
-fn duration(text: &str) -> Result<Duration, String> {
+pub(super) fn duration(text: &str) -> Result<Duration, String> {
     let digits = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
     let (number, unit) = text.split_at(digits);
     let per_second = match unit.trim() {

@@ -8,6 +8,7 @@ mod raw;
 mod settings;
 #[cfg(test)]
 mod tests;
+mod tokens;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -165,6 +166,8 @@ pub struct Config {
     pub max_body_bytes: usize,
     /// Time for running answers after a signal.
     pub drain_deadline: Duration,
+    /// JSON Web Tokens, where they are accepted.
+    pub jwt: Option<crate::tenants::jwt::Settings>,
     /// Logging.
     pub log: crate::telemetry::LogConfig,
     /// Tenants, keys and the ledger.

@@ -40,6 +40,8 @@ pub const PREFIX: &str = "SWITCHYARD_";
 pub const CONFIG_VARIABLE: &str = "SWITCHYARD_CONFIG";
 /// Holds the admin key. It has no flag and no place in the file, as both are easily read by others.
 pub const ADMIN_KEY_VARIABLE: &str = "SWITCHYARD_ADMIN_KEY";
+/// Holds the secret of tokens signed with HS256. For the same reason it has no flag and no place in the file.
+pub const JWT_SECRET_VARIABLE: &str = "SWITCHYARD_JWT_SECRET";
 /// Holds the secret key that hashes keys and encrypts secrets (64 hexadecimal digits), where processes share a database or an
 /// operator keeps it elsewhere than in the data directory.
 pub const SECRET_KEY_VARIABLE: &str = "SWITCHYARD_SECRET_KEY";
@@ -95,6 +97,18 @@ pub const SETTINGS: &[Setting] = &[
     one("null_tokens", "null-tokens", "N", "16", "With the null backend: tokens of an answer whose request leaves the length open."),
     one("max_body_bytes", "max-body-bytes", "BYTES", "8MiB", "Largest request body."),
     one("drain_deadline", "drain-deadline", "SECONDS", "30", "How long running answers may go on after SIGTERM."),
+    one("jwt_keys", "jwt-keys", "FILE|URL", "none",
+        "Public keys of the issuer of JSON Web Tokens (a JSON Web Key Set): a file, or an https address. Tokens are accepted where this or SWITCHYARD_JWT_SECRET is set."),
+    one("jwt_issuer", "jwt-issuer", "TEXT", "none", "What a token's `iss` must be."),
+    many("jwt_audience", "jwt-audience", "TEXT", "none", "A token's `aud` must have one of these. May be repeated."),
+    many("jwt_algorithms", "jwt-algorithms", "ALG", "those that there is a key for",
+        "Algorithm that tokens may be signed with: HS256, RS256, RS384, RS512, ES256, EdDSA. May be repeated."),
+    one("jwt_leeway", "jwt-leeway", "SECONDS", "30", "How far the clocks of issuers may be from ours."),
+    one("jwt_refresh", "jwt-refresh", "SECONDS", "300", "How often an address is asked for its keys, beside at unknown key ids."),
+    one("jwt_tenant_claim", "jwt-tenant-claim", "NAME", "tenant", "Claim of a token with its tenant."),
+    one("jwt_scope_claim", "jwt-scope-claim", "NAME", "scope", "Claim with its scopes: inference, fine_tuning, read_only; without it inference."),
+    one("jwt_models_claim", "jwt-models-claim", "NAME", "models", "Claim with the models that may be used; without it all of the tenant's."),
+    one("jwt_admin", "jwt-admin", "on|off", "off", "Whether a token with the scope `admin` is an admin's."),
     one("log_format", "log-format", "text|json", "text", "Form of log lines (on standard error)."),
     one("log_level", "log-level", "LEVEL", "info", "error, warn, info, debug, trace, or filters like switchyard::http=debug."),
 ];

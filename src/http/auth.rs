@@ -9,6 +9,7 @@ use axum::response::{IntoResponse, Response};
 
 use super::Server;
 use super::error::ApiError;
+use crate::tenants::jwt::{Now, looks_like_token};
 use crate::tenants::{AuthError, Principal, Scope, redacted};
 
 /// Lets callers pass who may do what the route asks for.
@@ -37,6 +38,11 @@ async fn authenticate(server: &Server, headers: &HeaderMap) -> Result<Arc<Princi
     let missing = "You didn't provide an API key. Send it in the header 'Authorization: Bearer YOUR_KEY'.";
     let value = headers.get(header::AUTHORIZATION).ok_or_else(|| ApiError::unauthorized(missing))?;
     let key = value.to_str().ok().and_then(bearer).ok_or_else(|| ApiError::unauthorized(missing))?;
+    if let Some(tokens) = server.tokens()
+        && looks_like_token(key)
+    {
+        return Ok(tokens.verify(key, Now::read()).await?);
+    }
     server.tenants().authenticate(key).await.map_err(|error| match error {
         AuthError::Unknown => ApiError::unauthorized(format!("Incorrect API key provided: {}.", redacted(key))),
         AuthError::Expired => ApiError::unauthorized("This API key has expired.").with_code("expired_api_key"),

@@ -9,6 +9,7 @@ use serde_json::json;
 use crate::gateway::GatewayError;
 use crate::registry::RegistryError;
 use crate::tenants::Scope;
+use crate::tenants::jwt::TokenError;
 
 /// An error on its way to a client.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -178,6 +179,28 @@ impl From<GatewayError> for ApiError {
             }
             GatewayError::Tokenizer(_) | GatewayError::Engine(_) => Self::internal(&error),
         }
+    }
+}
+
+impl From<TokenError> for ApiError {
+    fn from(error: TokenError) -> Self {
+        let code = match &error {
+            TokenError::Malformed(_) => "token_malformed",
+            TokenError::AlgorithmNotAllowed => "token_algorithm_not_allowed",
+            TokenError::UnknownKey => "token_key_unknown",
+            TokenError::BadSignature => "token_signature_invalid",
+            TokenError::Expired => "token_expired",
+            TokenError::NotYetValid => "token_not_yet_valid",
+            TokenError::WrongIssuer => "token_issuer_invalid",
+            TokenError::WrongAudience => "token_audience_invalid",
+            TokenError::MissingClaim(_) => "token_claim_missing",
+            TokenError::InvalidClaim { .. } => "token_claim_invalid",
+            TokenError::UnknownTenant => "token_tenant_unknown",
+            TokenError::KeysUnavailable => {
+                return Self { retry_after: Some(10), ..Self::unavailable("token_keys_unavailable", error.to_string()) };
+            }
+        };
+        Self { code: Some(code), ..Self::unauthorized(error.to_string()) }
     }
 }
 

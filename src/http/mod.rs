@@ -23,6 +23,7 @@ pub use serve::{Ended, serve};
 use crate::gateway::Gateway;
 use crate::registry::Catalog;
 use crate::tenants::Tenants;
+use crate::tenants::jwt::TokenVerifier;
 
 /// Settings of this room.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -51,6 +52,8 @@ pub struct Parts {
     pub catalog: Catalog,
     /// Callers.
     pub tenants: Tenants,
+    /// Callers with JSON Web Tokens, where those are accepted.
+    pub tokens: Option<Arc<TokenVerifier>>,
     /// Who is not ready yet.
     pub readiness: Readiness,
     /// Where all rooms register their metrics.
@@ -85,6 +88,10 @@ impl Server {
 
     fn tenants(&self) -> &Tenants {
         &self.0.parts.tenants
+    }
+
+    fn tokens(&self) -> Option<&TokenVerifier> {
+        self.0.parts.tokens.as_deref()
     }
 
     fn readiness(&self) -> &Readiness {

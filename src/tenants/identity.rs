@@ -9,7 +9,7 @@ use moka::sync::Cache;
 use serde::Deserialize;
 
 use super::secrets::{hex, random_text};
-use super::{CacheConsent, DEFAULT_TENANT, ModelAccess, Principal, Priority, Scope, Scopes, Secrets, TenantError};
+use super::{CacheConsent, DEFAULT_TENANT, ModelAccess, Principal, Priority, Reach, Scope, Scopes, Secrets, TenantError};
 use crate::store::keys::{self as rows, KeyRow};
 use crate::store::{self, Database, StoreError};
 
@@ -187,6 +187,7 @@ pub fn principal(row: &KeyRow) -> Result<Principal, StoreError> {
     Ok(Principal {
         key_id: row.id.as_str().into(),
         tenant: row.project_id.as_deref().unwrap_or(DEFAULT_TENANT).into(),
+        reach: if row.project_id.is_none() { Reach::Organization } else { Reach::Tenant },
         scopes,
         models,
         end_user: None,

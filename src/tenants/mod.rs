@@ -1,11 +1,12 @@
-//! Who is calling, what they may use, and what it costs: keys, principals, limits, prices, the ledger. Knows nothing of HTTP
-//! headers or of what callers ask for.
+//! Who is calling, what they may use, and what it costs: keys, tokens, principals, limits, prices, the ledger. Knows nothing of
+//! HTTP headers or of what callers ask for.
 //!
 //! A key is `sk-sy-` and 43 characters of URL-safe base 64 (256 random bits). It is shown once and kept only as
 //! HMAC-SHA-256 under a secret key that lives outside the database, so that neither alone verifies guesses.
 
 mod budget;
 mod identity;
+pub mod jwt;
 mod live;
 mod policy;
 mod price;
@@ -20,7 +21,7 @@ pub use identity::{
 pub use live::{Opening, Tenants};
 pub use policy::{Limit, Policy, Subject};
 pub use price::{Price, PriceBook, Tokens};
-pub use principal::{CacheConsent, DEFAULT_TENANT, ModelAccess, Principal, Priority, Scope, Scopes, UnknownScope};
+pub use principal::{CacheConsent, DEFAULT_TENANT, ModelAccess, Principal, Priority, Reach, Scope, Scopes, UnknownScope};
 pub use secrets::{Secrets, new_id, sha256_hex};
 
 /// What went wrong with tenants and keys.
@@ -32,6 +33,9 @@ pub enum TenantError {
     /// The operating system gave no random numbers.
     #[error("the operating system gives no random numbers: {0}")]
     Random(String),
+    /// The keys that verify tokens cannot be read.
+    #[error("{0}")]
+    TokenKeys(String),
     /// A key given by the operator cannot be used.
     #[error("the given admin key {0}")]
     UnusableKey(&'static str),

@@ -160,6 +160,8 @@ pub struct Principal {
     pub key_id: Arc<str>,
     /// Who pays.
     pub tenant: Arc<str>,
+    /// How far it sees.
+    pub reach: Reach,
     /// What it may do.
     pub scopes: Scopes,
     /// What it may use.
@@ -170,6 +172,16 @@ pub struct Principal {
     pub priority: Priority,
     /// Whether its deterministic requests may be answered from the response cache without asking for that in each.
     pub cached: CacheConsent,
+}
+
+/// How far a caller sees.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Reach {
+    /// What its tenant has and used.
+    #[default]
+    Tenant,
+    /// All tenants: only keys of the organization.
+    Organization,
 }
 
 /// Whether deterministic answers may come from the response cache.

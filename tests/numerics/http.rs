@@ -58,6 +58,7 @@ impl Served {
             gateway,
             catalog,
             tenants,
+            tokens: None,
             readiness: Readiness::default(),
             registry,
             config: Config::default(),

@@ -11,3 +11,4 @@ mod operations;
 mod streams;
 mod support;
 mod together;
+mod tokens;

@@ -22,6 +22,7 @@ use switchyard::model::tokenizer::Tokenizer;
 use switchyard::model::{AdapterPreparer, Chunk, Logits, Model, ModelConfig, ModelError};
 use switchyard::registry::{Catalog, Setup};
 use switchyard::store::{DataDir, Database, Location};
+use switchyard::tenants::jwt::TokenVerifier;
 use switchyard::tenants::{Opening, Tenants};
 use tempfile::TempDir;
 use tower::ServiceExt;
@@ -40,6 +41,7 @@ pub struct Options {
     pub engine: EngineConfig,
     pub http: Config,
     pub chat_template: Option<&'static str>,
+    pub tokens: Option<TokenVerifier>,
 }
 
 impl Default for Options {
@@ -49,6 +51,7 @@ impl Default for Options {
             engine: EngineConfig::default(),
             http: Config::default(),
             chat_template: Some(CHATML),
+            tokens: None,
         }
     }
 }
@@ -140,9 +143,16 @@ impl Harness {
         let gateway = Gateway::new(base, engine.clone(), catalog.clone(), metrics);
         let leases = LeaseCheck(catalog.clone());
         let readiness = Readiness::default();
-        let server =
-            Server::new(Parts { gateway, catalog, tenants, readiness: readiness.clone(), registry, config: options.http })
-                .unwrap();
+        let server = Server::new(Parts {
+            gateway,
+            catalog,
+            tenants,
+            tokens: options.tokens.map(Arc::new),
+            readiness: readiness.clone(),
+            registry,
+            config: options.http,
+        })
+        .unwrap();
         let router = router(server.clone());
         let leaks = LeakCheck::new(engine.clone());
         Self { router, server, engine, readiness, root, data, _leaks: leaks, _leases: leases }

@@ -26,7 +26,10 @@ pub(super) struct Account {
 enum State {
     Open(Box<Ticket>),
     /// Its row may not be on the disk yet.
-    Settled { settled: Settled, waited: bool },
+    Settled {
+        settled: Settled,
+        waited: bool,
+    },
     /// Its row could not be written, or nothing was ever owed.
     Void,
 }
@@ -48,7 +51,19 @@ impl Account {
         let Opening { tenants, metrics, caller, origin, model, version, cache, ticket } = opening;
         let rate = ticket.rate();
         let state = State::Open(Box::new(ticket));
-        Self { tenants, metrics, caller, origin, model, version, cache, rate, submitted: Instant::now(), first_token: None, state }
+        Self {
+            tenants,
+            metrics,
+            caller,
+            origin,
+            model,
+            version,
+            cache,
+            rate,
+            submitted: Instant::now(),
+            first_token: None,
+            state,
+        }
     }
 
     /// What is left of the caller's limits.

@@ -4,6 +4,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::task::Poll;
+use std::time::Instant;
 
 use futures::stream::{AbortHandle, BoxStream, SelectAll, abortable, select_all};
 use futures::{FutureExt, StreamExt};
@@ -49,6 +50,8 @@ pub struct Answer {
     ready: VecDeque<Piece>,
     usage: Usage,
     failed: bool,
+    /// When the last event of all came.
+    ended: Instant,
 }
 
 struct Sequence {
@@ -75,6 +78,7 @@ impl Answer {
             ready: VecDeque::new(),
             usage: Usage::default(),
             failed: false,
+            ended: Instant::now(),
         }
     }
 
@@ -130,6 +134,11 @@ impl Answer {
         self.account.cost_nanos()
     }
 
+    /// When the backend had nothing more to do for it.
+    pub fn ended_at(&self) -> Instant {
+        self.ended
+    }
+
     /// Tokens so far; final after the last piece.
     pub fn usage(&self) -> Usage {
         self.usage
@@ -153,6 +162,9 @@ impl Answer {
                 Some((index, arrival, effort)) => self.take(index, arrival, effort),
                 None => Err(GatewayError::Engine("it closed a sequence without ending it. This is a bug.".to_owned())),
             };
+            if taken.is_err() || !self.is_running() {
+                self.ended = Instant::now();
+            }
             let settled = match &taken {
                 Ok(()) if !self.is_running() => self.settle(self.outcome()),
                 Ok(()) => Ok(()),

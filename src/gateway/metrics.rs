@@ -89,7 +89,8 @@ impl Metrics {
             registry.register(Box::new(histogram.clone()))?;
             Ok::<_, prometheus::Error>(histogram)
         };
-        let stages = HistogramOpts::new("switchyard_stage_seconds", "Time of each stage of a request.").buckets(STAGE_SECONDS.to_vec());
+        let stages =
+            HistogramOpts::new("switchyard_stage_seconds", "Time of each stage of a request.").buckets(STAGE_SECONDS.to_vec());
         let stages = HistogramVec::new(stages, &["stage"])?;
         registry.register(Box::new(stages.clone()))?;
         Ok(Self(Arc::new(Inner {
@@ -98,7 +99,11 @@ impl Metrics {
             generated_tokens: counter("switchyard_generated_tokens_total", "Tokens of answers.")?,
             cancelled: counter("switchyard_cancelled_requests_total", "Requests whose client left before the end.")?,
             first_token: histogram("switchyard_time_to_first_token_seconds", "From submission to the first token.", SECONDS)?,
-            duration: histogram("switchyard_generation_seconds", "From submission to the end of all answers of a request.", SECONDS)?,
+            duration: histogram(
+                "switchyard_generation_seconds",
+                "From submission to the end of all answers of a request.",
+                SECONDS,
+            )?,
             overhead: histogram(
                 "switchyard_gateway_overhead_seconds",
                 "What a request took besides waiting for the backend: to its submission, and from the last token to its row in the ledger.",
@@ -106,7 +111,11 @@ impl Metrics {
             )?,
             stages: Stage::ALL.iter().map(|stage| stages.with_label_values(&[stage.name()])).collect(),
             cache: counters("switchyard_response_cache_requests_total", "Requests by what the response cache did.", &["result"])?,
-            adapter_tokens: counters("switchyard_adapter_tokens_total", "Tokens by adapter (the base is `base`).", &["adapter", "kind"])?,
+            adapter_tokens: counters(
+                "switchyard_adapter_tokens_total",
+                "Tokens by adapter (the base is `base`).",
+                &["adapter", "kind"],
+            )?,
             adapter_cost: counters("switchyard_adapter_cost_nanodollars_total", "What was charged, by adapter.", &["adapter"])?,
             adapters: Mutex::default(),
         })))

@@ -26,8 +26,8 @@ pub use metrics::Metrics;
 pub use prompt::Rendered;
 pub use stop::StopText;
 pub use types::{
-    Caching, Echo, EndOfText, EndToken, FinishReason, GenerationRequest, Message, Origin, Piece, Prompt, Role, Sampling, Served, SpecialTokens,
-    Stops, Turn, Usage,
+    Caching, Echo, EndOfText, EndToken, FinishReason, GenerationRequest, Message, Origin, Piece, Prompt, Role, Sampling, Served,
+    SpecialTokens, Stops, Turn, Usage,
 };
 
 use account::Account;
@@ -37,8 +37,8 @@ use metrics::Stage;
 use crate::backends::{Backend, Request, SubmitError};
 use crate::model::chat_template::ChatTemplate;
 use crate::model::tokenizer::{Position, Tokenizer};
+use crate::registry::{AdapterInfo, Catalog, Lease, Owner, RegistryError, Viewer};
 use crate::tenants::{Ask, CacheUse, NotAdmitted, Principal, Priority, Tenants};
-use crate::registry::{Catalog, Lease, RegistryError};
 
 /// Most log-probabilities of prompt tokens in one request, alternatives and all answers counted: about 100 MB on their way.
 pub const MAX_PROMPT_LOGPROBS: usize = 1 << 20;
@@ -98,6 +98,11 @@ impl Gateway {
         &self.0.base
     }
 
+    /// What the gateway counts.
+    pub fn metrics(&self) -> &Metrics {
+        &self.0.metrics
+    }
+
     /// What the engine is doing.
     pub fn engine_stats(&self) -> Stats {
         self.0.backend.stats()
@@ -128,7 +133,8 @@ impl Gateway {
     pub async fn generate(&self, request: GenerationRequest) -> Result<Answer, GatewayError> {
         let inner = &self.0;
         // Cheap, and before any work for somebody who has to come back with another name.
-        let model = self.permitted(&request.caller, &request.model)?;
+        let model = self.check_model(&request.caller, &request.model)?;
+        let model = model.map_or_else(|| inner.base.name.clone(), |(_, name)| name);
         let position = text_position(&request.prompts);
         let rendering = Instant::now();
         let rendered = self.render_all(request.prompts, request.echo).await?;
@@ -155,7 +161,7 @@ impl Gateway {
             most_output: lengths.iter().map(|length| (*length as u64).saturating_mul(request.n as u64)).sum(),
         })?;
         inner.metrics.stage(Stage::Admit, admitting.elapsed());
-        let (served, lease) = self.resolve(&request.model).await?;
+        let (served, lease) = self.resolve(&request.caller.tenant, &request.model).await?;
         let account = Account::open(account::Opening {
             tenants: inner.tenants.clone(),
             metrics: inner.metrics.clone(),
@@ -222,31 +228,41 @@ impl Gateway {
         }
     }
 
-    /// The name of a model, without a version, that the caller may use; for everybody else it does not exist.
-    fn permitted(&self, caller: &Principal, model: &str) -> Result<String, GatewayError> {
-        let name = self.check_model(model)?.unwrap_or_else(|| self.0.base.name.clone());
-        if caller.models.allows(&name) && self.0.tenants.policy().may_use(&caller.tenant, &name) {
-            return Ok(name);
-        }
-        Err(GatewayError::UnknownModel(model.to_owned()))
-    }
-
     /// Turns a model's name into what answers.
-    async fn resolve(&self, model: &str) -> Result<(Served, Option<Lease>), GatewayError> {
+    async fn resolve(&self, tenant: &str, model: &str) -> Result<(Served, Option<Lease>), GatewayError> {
         let served = |version| Served { model: model.to_owned(), version };
         if model == self.0.base.name {
             return Ok((served("base".to_owned()), None));
         }
-        let lease = self.0.catalog.resolve(model).await.map_err(|error| unresolved(model, error))?;
+        let lease = self.0.catalog.resolve(tenant, model).await.map_err(|error| unresolved(model, error))?;
         Ok((served(format!("{}+{}", lease.version(), lease.id.short())), Some(lease)))
     }
 
-    /// The adapter that a name means, `None` for the base; an error where it means nothing. Reads no weights.
-    pub fn check_model(&self, model: &str) -> Result<Option<String>, GatewayError> {
-        if model == self.0.base.name {
+    /// The adapter that a name means to this caller, `None` for the base; an error where it means nothing, or nothing that the
+    /// caller may use: the same one, so that nobody learns what others have. Reads no weights.
+    pub fn check_model(&self, caller: &Principal, model: &str) -> Result<Option<(Owner, String)>, GatewayError> {
+        let is_base = model == self.0.base.name;
+        let (name, _) = if is_base { (model, "") } else { model.split_once('@').unwrap_or((model, "")) };
+        if !self.may_use(caller, name) {
+            return Err(GatewayError::UnknownModel(model.to_owned()));
+        }
+        if is_base {
             return Ok(None);
         }
-        self.0.catalog.find(model).map(Some).map_err(|error| unresolved(model, error))
+        self.0.catalog.find(&caller.tenant, model).map(Some).map_err(|error| unresolved(model, error))
+    }
+
+    /// Whether the caller's key and its tenant's permissions allow a model, by its name without a version.
+    pub fn may_use(&self, caller: &Principal, name: &str) -> bool {
+        caller.models.allows(name) && self.0.tenants.policy().may_use(&caller.tenant, name)
+    }
+
+    /// Adapters that this caller may name, by name.
+    pub fn adapters(&self, caller: &Principal) -> Vec<AdapterInfo> {
+        let mut adapters = self.0.catalog.list(Viewer::Tenant(&caller.tenant));
+        adapters.retain(|adapter| self.may_use(caller, &adapter.name));
+        adapters.sort_by(|a, b| a.name.cmp(&b.name));
+        adapters
     }
 }
 

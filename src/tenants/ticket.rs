@@ -249,6 +249,7 @@ mod tests {
         Principal {
             key_id: key.into(),
             tenant: tenant.into(),
+            reach: crate::tenants::Reach::Tenant,
             scopes: [Scope::Inference].into_iter().collect(),
             models: ModelAccess::All,
             end_user: None,

@@ -106,11 +106,6 @@ impl Wallet {
             .collect();
     }
 
-    /// Whether anything limits this subject.
-    pub(super) fn has_budgets(&self) -> bool {
-        !self.state().budgets.is_empty()
-    }
-
     /// What other processes have spent.
     pub(super) fn set_others(&self, others: Spent) {
         self.state().others = others;

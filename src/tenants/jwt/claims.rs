@@ -24,11 +24,13 @@ pub(super) fn principal(claims: &Claims, settings: &Settings, now: u64) -> Resul
         Some(subject) => format!("jwt:{subject}"),
         None => "jwt".to_owned(),
     };
+    let scopes = scopes(claims, settings)?;
     let principal = Principal {
-        reach: Reach::Tenant,
         key_id: key_id.into(),
         tenant: tenant.into(),
-        scopes: scopes(claims, settings)?,
+        // Only organization keys are admins among keys; a token that is let be one is of the organization, too.
+        reach: if scopes.allow(Scope::Admin) { Reach::Organization } else { Reach::Tenant },
+        scopes,
         models: models(claims, settings)?,
         end_user: subject.map(Arc::from),
         priority: Priority::Standard,

@@ -19,12 +19,13 @@ use std::time::Instant;
 use rand::RngCore;
 use tokio::sync::watch;
 
-pub use crate::backends::{Health, Stats};
+pub use crate::backends::{EngineFacts, Health, PrefixCache, Stats};
+pub use crate::model::BLOCK_TOKENS;
 pub use answer::Answer;
 pub use assemble::ReportedToken;
 pub use cache::{CacheConfig, Purge};
 pub use error::GatewayError;
-pub use metrics::Metrics;
+pub use metrics::{Metrics, Stage};
 pub use prompt::Rendered;
 pub use stop::StopText;
 pub use types::{
@@ -35,7 +36,6 @@ pub use types::{
 use account::Account;
 use cache::{Found, Recorder, ResponseCache};
 use feed::{Reporter, Source};
-use metrics::Stage;
 
 use crate::backends::{Backend, Request, SubmitError};
 use crate::model::chat_template::ChatTemplate;
@@ -122,6 +122,11 @@ impl Gateway {
         &self.0.metrics
     }
 
+    /// What metrics for routers are about.
+    pub fn backend_facts(&self) -> &EngineFacts {
+        self.0.backend.facts()
+    }
+
     /// What the engine is doing.
     pub fn engine_stats(&self) -> Stats {
         self.0.backend.stats()
@@ -153,7 +158,12 @@ impl Gateway {
         let inner = &self.0;
         // Cheap, and before any work for somebody who has to come back with another name.
         let model = self.check_model(&request.caller, &request.model)?;
-        let model = model.map_or_else(|| inner.base.name.clone(), |(_, name)| name);
+        let (model, adapter_label) = match model {
+            None => (inner.base.name.clone(), "base".to_owned()),
+            Some((Owner::Shared, name)) => (name.clone(), name),
+            // A slash is in no name: readers of metrics tell by it what is a tenant's own.
+            Some((Owner::Tenant(tenant), name)) => (name.clone(), format!("{tenant}/{name}")),
+        };
         let position = text_position(&request.prompts);
         let rendering = Instant::now();
         let rendered = self.render_all(std::mem::take(&mut request.prompts), request.echo).await?;
@@ -215,6 +225,7 @@ impl Gateway {
             origin: request.origin,
             model: request.model,
             version: served.version.clone(),
+            adapter_label,
             cache: match (&stored, &recorder) {
                 (Some(_), _) => CacheUse::Hit,
                 (None, Some(_)) => CacheUse::Miss,

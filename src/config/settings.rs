@@ -96,6 +96,7 @@ pub const SETTINGS: &[Setting] = &[
     one("null_token_gap", "null-token-gap", "TIME", "0ms", "With the null backend: from each token to the next; with 0 all come at once."),
     one("null_tokens", "null-tokens", "N", "16", "With the null backend: tokens of an answer whose request leaves the length open."),
     one("max_body_bytes", "max-body-bytes", "BYTES", "8MiB", "Largest request body."),
+    one("max_upload_bytes", "max-upload-bytes", "BYTES", "1GiB", "Largest adapter that is taken over HTTP, both files together."),
     one("drain_deadline", "drain-deadline", "SECONDS", "30", "How long running answers may go on after SIGTERM."),
     one("jwt_keys", "jwt-keys", "FILE|URL", "none",
         "Public keys of the issuer of JSON Web Tokens (a JSON Web Key Set): a file, or an https address. Tokens are accepted where this or SWITCHYARD_JWT_SECRET is set."),

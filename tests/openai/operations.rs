@@ -178,6 +178,8 @@ async fn much_text() {
     let model = SeededOptions { context: 1 << 16, ..SeededOptions::default() };
     let engine = EngineConfig { kv_blocks: 1 << 13, ..EngineConfig::default() };
     let server = Harness::with(Options { model, engine, ..Options::default() }).await;
+    // The key is looked up in the database once.
+    server.get("/v1/models").await;
     let message = |text: &str| json!({"role": "user", "content": text});
     let small = json!({"messages": [message("hello")]});
     assert!(works_here(&server, "/tokenize", &small).await);

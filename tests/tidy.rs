@@ -11,7 +11,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("app", &["backends", "config", "engine", "gateway", "http", "model", "registry", "store", "telemetry", "tenants", "ids"]),
     ("backends", &["engine", "ids", "model"]),
     ("bench", &["engine", "ids", "model"]),
-    ("cli", &["app", "bench", "config", "ids", "model", "registry", "store", "telemetry", "tenants"]),
+    ("cli", &["app", "bench", "config", "ids", "model", "outbound", "registry", "store", "telemetry", "tenants"]),
     ("config", &["engine", "gateway", "http", "ids", "outbound", "registry", "store", "telemetry", "tenants"]),
     ("engine", &["ids", "model"]),
     ("gateway", &["backends", "ids", "model", "registry", "telemetry", "tenants"]),

@@ -78,6 +78,7 @@ impl Reader<'_> {
             let limit = bytes(text)?;
             usize::try_from(limit).ok().filter(|limit| *limit >= 1024).ok_or_else(|| "at least 1024 bytes are right".to_owned())
         });
+        let max_upload_bytes = self.value("max_upload_bytes", 1 << 30, bytes);
         let drain_deadline = self.value("drain_deadline", Duration::from_secs(30), duration);
         let log = self.log();
         // Before the admin key is taken: it looks at it.
@@ -119,6 +120,7 @@ impl Reader<'_> {
             backend: backend?,
             null: null?,
             max_body_bytes: max_body_bytes?,
+            max_upload_bytes: max_upload_bytes?,
             drain_deadline: drain_deadline?,
             jwt: jwt?,
             log: log?,

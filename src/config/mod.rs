@@ -166,6 +166,8 @@ pub struct Config {
     pub null: NullConfig,
     /// Largest request body, bytes.
     pub max_body_bytes: usize,
+    /// Largest adapter that is taken over HTTP, bytes.
+    pub max_upload_bytes: u64,
     /// Time for running answers after a signal.
     pub drain_deadline: Duration,
     /// JSON Web Tokens, where they are accepted.

@@ -100,6 +100,7 @@ pub const SETTINGS: &[Setting] = &[
     one("response_cache", "response-cache", "BYTES", "64MiB", "Memory for answers that are a function of their request, kept for those who opt in; 0 is no cache."),
     one("response_cache_ttl", "response-cache-ttl", "SECONDS", "3600", "How long an answer is kept."),
     one("max_body_bytes", "max-body-bytes", "BYTES", "8MiB", "Largest request body."),
+    one("max_upload_bytes", "max-upload-bytes", "BYTES", "1GiB", "Largest adapter that is taken over HTTP, both files together."),
     one("drain_deadline", "drain-deadline", "SECONDS", "30", "How long running answers may go on after SIGTERM."),
     one("jwt_keys", "jwt-keys", "FILE|URL", "none",
         "Public keys of the issuer of JSON Web Tokens (a JSON Web Key Set): a file, or an https address. Tokens are accepted where this or SWITCHYARD_JWT_SECRET is set."),

@@ -125,8 +125,8 @@ fn check_config(matches: &ArgMatches, environment: Vec<(OsString, OsString)>) ->
 fn reset_admin(config: &StateConfig) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start the runtime")?;
     let key = runtime.block_on(async {
-        let tenants = app::open_tenants(&config.database, &config.data_dir, config.secret_key.as_ref()).await?;
-        anyhow::Ok(tenants.reset_admin().await?)
+        let office = app::open_office(&config.database, &config.data_dir, config.secret_key.as_ref()).await?;
+        anyhow::Ok(office.reset_admin().await?)
     })?;
     say(&format!("The new admin key, shown only this once; the old one is void:\n\n  {key}\n"));
     if config.admin_key.is_some() {

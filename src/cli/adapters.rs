@@ -15,12 +15,17 @@ use crate::config::{Config, StateConfig};
 use crate::model::lora::peft::AdapterFiles;
 use crate::model::lora::{LoraWeights, PreparedAdapter};
 use crate::model::{AdapterPreparer, ModelError};
-use crate::registry::{self, Catalog, IfLoaded, LoadRequest, LoadedBy, Offline, Setup};
+use crate::registry::{self, Catalog, IfLoaded, InService, LoadRequest, LoadedBy, Offline, Owner, Setup};
+use crate::store::{self, Database};
 
 const ASK_THE_SERVER: &str = "ask it over its API: POST /v1/load_lora_adapter, POST /v1/unload_lora_adapter";
 
 fn name(matches: &ArgMatches) -> anyhow::Result<String> {
     matches.get_one::<String>("name").cloned().context("the name is missing")
+}
+
+fn owner(matches: &ArgMatches) -> Owner {
+    matches.get_one::<String>("tenant").map(String::as_str).into()
 }
 
 fn path(matches: &ArgMatches) -> anyhow::Result<PathBuf> {
@@ -33,11 +38,15 @@ pub(super) fn list(config: &StateConfig) -> anyhow::Result<()> {
         say("no adapters\n");
         return Ok(());
     }
-    say(&format!("{:<24} {:>7} {:>5} {:>12}  {:<12}  kept versions\n", "name", "version", "rank", "files", "digest"));
-    for (name, version, numbers) in adapters {
-        let numbers: Vec<String> = numbers.iter().map(u32::to_string).collect();
+    say(&format!(
+        "{:<24} {:<16} {:>7} {:>5} {:>12}  {:<12}  kept versions\n",
+        "name", "owner", "version", "rank", "files", "digest"
+    ));
+    for InService { owner, name, current: version, kept } in adapters {
+        let numbers: Vec<String> = kept.iter().map(u32::to_string).collect();
         say(&format!(
-            "{name:<24} {:>7} {:>5} {:>12}  {}  {}\n",
+            "{name:<24} {:<16} {:>7} {:>5} {:>12}  {}  {}\n",
+            owner.to_string(),
             version.number,
             version.rank,
             human(version.file_bytes),
@@ -58,26 +67,39 @@ impl AdapterPreparer for CheckOnly {
 }
 
 pub(super) fn add(matches: &ArgMatches, config: &Config) -> anyhow::Result<()> {
-    let (name, path) = (name(matches)?, path(matches)?);
+    let (owner, name, path) = (owner(matches), name(matches)?, path(matches)?);
     let data = Arc::new(open_data(&config.data_dir, ASK_THE_SERVER)?);
     let base = base::open(config)?;
     let roots = adapter_roots(config)?;
-    let runtime = tokio::runtime::Builder::new_current_thread().build().context("cannot start the runtime")?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start the runtime")?;
     let loaded = runtime.block_on(async {
+        if let Some(tenant) = owner.tenant() {
+            check_tenant(config, tenant).await?;
+        }
         let setup =
             Setup { data, roots, reserved_names: vec![base.name], base: base.checkpoint.config, preparer: Arc::new(CheckOnly) };
         let (catalog, _) = Catalog::open(setup).await?;
-        let request = LoadRequest { name, path, if_loaded: IfLoaded::Replace, expected_version: None, by: LoadedBy::Operator };
-        catalog.load(request).await
+        let request =
+            LoadRequest { owner, name, path, if_loaded: IfLoaded::Replace, expected_version: None, by: LoadedBy::Operator };
+        anyhow::Ok(catalog.load(request).await?)
     })?;
     say(&format!("{}@{} ({}) will be served from the next start\n", loaded.name, loaded.number, loaded.id.short()));
+    Ok(())
+}
+
+/// An adapter of nobody would be out of everybody's reach.
+async fn check_tenant(config: &Config, tenant: &str) -> anyhow::Result<()> {
+    let database = Database::open(&config.database).await?;
+    let rows = store::policy::read(&database).await?;
+    database.close().await;
+    anyhow::ensure!(rows.active.iter().any(|id| id == tenant), "there is no project {tenant:?}, or it is archived (--tenant)");
     Ok(())
 }
 
 pub(super) fn remove(matches: &ArgMatches, config: &StateConfig) -> anyhow::Result<()> {
     let name = name(matches)?;
     let data = open_data(&config.data_dir, ASK_THE_SERVER)?;
-    Offline::open(&data)?.remove(&name)?;
+    Offline::open(&data)?.remove(&owner(matches), &name)?;
     say(&format!("{name} is out of service\n"));
     Ok(())
 }

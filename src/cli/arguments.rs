@@ -74,6 +74,10 @@ fn adapters() -> Command {
         let path = Arg::new("path").value_name("PATH").required(true).value_parser(value_parser!(PathBuf));
         path.help("PEFT directory (adapter_config.json, adapter_model.safetensors).")
     };
+    let tenant = || {
+        let tenant = Arg::new("tenant").long("tenant").value_name("ID");
+        tenant.help("Whose adapter it is (a project's id, proj_...). Without it the adapter is shared by all tenants.")
+    };
     Command::new("adapters")
         .about("Adapters in service (while a server runs, they are changed over its API)")
         .subcommand_required(true)
@@ -81,10 +85,12 @@ fn adapters() -> Command {
         .subcommand(
             Command::new("add")
                 .about("Check an adapter against the base and put it into service, replacing the one of that name")
-                .args([name(), path()])
+                .args([name(), path(), tenant()])
                 .args(settings(of_base)),
         )
-        .subcommand(Command::new("remove").about("Take an adapter out of service").arg(name()).args(settings(of_state)))
+        .subcommand(
+            Command::new("remove").about("Take an adapter out of service").args([name(), tenant()]).args(settings(of_state)),
+        )
         .subcommand(
             Command::new("inspect")
                 .about("What is in an adapter, and whether it fits the base")

@@ -3,7 +3,9 @@
 use std::path::{Path, PathBuf};
 
 use super::raw::{Origin, Raw};
-use super::{BackendKind, Config, Device, Given, HubModel, KvMemory, Location, ModelSource, Problems, Quant, SETTINGS, meaning};
+use super::{
+    BackendKind, Config, Device, Given, HubModel, KvMemory, Location, ModelSource, Problems, Quant, SETTINGS, Sync, meaning,
+};
 use crate::telemetry::LogFormat;
 use crate::tenants::jwt::{AdminTokens, Settings};
 
@@ -52,6 +54,13 @@ impl Config {
                 // It may hold a password.
                 Location::Postgres(_) => "postgres://...".to_owned(),
             },
+            "ledger_sync" => match self.ledger_sync {
+                Sync::Group => "group",
+                Sync::Wait => "wait",
+                Sync::Never => "never",
+            }
+            .to_owned(),
+            "default_max_tokens" => self.default_max_tokens.to_string(),
             "adapter_roots" => list(self.roots().iter().map(|root| path(root))),
             "adapters" => {
                 let typed = self.adapters.iter().chain(self.default_adapters());

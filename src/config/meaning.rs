@@ -8,7 +8,7 @@ use super::raw::{Given, Origin, Raw, Typed};
 use super::settings::{ADMIN_KEY_VARIABLE, SECRET_KEY_VARIABLE};
 use super::{
     BackendKind, Config, Device, HubModel, KvMemory, Location, ModelSource, NullConfig, Problems, Quant, Secret, StateConfig,
-    locate,
+    Sync, locate,
 };
 use crate::telemetry::{LogConfig, LogFormat};
 use crate::{registry, tenants};
@@ -82,6 +82,13 @@ impl Reader<'_> {
         let log = self.log();
         // Before the admin key is taken: it looks at it.
         let jwt = self.jwt();
+        let ledger_sync = self.value("ledger_sync", Sync::Group, |text| match text {
+            "group" => Ok(Sync::Group),
+            "wait" => Ok(Sync::Wait),
+            "never" => Ok(Sync::Never),
+            _ => Err("group, wait or never is right".to_owned()),
+        });
+        let default_max_tokens = self.value("default_max_tokens", 2048, |text| within(text, 1, 1 << 24));
         let (admin_key, secret_key) = (self.admin_key(), self.secret_key());
         let database = data_dir.as_deref().and_then(|dir| self.database(dir));
         let hub = match locate::hub(&self.given.variables) {
@@ -114,6 +121,8 @@ impl Reader<'_> {
             jwt: jwt?,
             log: log?,
             database: database?,
+            ledger_sync: ledger_sync?,
+            default_max_tokens: default_max_tokens?,
             admin_key,
             secret_key,
         };

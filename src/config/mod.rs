@@ -15,6 +15,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 pub use crate::store::Location;
+pub use crate::tenants::Sync;
 pub use locate::{Bundle, bundle};
 pub use raw::{Given, Origin, Problem};
 pub use settings::{API_KEY_VARIABLE, Arity, SETTINGS, Setting};
@@ -172,6 +173,10 @@ pub struct Config {
     pub log: crate::telemetry::LogConfig,
     /// Tenants, keys and the ledger.
     pub database: Location,
+    /// When rows of the ledger are put on the disk.
+    pub ledger_sync: Sync,
+    /// Most tokens of an answer whose request does not say.
+    pub default_max_tokens: usize,
     /// Admin key given by the operator.
     pub admin_key: Option<Secret>,
     /// Secret key given by the operator.

@@ -2,7 +2,7 @@
 //! operator reads are different texts; the second goes to the log only.
 
 use axum::Json;
-use axum::http::{HeaderValue, StatusCode, header};
+use axum::http::{HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde_json::json;
 
@@ -26,6 +26,8 @@ pub struct ApiError {
     pub message: String,
     /// Seconds after which trying again makes sense.
     pub retry_after: Option<u64>,
+    /// Further headers.
+    pub headers: Vec<(HeaderName, HeaderValue)>,
     /// Sent as a number in `code`: vLLM's adapter routes put the status there, and their clients read it.
     pub numeric_code: bool,
 }
@@ -33,7 +35,16 @@ pub struct ApiError {
 impl ApiError {
     /// An error without a field.
     pub fn new(status: StatusCode, kind: &'static str, code: Option<&'static str>, message: impl Into<String>) -> Self {
-        Self { status, kind, code, param: None, message: message.into(), retry_after: None, numeric_code: false }
+        Self {
+            status,
+            kind,
+            code,
+            param: None,
+            message: message.into(),
+            retry_after: None,
+            headers: Vec::new(),
+            numeric_code: false,
+        }
     }
 
     /// 400: the caller's mistake in `param`.
@@ -117,6 +128,7 @@ impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         let mut response = (self.status, Json(self.envelope())).into_response();
         let headers = response.headers_mut();
+        headers.extend(self.headers);
         if let Some(seconds) = self.retry_after {
             headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
         }
@@ -173,6 +185,13 @@ impl From<GatewayError> for ApiError {
             },
             GatewayError::Stopping => {
                 Self { retry_after: Some(5), ..Self::unavailable("shutting_down", "The server is shutting down.") }
+            }
+            GatewayError::OverLimit(refusal) => super::limits::refusal(&refusal),
+            GatewayError::Ledger(error) => {
+                tracing::error!(%error, "a request is refused: it could not be billed");
+                let message =
+                    "The server cannot record usage at the moment and therefore answers nothing. Please try again later.";
+                Self { retry_after: Some(5), ..Self::unavailable("ledger_unavailable", message) }
             }
             GatewayError::Invalid { field, problem } => {
                 Self::invalid(field, "invalid_value", format!("Invalid '{field}': {field} {problem}."))

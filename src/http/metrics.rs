@@ -10,7 +10,7 @@ use prometheus::{IntCounterVec, Opts, Registry, TextEncoder};
 use super::Server;
 use super::error::ApiError;
 use crate::gateway::Stats;
-use crate::registry::AdapterInfo;
+use crate::registry::{AdapterInfo, Viewer};
 
 /// Counters of this room.
 pub struct HttpMetrics {
@@ -42,7 +42,7 @@ pub async fn render(State(server): State<Server>) -> Result<Response, ApiError> 
     let families = server.0.parts.registry.gather();
     let mut text = TextEncoder::new().encode_to_string(&families).map_err(|error| ApiError::internal(&error))?;
     text.push_str(&engine(&server.gateway().engine_stats()));
-    text.push_str(&adapters(&server.catalog().list()));
+    text.push_str(&adapters(&server.catalog().list(Viewer::Operator)));
     let kind = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
     Ok(([(header::CONTENT_TYPE, kind)], text).into_response())
 }

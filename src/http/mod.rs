@@ -6,6 +6,7 @@ mod body;
 mod error;
 mod fields;
 mod health;
+mod limits;
 mod metrics;
 mod middleware;
 mod openai;

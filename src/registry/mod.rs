@@ -1,5 +1,6 @@
 //! Durable truth about adapters: names, versions, files. Knows nothing of HTTP, requests or tokens.
 //!
+//! An adapter is a tenant's or shared; a tenant's name means its own adapter first, then the shared one, and nobody else's.
 //! A version is immutable and its id is the digest of its content; versions are numbered per adapter (`support@3`). A name moves
 //! from version to version by compare-and-set. What was loaded is copied into the data directory, so that it is there again
 //! after a restart even if the source is gone. A [`Lease`] keeps a version in memory; the current version of each name is kept
@@ -9,6 +10,7 @@ mod catalog;
 mod error;
 mod files;
 mod name;
+mod owner;
 mod records;
 mod roots;
 #[cfg(test)]
@@ -20,7 +22,8 @@ use std::sync::Arc;
 pub use catalog::{Catalog, Setup, Skipped};
 pub use error::RegistryError;
 pub use name::check as check_name;
-pub use records::{Offline, VersionRecord, in_service};
+pub use owner::{Owner, Viewer};
+pub use records::{InService, Offline, VersionRecord, in_service};
 
 use crate::ids::VersionId;
 use crate::model::lora::PreparedAdapter;
@@ -53,6 +56,8 @@ pub enum LoadedBy {
 /// Puts a directory into service under a name.
 #[derive(Debug, Clone)]
 pub struct LoadRequest {
+    /// Whose it will be.
+    pub owner: Owner,
     /// Public name of the adapter.
     pub name: String,
     /// PEFT directory; relative paths of the API are taken from each adapter root.
@@ -104,6 +109,8 @@ impl Lease {
 /// One served adapter.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AdapterInfo {
+    /// Whose it is.
+    pub owner: Owner,
     /// Name.
     pub name: String,
     /// Number of the current version.

@@ -4,6 +4,7 @@
 mod database;
 mod dir;
 pub mod keys;
+pub mod ledger;
 pub mod policy;
 
 pub use database::{Database, FILE as DATABASE_FILE, Location, Transaction};

@@ -4,25 +4,42 @@
 //! A key is `sk-sy-` and 43 characters of URL-safe base 64 (256 random bits). It is shown once and kept only as
 //! HMAC-SHA-256 under a secret key that lives outside the database, so that neither alone verifies guesses.
 
+mod admission;
 mod budget;
+mod clock;
 mod identity;
+mod journal;
 pub mod jwt;
+mod ledger;
 mod live;
+mod meter;
+mod office;
 mod policy;
 mod price;
 mod principal;
 mod secrets;
+mod ticket;
+mod wallet;
+mod window;
 
+pub use admission::{CacheUse, Done, NotAdmitted, Outcome, Requested, Settled};
 pub use budget::{Budget, Enforcement, Period};
+pub use clock::{now, unix};
 pub use identity::{
     ADMIN_KEY_ID, AuthError, Identity, NewKey, check_given, ensure_admin, new_key, principal as principal_of, redacted,
     reset_admin,
 };
-pub use live::{Opening, Tenants};
+pub use journal::{Sync, Written};
+pub use ledger::{Ledger, LedgerError};
+pub use live::{BudgetEvents, Opening, Tenants};
+pub use meter::{Gauge, Measure, OverLimit};
+pub use office::Office;
 pub use policy::{Limit, Policy, Subject};
 pub use price::{Price, PriceBook, Tokens};
 pub use principal::{CacheConsent, DEFAULT_TENANT, ModelAccess, Principal, Priority, Reach, Scope, Scopes, UnknownScope};
 pub use secrets::{Secrets, new_id, sha256_hex};
+pub use ticket::{Ask, Now, Rate, Refusal, Ticket};
+pub use wallet::{BudgetReached, OverBudget, Spent};
 
 /// What went wrong with tenants and keys.
 #[derive(Debug, thiserror::Error)]

@@ -23,7 +23,7 @@ use crate::config::{BackendKind, Config, Location, Secret};
 use crate::gateway::{self, Gateway};
 use crate::http::{self, Ended, Readiness, Server};
 use crate::model::BLOCK_TOKENS;
-use crate::registry::{Catalog, IfLoaded, LoadRequest, LoadedBy, Owner, Setup, Viewer};
+use crate::registry::{Catalog, IfLoaded, LoadRequest, LoadedBy, Owner, Setup, Source, Viewer};
 use crate::store::{DataDir, Database};
 use crate::tenants::jwt::TokenVerifier;
 use crate::tenants::{DEFAULT_TENANT, Office, Opening, Tenants};
@@ -63,7 +63,11 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
         tokens,
         readiness: readiness.clone(),
         registry: built.metrics,
-        config: http::Config { body_limit: config.max_body_bytes, ..http::Config::default() },
+        config: http::Config {
+            body_limit: config.max_body_bytes,
+            upload_limit: config.max_upload_bytes,
+            ..http::Config::default()
+        },
     })
     .context("metrics")?;
 
@@ -194,6 +198,7 @@ async fn build(config: &Config, data: &Arc<DataDir>, tenants: &Tenants) -> anyho
         catalog: catalog.clone(),
         tenants: tenants.clone(),
         metrics: counters,
+        cache: config.cache,
         default_max_tokens: config.default_max_tokens,
     });
     Ok(Built { base_name, has_chat_template, backend, catalog, gateway, metrics })
@@ -210,7 +215,7 @@ async fn put_into_service(catalog: &Catalog, name: &str, path: PathBuf) -> anyho
     let request = LoadRequest {
         owner: Owner::Shared,
         name: name.to_owned(),
-        path: path.clone(),
+        from: Source::Directory(path.clone()),
         if_loaded: IfLoaded::ReplaceIfNew,
         expected_version: None,
         by: LoadedBy::Operator,

@@ -17,7 +17,7 @@ use clap::ArgMatches;
 
 use crate::app;
 use crate::app::announce::say;
-use crate::config::{Config, Given, Problems, StateConfig};
+use crate::config::{API_KEY_VARIABLE, Config, Given, Problems, StateConfig};
 use crate::store::{DataDir, StoreError};
 use crate::telemetry;
 
@@ -77,6 +77,7 @@ fn dispatch(matches: &ArgMatches, environment: Vec<(OsString, OsString)>) -> Res
         "keys" => Ok(reset_admin(&state_config(innermost(matches), environment)?)?),
         "adapters" => match matches.subcommand() {
             Some(("list", matches)) => Ok(adapters::list(&state_config(matches, environment)?)?),
+            Some(("push", matches)) => Ok(adapters::push(matches, variable(&environment, API_KEY_VARIABLE))?),
             Some(("remove", matches)) => Ok(adapters::remove(matches, &state_config(matches, environment)?)?),
             Some(("add", matches)) => Ok(adapters::add(matches, &config(matches, environment)?)?),
             Some(("inspect", matches)) => Ok(adapters::inspect(matches, &config(matches, environment)?)?),
@@ -84,6 +85,10 @@ fn dispatch(matches: &ArgMatches, environment: Vec<(OsString, OsString)>) -> Res
         },
         _ => Ok(()),
     }
+}
+
+fn variable<'a>(environment: &'a [(OsString, OsString)], name: &str) -> Option<&'a str> {
+    environment.iter().find(|(key, _)| key == name).and_then(|(_, value)| value.to_str())
 }
 
 /// The arguments of the last subcommand.

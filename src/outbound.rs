@@ -1,14 +1,18 @@
 //! Calls out to other servers: one way to make an HTTP client, with TLS over the crypto library that the rest of the binary uses;
 //! where calls may go, how long they may take and how much may come back. Knows nothing of who is called.
 
+mod form;
+
 use std::fmt;
 use std::net::IpAddr;
 use std::str::FromStr;
 use std::sync::Once;
 use std::time::Duration;
 
-use reqwest::Url;
+pub use form::Part;
+use reqwest::header::{CONTENT_LENGTH, CONTENT_TYPE};
 use reqwest::redirect::Policy;
+use reqwest::{RequestBuilder, Url};
 
 /// Longest wait for a connection.
 const CONNECT: Duration = Duration::from_secs(5);
@@ -39,6 +43,32 @@ pub fn install_tls() {
 pub struct Address(Url);
 
 impl Address {
+    /// Takes http to other machines, too: for commands whose user answers for where they go.
+    pub fn anywhere(text: &str) -> Result<Self, NoAddress> {
+        let address = Self::with_host(text)?;
+        if matches!(address.0.scheme(), "http" | "https") { Ok(address) } else { Err(NoAddress::Shape) }
+    }
+
+    /// The address with a path of ours, each part of it escaped.
+    pub fn at<'a>(mut self, path: impl IntoIterator<Item = &'a str>) -> Self {
+        // Only addresses without a host have no path to go on from.
+        if let Ok(mut parts) = self.0.path_segments_mut() {
+            parts.pop_if_empty().extend(path);
+        }
+        self
+    }
+
+    fn with_host(text: &str) -> Result<Self, NoAddress> {
+        let url = Url::parse(text).map_err(|_| NoAddress::Shape)?;
+        if !url.has_host() {
+            return Err(NoAddress::Shape);
+        }
+        if !url.username().is_empty() || url.password().is_some() {
+            return Err(NoAddress::Credentials);
+        }
+        Ok(Self(url))
+    }
+
     fn is_local(&self) -> bool {
         let host = self.0.host_str().unwrap_or("").trim_start_matches('[').trim_end_matches(']');
         host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
@@ -63,14 +93,7 @@ impl FromStr for Address {
     type Err = NoAddress;
 
     fn from_str(text: &str) -> Result<Self, NoAddress> {
-        let url = Url::parse(text).map_err(|_| NoAddress::Shape)?;
-        if !url.has_host() {
-            return Err(NoAddress::Shape);
-        }
-        if !url.username().is_empty() || url.password().is_some() {
-            return Err(NoAddress::Credentials);
-        }
-        let address = Self(url);
+        let address = Self::with_host(text)?;
         match address.0.scheme() {
             "https" => Ok(address),
             "http" if address.is_local() => Ok(address),
@@ -100,6 +123,9 @@ pub enum OutboundError {
     /// The other side refused.
     #[error("it answered with status {0}")]
     Status(u16),
+    /// A file that was to be sent cannot be read.
+    #[error("a file cannot be read: {0}")]
+    File(#[from] std::io::Error),
     /// More came than was asked for.
     #[error("its answer is larger than {0} bytes")]
     TooLarge(usize),
@@ -135,10 +161,22 @@ impl Caller {
 
     /// The body of a successful answer.
     pub async fn get(&self, limit: usize) -> Result<Vec<u8>, OutboundError> {
-        let mut response = self.client.get(self.address.0.clone()).send().await?;
-        if !response.status().is_success() {
-            return Err(OutboundError::Status(response.status().as_u16()));
+        match self.send(self.client.get(self.address.0.clone()), limit).await? {
+            (status, _) if !(200..300).contains(&status) => Err(OutboundError::Status(status)),
+            (_, body) => Ok(body),
         }
+    }
+
+    /// Posts a form with a bearer key; the answer's status and body.
+    pub async fn post_form(&self, key: &str, parts: Vec<Part>, limit: usize) -> Result<(u16, Vec<u8>), OutboundError> {
+        let form = form::encode(parts).await?;
+        let request = self.client.post(self.address.0.clone()).bearer_auth(key);
+        let request = request.header(CONTENT_TYPE, form.content_type).header(CONTENT_LENGTH, form.length).body(form.body);
+        self.send(request, limit).await
+    }
+
+    async fn send(&self, request: RequestBuilder, limit: usize) -> Result<(u16, Vec<u8>), OutboundError> {
+        let mut response = request.send().await?;
         let mut body = Vec::new();
         while let Some(chunk) = response.chunk().await? {
             if body.len() + chunk.len() > limit {
@@ -146,7 +184,7 @@ impl Caller {
             }
             body.extend_from_slice(&chunk);
         }
-        Ok(body)
+        Ok((response.status().as_u16(), body))
     }
 }
 
@@ -159,6 +197,14 @@ mod tests {
     #[test]
     fn a_client_can_be_made() {
         assert!(client(Duration::from_secs(1)).is_ok());
+    }
+
+    #[test]
+    fn names_in_paths_are_escaped() {
+        let server = Address::anywhere("http://example.com:8080/base/").unwrap();
+        let path = server.at(["admin", "a/b?c", "versions"]);
+        assert_eq!(path.to_string(), "http://example.com:8080/base/admin/a%2Fb%3Fc/versions");
+        assert_eq!(Address::anywhere("example.com:8080"), Err(NoAddress::Shape));
     }
 
     #[test]

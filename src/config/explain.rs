@@ -60,6 +60,8 @@ impl Config {
                 Sync::Never => "never",
             }
             .to_owned(),
+            "response_cache" => self.cache.bytes.to_string(),
+            "response_cache_ttl" => self.cache.ttl.as_secs_f64().to_string(),
             "default_max_tokens" => self.default_max_tokens.to_string(),
             "adapter_roots" => list(self.roots().iter().map(|root| path(root))),
             "adapters" => {
@@ -83,6 +85,7 @@ impl Config {
             "null_token_gap" => format!("{:?}", self.null.token_gap),
             "null_tokens" => self.null.tokens.to_string(),
             "max_body_bytes" => self.max_body_bytes.to_string(),
+            "max_upload_bytes" => self.max_upload_bytes.to_string(),
             "drain_deadline" => self.drain_deadline.as_secs_f64().to_string(),
             key if key.starts_with("jwt_") => self.jwt.as_ref().map_or_else(|| "none".to_owned(), |jwt| tokens(jwt, key)),
             "log_format" => match self.log.format {

@@ -7,8 +7,8 @@ use std::time::Duration;
 use super::raw::{Given, Origin, Raw, Typed};
 use super::settings::{ADMIN_KEY_VARIABLE, SECRET_KEY_VARIABLE};
 use super::{
-    BackendKind, Config, Device, HubModel, KvMemory, Location, ModelSource, NullConfig, Problems, Quant, Secret, StateConfig,
-    Sync, locate,
+    BackendKind, CacheConfig, Config, Device, HubModel, KvMemory, Location, ModelSource, NullConfig, Problems, Quant, Secret,
+    StateConfig, Sync, locate,
 };
 use crate::telemetry::{LogConfig, LogFormat};
 use crate::{registry, tenants};
@@ -78,6 +78,7 @@ impl Reader<'_> {
             let limit = bytes(text)?;
             usize::try_from(limit).ok().filter(|limit| *limit >= 1024).ok_or_else(|| "at least 1024 bytes are right".to_owned())
         });
+        let max_upload_bytes = self.value("max_upload_bytes", 1 << 30, bytes);
         let drain_deadline = self.value("drain_deadline", Duration::from_secs(30), duration);
         let log = self.log();
         // Before the admin key is taken: it looks at it.
@@ -88,6 +89,8 @@ impl Reader<'_> {
             "never" => Ok(Sync::Never),
             _ => Err("group, wait or never is right".to_owned()),
         });
+        let cache_bytes = self.value("response_cache", 64 << 20, bytes);
+        let cache_ttl = self.value("response_cache_ttl", Duration::from_secs(3600), duration);
         let default_max_tokens = self.value("default_max_tokens", 2048, |text| within(text, 1, 1 << 24));
         let (admin_key, secret_key) = (self.admin_key(), self.secret_key());
         let database = data_dir.as_deref().and_then(|dir| self.database(dir));
@@ -117,11 +120,13 @@ impl Reader<'_> {
             backend: backend?,
             null: null?,
             max_body_bytes: max_body_bytes?,
+            max_upload_bytes: max_upload_bytes?,
             drain_deadline: drain_deadline?,
             jwt: jwt?,
             log: log?,
             database: database?,
             ledger_sync: ledger_sync?,
+            cache: CacheConfig { bytes: cache_bytes?, ttl: cache_ttl? },
             default_max_tokens: default_max_tokens?,
             admin_key,
             secret_key,

@@ -1,11 +1,13 @@
 //! The only room that knows HTTP: routes, wire types, statuses. Knows nothing of scheduling, files or weights.
 
+mod adapter_versions;
 mod adapters;
 mod auth;
 mod body;
 mod error;
 mod fields;
 mod health;
+mod kubernetes_metrics;
 mod limits;
 mod metrics;
 mod middleware;
@@ -31,6 +33,8 @@ use crate::tenants::jwt::TokenVerifier;
 pub struct Config {
     /// Largest request body, bytes.
     pub body_limit: usize,
+    /// Most bytes of an uploaded adapter.
+    pub upload_limit: u64,
     /// Most answers to one prompt (`n`).
     pub max_choices: usize,
     /// Most prompts in one completions request.
@@ -41,7 +45,13 @@ pub struct Config {
 
 impl Default for Config {
     fn default() -> Self {
-        Self { body_limit: 8 * 1024 * 1024, max_choices: 128, max_prompts: 256, keep_alive: std::time::Duration::from_secs(15) }
+        Self {
+            body_limit: 8 * 1024 * 1024,
+            upload_limit: 1 << 30,
+            max_choices: 128,
+            max_prompts: 256,
+            keep_alive: std::time::Duration::from_secs(15),
+        }
     }
 }
 

@@ -141,6 +141,16 @@ fn requests() -> Value {
                 "tenant": tenant,
             },
         },
+        "AdapterUpload": {
+            "type": "object",
+            "required": ["adapter_config.json", "adapter_model.safetensors"],
+            "properties": {
+                "adapter_config.json": {"type": "string", "contentMediaType": "application/octet-stream"},
+                "adapter_model.safetensors": {"type": "string", "contentMediaType": "application/octet-stream"},
+                "tenant": tenant,
+                "expected_version": version,
+            },
+        },
         "UnloadLoraAdapterRequest": {
             "type": "object",
             "required": ["lora_name"],
@@ -246,6 +256,20 @@ fn others() -> Value {
             }},
         }},
         "LoraAdapterList": adapters,
+        "AdapterVersion": {"type": "object", "properties": {
+            "object": {"const": "adapter.version"},
+            "name": {"type": "string"},
+            "owner": owner,
+            "version": {"type": "integer"},
+            "digest": {"type": "string"},
+            "current": {"type": "boolean", "description": "In lists: whether the name alone means it."},
+            "replaced": {"type": ["integer", "null"], "description": "After an upload: the version that was current before."},
+            "rank": {"type": "integer"},
+            "file_bytes": {"type": "integer"},
+            "loaded_at": {"type": "integer", "description": "Seconds since 1970."},
+            "loaded_by": {"enum": ["operator", "api"]},
+        }},
+        "AdapterVersionList": list("AdapterVersion"),
         "TokenizeResponse": {"type": "object", "properties": {
             "count": {"type": "integer"},
             "max_model_len": {"type": "integer"},

@@ -16,7 +16,8 @@ use super::name::{self, Selector};
 use super::owner::PerOwner;
 use super::records::{Facts, Records};
 use super::roots::Roots;
-use super::{AdapterInfo, IfLoaded, Lease, LoadRequest, Loaded, LoadedBy, Owner, RegistryError, Viewer};
+use super::uploads::{Upload, Uploads};
+use super::{AdapterInfo, IfLoaded, Lease, LoadRequest, Loaded, LoadedBy, Owner, RegistryError, Source, Versions, Viewer};
 use crate::ids::VersionId;
 use crate::model::lora::peft::AdapterFiles;
 use crate::model::lora::{LoraWeights, PreparedAdapter};
@@ -63,6 +64,7 @@ struct Inner {
     data: Arc<DataDir>,
     files: VersionFiles,
     roots: Roots,
+    uploads: Uploads,
     reserved_names: Vec<String>,
     base: ModelConfig,
     preparer: Arc<dyn AdapterPreparer>,
@@ -102,6 +104,7 @@ impl Catalog {
             let inner = Inner {
                 files: VersionFiles::open(&setup.data)?,
                 roots: Roots::new(setup.roots)?,
+                uploads: Uploads::open(&setup.data)?,
                 state: Mutex::new(State { records: Records::read(setup.data.path())?, ..State::default() }),
                 data: setup.data,
                 reserved_names: setup.reserved_names,
@@ -116,7 +119,23 @@ impl Catalog {
         .await
     }
 
-    /// Puts a directory into service under a name.
+    /// Makes room for files that a client sends.
+    pub fn begin_upload(&self) -> Result<Upload, RegistryError> {
+        self.inner.uploads.begin()
+    }
+
+    /// The versions of an adapter in service.
+    pub fn versions(&self, owner: &Owner, name: &str) -> Result<Versions, RegistryError> {
+        let state = self.inner.state();
+        let record = state.records.adapters.get(owner, name);
+        let current = record.and_then(|adapter| adapter.current);
+        let (Some(record), Some(current)) = (record, current) else {
+            return Err(RegistryError::NotFound { model: name.chars().take(256).collect() });
+        };
+        Ok(Versions { owner: owner.clone(), name: name.to_owned(), current, versions: record.versions.clone() })
+    }
+
+    /// Puts files into service under a name.
     pub async fn load(&self, request: LoadRequest) -> Result<Loaded, RegistryError> {
         let inner = Arc::clone(&self.inner);
         let permit = self.inner.preparation().await?;
@@ -270,13 +289,14 @@ impl Inner {
     }
 
     fn load(&self, request: LoadRequest) -> Result<Loaded, RegistryError> {
-        let LoadRequest { owner, name, path, if_loaded, expected_version, by } = request;
+        let LoadRequest { owner, name, from, if_loaded, expected_version, by } = request;
         name::check(&name, &self.reserved_names)?;
         let expected = expected_version.as_deref();
         may_load(&self.state(), &owner, &name, if_loaded, expected)?;
-        let dir = match by {
-            LoadedBy::Operator => path,
-            LoadedBy::Api { .. } => self.roots.resolve(&path)?,
+        let dir = match (&from, &by) {
+            (Source::Upload(upload), _) => upload.dir().to_owned(),
+            (Source::Directory(path), LoadedBy::Operator) => path.clone(),
+            (Source::Directory(path), LoadedBy::Api { .. }) => self.roots.resolve(path)?,
         };
         let files = AdapterFiles::read(&dir).map_err(RegistryError::Unusable)?;
         let id = files.digest().map_err(RegistryError::Unusable)?;

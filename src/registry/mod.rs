@@ -15,6 +15,7 @@ mod records;
 mod roots;
 #[cfg(test)]
 mod tests;
+mod uploads;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -24,6 +25,8 @@ pub use error::RegistryError;
 pub use name::check as check_name;
 pub use owner::{Owner, Viewer};
 pub use records::{InService, Offline, VersionRecord, in_service};
+
+pub use uploads::{AdapterFile, Upload, Writing};
 
 use crate::ids::VersionId;
 use crate::model::lora::PreparedAdapter;
@@ -53,15 +56,37 @@ pub enum LoadedBy {
     },
 }
 
-/// Puts a directory into service under a name.
+/// Where an adapter's files are.
+#[derive(Debug, Clone)]
+pub enum Source {
+    /// A PEFT directory; relative paths of the API are taken from each adapter root.
+    Directory(PathBuf),
+    /// They were sent.
+    Upload(Arc<Upload>),
+}
+
+/// The versions of an adapter that can be named.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Versions {
+    /// Whose the adapter is.
+    pub owner: Owner,
+    /// Its name.
+    pub name: String,
+    /// Number of the version that the name alone means.
+    pub current: u32,
+    /// In the order in which they came.
+    pub versions: Vec<VersionRecord>,
+}
+
+/// Puts files into service under a name.
 #[derive(Debug, Clone)]
 pub struct LoadRequest {
     /// Whose it will be.
     pub owner: Owner,
     /// Public name of the adapter.
     pub name: String,
-    /// PEFT directory; relative paths of the API are taken from each adapter root.
-    pub path: PathBuf,
+    /// The files.
+    pub from: Source,
     /// What to do when the name is served already.
     pub if_loaded: IfLoaded,
     /// Compare-and-set: the version that the name must point at now: a number (`3`), a digest or its first 8 or more digits, or

@@ -109,7 +109,7 @@ fn request(name: &str, path: &str) -> LoadRequest {
     LoadRequest {
         owner: Owner::Shared,
         name: name.to_owned(),
-        path: path.into(),
+        from: Source::Directory(path.into()),
         if_loaded: IfLoaded::Refuse,
         expected_version: None,
         by: LoadedBy::Api { key_id: "admin".to_owned() },
@@ -502,4 +502,29 @@ async fn a_tenants_own_adapter_hides_the_shared_one_of_its_name() {
     assert_eq!(catalog.list(Viewer::Operator).len(), 2);
     catalog.unload(&Owner::Tenant("a".into()), "support", None).await.unwrap();
     assert_eq!(catalog.resolve("a", "support").await.unwrap().number, 2);
+}
+
+#[tokio::test]
+async fn what_broken_uploads_left_is_gone_after_a_start_and_only_a_few_are_taken_at_a_time() {
+    let fixture = Fixture::new();
+    let left = fixture.dir.path().join("data/uploads/7");
+    std::fs::create_dir_all(&left).unwrap();
+    std::fs::write(left.join("adapter_model.safetensors"), b"half").unwrap();
+    let catalog = fixture.open().await;
+    assert!(!left.exists());
+    let mut uploads: Vec<Upload> = (0..4).map(|_| catalog.begin_upload().unwrap()).collect();
+    assert!(matches!(catalog.begin_upload(), Err(RegistryError::TooManyUploads)));
+    let upload = uploads.pop().unwrap();
+    for file in AdapterFile::ALL {
+        let mut writing = upload.file(file).await.unwrap();
+        for piece in std::fs::read(fixture.dir.path().join("root/one").join(file.name())).unwrap().chunks(7) {
+            writing.write(piece).await.unwrap();
+        }
+        writing.finish().await.unwrap();
+    }
+    let sent = LoadRequest { from: Source::Upload(Arc::new(upload)), ..owned("a", request("x", "")) };
+    let loaded = catalog.load(sent).await.unwrap();
+    assert_eq!(catalog.load(request("x", "one")).await.unwrap().id, loaded.id);
+    drop(uploads);
+    assert_eq!(std::fs::read_dir(fixture.dir.path().join("data/uploads")).unwrap().count(), 0);
 }

@@ -12,3 +12,4 @@ mod streams;
 mod support;
 mod together;
 mod tokens;
+mod uploads;

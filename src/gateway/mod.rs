@@ -34,7 +34,7 @@ use account::Account;
 use feed::{Reporter, Source};
 use metrics::Stage;
 
-use crate::backends::{Backend, Request, SubmitError};
+use crate::backends::{Backend, Realm, Request, SubmitError};
 use crate::model::chat_template::ChatTemplate;
 use crate::model::tokenizer::{Position, Tokenizer};
 use crate::registry::{AdapterInfo, Catalog, Lease, Owner, RegistryError, Viewer};
@@ -194,6 +194,7 @@ impl Gateway {
             account,
             inner.base.tokenizer.clone(),
         );
+        let realm = Realm::named(&request.caller.tenant);
         for (prompt, max_tokens) in rendered.into_iter().zip(lengths) {
             let Rendered { tokens, text } = prompt;
             answer.add_prompt(tokens.len(), text);
@@ -204,6 +205,7 @@ impl Gateway {
             });
             for (index, source) in feed::sources(reporter, request.n).into_iter().enumerate() {
                 let request = Request {
+                    realm,
                     prompt: tokens.clone(),
                     adapter: adapter.clone(),
                     sampling: Sampling { seed: seed.wrapping_add(index as u64), ..request.sampling.clone() },

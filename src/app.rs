@@ -198,6 +198,7 @@ async fn build(config: &Config, data: &Arc<DataDir>, tenants: &Tenants) -> anyho
         catalog: catalog.clone(),
         tenants: tenants.clone(),
         metrics: counters,
+        cache: config.cache,
         default_max_tokens: config.default_max_tokens,
     });
     Ok(Built { base_name, has_chat_template, backend, catalog, gateway, metrics })

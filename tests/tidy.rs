@@ -12,7 +12,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("backends", &["engine", "ids", "model"]),
     ("bench", &["engine", "ids", "model"]),
     ("cli", &["app", "bench", "config", "ids", "model", "outbound", "registry", "store", "telemetry", "tenants"]),
-    ("config", &["engine", "http", "ids", "outbound", "registry", "store", "telemetry", "tenants"]),
+    ("config", &["engine", "gateway", "http", "ids", "outbound", "registry", "store", "telemetry", "tenants"]),
     ("engine", &["ids", "model"]),
     ("gateway", &["backends", "ids", "model", "registry", "telemetry", "tenants"]),
     ("http", &["gateway", "ids", "registry", "telemetry", "tenants"]),

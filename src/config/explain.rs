@@ -60,6 +60,8 @@ impl Config {
                 Sync::Never => "never",
             }
             .to_owned(),
+            "response_cache" => self.cache.bytes.to_string(),
+            "response_cache_ttl" => self.cache.ttl.as_secs_f64().to_string(),
             "default_max_tokens" => self.default_max_tokens.to_string(),
             "adapter_roots" => list(self.roots().iter().map(|root| path(root))),
             "adapters" => {

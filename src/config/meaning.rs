@@ -7,8 +7,8 @@ use std::time::Duration;
 use super::raw::{Given, Origin, Raw, Typed};
 use super::settings::{ADMIN_KEY_VARIABLE, SECRET_KEY_VARIABLE};
 use super::{
-    BackendKind, Config, Device, HubModel, KvMemory, Location, ModelSource, NullConfig, Problems, Quant, Secret, StateConfig,
-    Sync, locate,
+    BackendKind, CacheConfig, Config, Device, HubModel, KvMemory, Location, ModelSource, NullConfig, Problems, Quant, Secret,
+    StateConfig, Sync, locate,
 };
 use crate::telemetry::{LogConfig, LogFormat};
 use crate::{registry, tenants};
@@ -89,6 +89,8 @@ impl Reader<'_> {
             "never" => Ok(Sync::Never),
             _ => Err("group, wait or never is right".to_owned()),
         });
+        let cache_bytes = self.value("response_cache", 64 << 20, bytes);
+        let cache_ttl = self.value("response_cache_ttl", Duration::from_secs(3600), duration);
         let default_max_tokens = self.value("default_max_tokens", 2048, |text| within(text, 1, 1 << 24));
         let (admin_key, secret_key) = (self.admin_key(), self.secret_key());
         let database = data_dir.as_deref().and_then(|dir| self.database(dir));
@@ -124,6 +126,7 @@ impl Reader<'_> {
             log: log?,
             database: database?,
             ledger_sync: ledger_sync?,
+            cache: CacheConfig { bytes: cache_bytes?, ttl: cache_ttl? },
             default_max_tokens: default_max_tokens?,
             admin_key,
             secret_key,

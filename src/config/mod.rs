@@ -14,6 +14,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+pub use crate::gateway::CacheConfig;
 pub use crate::store::Location;
 pub use crate::tenants::Sync;
 pub use locate::{Bundle, bundle};
@@ -177,6 +178,8 @@ pub struct Config {
     pub database: Location,
     /// When rows of the ledger are put on the disk.
     pub ledger_sync: Sync,
+    /// The response cache.
+    pub cache: CacheConfig,
     /// Most tokens of an answer whose request does not say.
     pub default_max_tokens: usize,
     /// Admin key given by the operator.

@@ -97,6 +97,8 @@ pub const SETTINGS: &[Setting] = &[
     one("null_delay", "null-delay", "TIME", "5ms", "With the null backend: from a request's submission to its first token."),
     one("null_token_gap", "null-token-gap", "TIME", "0ms", "With the null backend: from each token to the next; with 0 all come at once."),
     one("null_tokens", "null-tokens", "N", "16", "With the null backend: tokens of an answer whose request leaves the length open."),
+    one("response_cache", "response-cache", "BYTES", "64MiB", "Memory for answers that are a function of their request, kept for those who opt in; 0 is no cache."),
+    one("response_cache_ttl", "response-cache-ttl", "SECONDS", "3600", "How long an answer is kept."),
     one("max_body_bytes", "max-body-bytes", "BYTES", "8MiB", "Largest request body."),
     one("max_upload_bytes", "max-upload-bytes", "BYTES", "1GiB", "Largest adapter that is taken over HTTP, both files together."),
     one("drain_deadline", "drain-deadline", "SECONDS", "30", "How long running answers may go on after SIGTERM."),

@@ -16,6 +16,7 @@ pub(super) struct Account {
     origin: Origin,
     model: String,
     version: String,
+    adapter_label: String,
     cache: CacheUse,
     rate: Rate,
     submitted: Instant,
@@ -42,13 +43,15 @@ pub(super) struct Opening {
     pub origin: Origin,
     pub model: String,
     pub version: String,
+    /// The adapter in metrics.
+    pub adapter_label: String,
     pub cache: CacheUse,
     pub ticket: Ticket,
 }
 
 impl Account {
     pub(super) fn open(opening: Opening) -> Self {
-        let Opening { tenants, metrics, caller, origin, model, version, cache, ticket } = opening;
+        let Opening { tenants, metrics, caller, origin, model, version, adapter_label, cache, ticket } = opening;
         let rate = ticket.rate();
         let state = State::Open(Box::new(ticket));
         Self {
@@ -58,6 +61,7 @@ impl Account {
             origin,
             model,
             version,
+            adapter_label,
             cache,
             rate,
             submitted: Instant::now(),
@@ -123,7 +127,7 @@ impl Account {
         };
         let settled = self.tenants.settle(*ticket, &requested, &done).map_err(GatewayError::Ledger)?;
         self.state = State::Settled { settled, waited: false };
-        self.metrics.ended(&self.version, &done, settled.cost_nanos, self.submitted.elapsed(), began.elapsed());
+        self.metrics.ended(&self.adapter_label, &done, settled.cost_nanos, self.submitted.elapsed(), began.elapsed());
         Ok(())
     }
 

@@ -11,6 +11,7 @@ use futures::{FutureExt, StreamExt};
 
 use super::account::Account;
 use super::assemble::{Assembler, Delta};
+use super::cache::{Recorder, Stored};
 use super::feed::{Arrival, Source, feed, report};
 use super::types::{Echo, EndToken, FinishReason, Piece, Served, Stops, Usage};
 use super::{GatewayError, StopText};
@@ -52,6 +53,9 @@ pub struct Answer {
     failed: bool,
     /// When the last event of all came.
     ended: Instant,
+    /// Keeps the answer for those who ask the same.
+    recorder: Option<Recorder>,
+    choices: usize,
 }
 
 struct Sequence {
@@ -79,6 +83,8 @@ impl Answer {
             usage: Usage::default(),
             failed: false,
             ended: Instant::now(),
+            recorder: None,
+            choices: 0,
         }
     }
 
@@ -90,6 +96,7 @@ impl Answer {
 
     pub(super) fn add_sequence(&mut self, generation: Generation, source: Source) {
         let index = self.sequences.len();
+        self.choices += 1;
         let prompt = self.prompts.len().saturating_sub(1);
         let echoed = self.prompts.last().cloned().flatten().unwrap_or_default();
         let arrivals = feed(generation, source).map(move |(arrival, effort)| (index, arrival, effort));
@@ -109,6 +116,20 @@ impl Answer {
         }
     }
 
+    /// Keeps the answer when it is complete.
+    pub(super) fn record(&mut self, recorder: Option<Recorder>) {
+        self.recorder = recorder;
+    }
+
+    /// Gives an answer that was given before, all of it at once.
+    pub(super) fn replay(&mut self, stored: &Stored) -> Result<(), GatewayError> {
+        self.usage = Usage { cached_tokens: stored.usage.prompt_tokens, ..stored.usage };
+        self.choices = stored.pieces.len();
+        self.ready.extend(stored.pieces.iter().cloned());
+        let outcome = if stored.is_cut() { Outcome::Length } else { Outcome::Stop };
+        self.account.settle(self.usage, outcome, Effort::default())
+    }
+
     /// What answers, fixed from the first token to the last.
     pub fn served(&self) -> &Served {
         &self.shape.served
@@ -116,7 +137,7 @@ impl Answer {
 
     /// Number of answers.
     pub fn choices(&self) -> usize {
-        self.sequences.len()
+        self.choices
     }
 
     /// What is left of the caller's limits.
@@ -153,6 +174,15 @@ impl Answer {
                 self.account.synced().await;
             }
             if let Some(piece) = self.ready.pop_front() {
+                if let Some(recorder) = &mut self.recorder {
+                    recorder.note(&piece);
+                    if self.ready.is_empty()
+                        && !self.is_running()
+                        && let Some(recorder) = self.recorder.take()
+                    {
+                        recorder.finish(self.usage);
+                    }
+                }
                 return Some(Ok(piece));
             }
             if self.failed || !self.is_running() {
@@ -175,6 +205,7 @@ impl Answer {
                 self.failed = true;
                 self.arrivals.clear();
                 self.ready.clear();
+                self.recorder = None;
                 return Some(Err(error));
             }
         }

@@ -113,7 +113,7 @@ impl Metrics {
             cache: counters("switchyard_response_cache_requests_total", "Requests by what the response cache did.", &["result"])?,
             adapter_tokens: counters(
                 "switchyard_adapter_tokens_total",
-                "Tokens by adapter (the base is `base`).",
+                "Tokens by adapter: the base is `base`, a tenant's own is `tenant/name`.",
                 &["adapter", "kind"],
             )?,
             adapter_cost: counters("switchyard_adapter_cost_nanodollars_total", "What was charged, by adapter.", &["adapter"])?,
@@ -136,7 +136,7 @@ impl Metrics {
     }
 
     /// A request was settled after `total`, which took `settling`.
-    pub(super) fn ended(&self, version: &str, done: &Done, cost_nanos: i64, total: Duration, settling: Duration) {
+    pub(super) fn ended(&self, adapter: &str, done: &Done, cost_nanos: i64, total: Duration, settling: Duration) {
         let inner = &self.0;
         let tokens = &done.tokens;
         inner.cache.with_label_values(&[done.cache.name()]).inc();
@@ -155,7 +155,7 @@ impl Metrics {
         if done.outcome == Outcome::Cancelled {
             inner.cancelled.inc();
         }
-        let adapter = self.label(version.split('@').next().unwrap_or(version));
+        let adapter = self.label(adapter);
         inner.adapter_tokens.with_label_values(&[&adapter, "input"]).inc_by(tokens.input);
         inner.adapter_tokens.with_label_values(&[&adapter, "output"]).inc_by(tokens.output);
         inner.adapter_cost.with_label_values(&[&adapter]).inc_by(u64::try_from(cost_nanos).unwrap_or(0));

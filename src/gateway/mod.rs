@@ -4,6 +4,7 @@
 mod account;
 mod answer;
 mod assemble;
+mod cache;
 mod error;
 mod feed;
 mod metrics;
@@ -18,11 +19,13 @@ use std::time::Instant;
 use rand::RngCore;
 use tokio::sync::watch;
 
-pub use crate::backends::{Health, Stats};
+pub use crate::backends::{EngineFacts, Health, PrefixCache, Stats};
+pub use crate::model::BLOCK_TOKENS;
 pub use answer::Answer;
 pub use assemble::ReportedToken;
+pub use cache::{CacheConfig, Purge};
 pub use error::GatewayError;
-pub use metrics::Metrics;
+pub use metrics::{Metrics, Stage};
 pub use prompt::Rendered;
 pub use stop::StopText;
 pub use types::{
@@ -31,8 +34,8 @@ pub use types::{
 };
 
 use account::Account;
+use cache::{Found, Recorder, ResponseCache};
 use feed::{Reporter, Source};
-use metrics::Stage;
 
 use crate::backends::{Backend, Realm, Request, SubmitError};
 use crate::model::chat_template::ChatTemplate;
@@ -67,6 +70,7 @@ struct Inner {
     catalog: Catalog,
     tenants: Tenants,
     metrics: Metrics,
+    cache: Option<ResponseCache>,
     default_max_tokens: usize,
 }
 
@@ -82,6 +86,8 @@ pub struct Parts {
     pub tenants: Tenants,
     /// Counters.
     pub metrics: Metrics,
+    /// The response cache.
+    pub cache: CacheConfig,
     /// Most tokens of an answer whose request does not say.
     pub default_max_tokens: usize,
 }
@@ -89,8 +95,9 @@ pub struct Parts {
 impl Gateway {
     /// Wires a gateway.
     pub fn new(parts: Parts) -> Self {
-        let Parts { base, backend, catalog, tenants, metrics, default_max_tokens } = parts;
-        Self(Arc::new(Inner { base, backend, catalog, tenants, metrics, default_max_tokens }))
+        let Parts { base, backend, catalog, tenants, metrics, cache, default_max_tokens } = parts;
+        let cache = ResponseCache::new(cache);
+        Self(Arc::new(Inner { base, backend, catalog, tenants, metrics, cache, default_max_tokens }))
     }
 
     /// The base model.
@@ -98,9 +105,26 @@ impl Gateway {
         &self.0.base
     }
 
+    /// Drops answers from the response cache.
+    pub fn purge_cache(&self, purge: Purge) {
+        if let Some(cache) = &self.0.cache {
+            cache.purge(purge);
+        }
+    }
+
+    /// Answers in the response cache, and their bytes.
+    pub fn cache_size(&self) -> (u64, u64) {
+        self.0.cache.as_ref().map_or((0, 0), ResponseCache::size)
+    }
+
     /// What the gateway counts.
     pub fn metrics(&self) -> &Metrics {
         &self.0.metrics
+    }
+
+    /// What metrics for routers are about.
+    pub fn backend_facts(&self) -> &EngineFacts {
+        self.0.backend.facts()
     }
 
     /// What the engine is doing.
@@ -130,14 +154,19 @@ impl Gateway {
     }
 
     /// Begins to answer. The answer is cancelled when it is dropped.
-    pub async fn generate(&self, request: GenerationRequest) -> Result<Answer, GatewayError> {
+    pub async fn generate(&self, mut request: GenerationRequest) -> Result<Answer, GatewayError> {
         let inner = &self.0;
         // Cheap, and before any work for somebody who has to come back with another name.
         let model = self.check_model(&request.caller, &request.model)?;
-        let model = model.map_or_else(|| inner.base.name.clone(), |(_, name)| name);
+        let (model, adapter_label) = match model {
+            None => (inner.base.name.clone(), "base".to_owned()),
+            Some((Owner::Shared, name)) => (name.clone(), name),
+            // A slash is in no name: readers of metrics tell by it what is a tenant's own.
+            Some((Owner::Tenant(tenant), name)) => (name.clone(), format!("{tenant}/{name}")),
+        };
         let position = text_position(&request.prompts);
         let rendering = Instant::now();
-        let rendered = self.render_all(request.prompts, request.echo).await?;
+        let rendered = self.render_all(std::mem::take(&mut request.prompts), request.echo).await?;
         inner.metrics.stage(Stage::Render, rendering.elapsed());
         let mut lengths = Vec::with_capacity(rendered.len());
         for prompt in &rendered {
@@ -151,8 +180,9 @@ impl Gateway {
         }
         // All places or none, and before anything is read from disk for it. What waits is asked first: a refusal here leaves the
         // caller's limits as they are.
-        let places = inner.backend.reserve(rendered.len().saturating_mul(request.n), self.queue_share(request.caller.priority));
-        let mut places = places.map_err(refused)?;
+        let share = self.queue_share(request.caller.priority);
+        let reserve = || inner.backend.reserve(rendered.len().saturating_mul(request.n), share).map_err(refused);
+        let mut places = reserve()?;
         let admitting = Instant::now();
         let ticket = inner.tenants.admit(Ask {
             caller: &request.caller,
@@ -162,6 +192,32 @@ impl Gateway {
         })?;
         inner.metrics.stage(Stage::Admit, admitting.elapsed());
         let (served, lease) = self.resolve(&request.caller.tenant, &request.model).await?;
+        let mut recorder = None;
+        let mut stored = None;
+        if let Some(cache) = inner.cache.as_ref().filter(|_| cache::allowed(&request)) {
+            let prompts: Vec<&[u32]> = rendered.iter().map(|prompt| prompt.tokens.as_slice()).collect();
+            let key = cache::key(&request, &served.version, &prompts, &lengths);
+            loop {
+                match cache.find(key) {
+                    Found::Stored(found) => {
+                        stored = Some(found);
+                        break;
+                    }
+                    Found::Underway(mut underway) => {
+                        // Others need the places meanwhile.
+                        drop(places);
+                        // It closes when the answer is there, or when whoever was at it has gone.
+                        let _ = underway.changed().await;
+                        places = reserve()?;
+                    }
+                    Found::Nothing(flight) => {
+                        let choices = rendered.len() * request.n;
+                        recorder = Some(Recorder::new(flight, &request.caller.tenant, &served.version, choices));
+                        break;
+                    }
+                }
+            }
+        }
         let account = Account::open(account::Opening {
             tenants: inner.tenants.clone(),
             metrics: inner.metrics.clone(),
@@ -169,7 +225,12 @@ impl Gateway {
             origin: request.origin,
             model: request.model,
             version: served.version.clone(),
-            cache: CacheUse::Bypass,
+            adapter_label,
+            cache: match (&stored, &recorder) {
+                (Some(_), _) => CacheUse::Hit,
+                (None, Some(_)) => CacheUse::Miss,
+                (None, None) => CacheUse::Bypass,
+            },
             ticket,
         });
         let adapter = lease.as_ref().map(|lease| Arc::clone(&lease.adapter));
@@ -194,6 +255,11 @@ impl Gateway {
             account,
             inner.base.tokenizer.clone(),
         );
+        if let Some(stored) = stored {
+            answer.replay(&stored)?;
+            return Ok(answer);
+        }
+        answer.record(recorder);
         let realm = Realm::named(&request.caller.tenant);
         for (prompt, max_tokens) in rendered.into_iter().zip(lengths) {
             let Rendered { tokens, text } = prompt;

@@ -7,6 +7,7 @@ mod body;
 mod error;
 mod fields;
 mod health;
+mod kubernetes_metrics;
 mod limits;
 mod metrics;
 mod middleware;

@@ -61,6 +61,7 @@ impl Served {
             catalog: catalog.clone(),
             tenants: tenants.clone(),
             metrics,
+            cache: gateway::CacheConfig { bytes: 1 << 20, ttl: std::time::Duration::from_secs(600) },
             default_max_tokens: 2048,
         });
         let server = Server::new(Parts {

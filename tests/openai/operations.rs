@@ -56,7 +56,7 @@ async fn metrics_count_tokens_requests_and_steps() {
     assert_eq!((metric(&text, &requests(200)), metric(&text, &requests(400))), (2.0, 1.0));
     assert!(!text.contains("nothing-there"), "callers cannot make label values");
     for line in text.lines().filter(|line| !line.starts_with('#')) {
-        assert!(line.starts_with("switchyard_"), "{line}");
+        assert!(line.starts_with("switchyard_") || line.starts_with("vllm:"), "{line}");
     }
 }
 

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use axum::Json;
 use axum::body::{Body, Bytes};
-use axum::http::{HeaderName, HeaderValue, header};
+use axum::http::{HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use futures::stream::unfold;
 use serde::Serialize;
@@ -52,7 +52,13 @@ pub async fn reply(server: &Server, wanted: Wanted, request: GenerationRequest) 
     let reports = if request.logprobs.is_some() { Reports::Sent } else { Reports::Omitted };
     let arrived = request.origin.arrived;
     let answer = server.gateway().generate(request).await;
-    let answer = answer.map_err(|error| ApiError::from(error).with_prompt_field(endpoint.prompt_field()))?;
+    let answer = answer.map_err(|error| {
+        let error = ApiError::from(error).with_prompt_field(endpoint.prompt_field());
+        if error.status == StatusCode::TOO_MANY_REQUESTS {
+            server.metrics().refused(error.code.unwrap_or_default());
+        }
+        error
+    })?;
     let submitted = Instant::now();
     let (served, rate, cache) = (answer.served().clone(), answer.rate(), answer.cache());
     let id = format!("{}{}", endpoint.id_prefix(), random_hex());

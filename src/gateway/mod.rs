@@ -40,7 +40,7 @@ use feed::{Reporter, Source};
 use crate::backends::{Backend, Realm, Request, SubmitError};
 use crate::model::chat_template::ChatTemplate;
 use crate::model::tokenizer::{Position, Tokenizer};
-use crate::registry::{AdapterInfo, Catalog, Lease, Owner, RegistryError, Viewer};
+use crate::registry::{AdapterInfo, Catalog, Lease, LoadRequest, Loaded, Owner, RegistryError, Viewer};
 use crate::tenants::{Ask, CacheUse, NotAdmitted, Principal, Priority, Tenants};
 
 /// Most log-probabilities of prompt tokens in one request, alternatives and all answers counted: about 100 MB on their way.
@@ -103,6 +103,22 @@ impl Gateway {
     /// The base model.
     pub fn base(&self) -> &Base {
         &self.0.base
+    }
+
+    /// Puts an adapter into service; answers of the version that it replaces are dropped.
+    pub async fn load_adapter(&self, request: LoadRequest) -> Result<Loaded, RegistryError> {
+        let loaded = self.0.catalog.load(request).await?;
+        if let Some(old) = loaded.replaced.filter(|old| *old != loaded.number) {
+            self.purge_cache(Purge::Version(format!("{}@{old}", loaded.name)));
+        }
+        Ok(loaded)
+    }
+
+    /// Takes an adapter out of service, and its answers with it.
+    pub async fn unload_adapter(&self, owner: &Owner, name: &str, expected: Option<&str>) -> Result<(), RegistryError> {
+        self.0.catalog.unload(owner, name, expected).await?;
+        self.purge_cache(Purge::Version(name.to_owned()));
+        Ok(())
     }
 
     /// Drops answers from the response cache.

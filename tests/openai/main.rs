@@ -3,8 +3,10 @@
 
 mod adapters;
 mod bundled;
+mod caching;
 mod chat;
 mod completions;
+mod limits;
 mod mistakes;
 mod official_client;
 mod operations;

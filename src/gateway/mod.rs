@@ -37,7 +37,7 @@ use account::Account;
 use cache::{Found, Recorder, ResponseCache};
 use feed::{Reporter, Source};
 
-use crate::backends::{Backend, Request, SubmitError};
+use crate::backends::{Backend, Realm, Request, SubmitError};
 use crate::model::chat_template::ChatTemplate;
 use crate::model::tokenizer::{Position, Tokenizer};
 use crate::registry::{AdapterInfo, Catalog, Lease, LoadRequest, Loaded, Owner, RegistryError, Viewer};
@@ -276,6 +276,7 @@ impl Gateway {
             return Ok(answer);
         }
         answer.record(recorder);
+        let realm = Realm::named(&request.caller.tenant);
         for (prompt, max_tokens) in rendered.into_iter().zip(lengths) {
             let Rendered { tokens, text } = prompt;
             answer.add_prompt(tokens.len(), text);
@@ -286,6 +287,7 @@ impl Gateway {
             });
             for (index, source) in feed::sources(reporter, request.n).into_iter().enumerate() {
                 let request = Request {
+                    realm,
                     prompt: tokens.clone(),
                     adapter: adapter.clone(),
                     sampling: Sampling { seed: seed.wrapping_add(index as u64), ..request.sampling.clone() },

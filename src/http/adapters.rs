@@ -103,7 +103,7 @@ pub async fn list(State(server): State<Server>, Extension(caller): Extension<Arc
         Reach::Organization => Viewer::Operator,
         Reach::Tenant => Viewer::Tenant(&caller.tenant),
     };
-    let seen = |name: &str| caller.models.allows(name);
+    let seen = |name: &str| server.gateway().may_use(&caller, name);
     let adapters: Vec<Value> = server
         .catalog()
         .list(viewer)

@@ -26,6 +26,13 @@ const MAX_REQUEST_ID: usize = 128;
 #[derive(Debug, Clone)]
 pub struct RequestId(HeaderValue);
 
+impl RequestId {
+    /// As text; it always is.
+    pub fn text(&self) -> Option<&str> {
+        self.0.to_str().ok()
+    }
+}
+
 /// Takes the caller's `x-request-id` over, or makes one; the response carries it.
 pub async fn request_id(mut request: Request, next: Next) -> Response {
     let given = request.headers().get(REQUEST_ID).filter(|id| acceptable(id)).cloned();

@@ -1,6 +1,7 @@
 //! The only room that knows HTTP: routes, wire types, statuses. Knows nothing of scheduling, files or weights.
 
 mod adapters;
+mod admin;
 mod auth;
 mod body;
 mod error;

@@ -4,6 +4,7 @@
 //! A key is `sk-sy-` and 43 characters of URL-safe base 64 (256 random bits). It is shown once and kept only as
 //! HMAC-SHA-256 under a secret key that lives outside the database, so that neither alone verifies guesses.
 
+pub mod admin;
 mod budget;
 mod identity;
 mod live;
@@ -17,7 +18,7 @@ pub use identity::{
     ADMIN_KEY_ID, AuthError, Identity, NewKey, check_given, ensure_admin, new_key, principal as principal_of, redacted,
     reset_admin,
 };
-pub use live::{Opening, Tenants};
+pub use live::{Opening, Tenants, now as unix_now};
 pub use policy::{Limit, Policy, Subject};
 pub use price::{Price, PriceBook, Tokens};
 pub use principal::{CacheConsent, DEFAULT_TENANT, ModelAccess, Principal, Priority, Reach, Scope, Scopes, UnknownScope};

@@ -23,10 +23,13 @@ use crate::config::{BackendKind, Config, Location, Secret};
 use crate::gateway::{self, Gateway};
 use crate::http::{self, Ended, Readiness, Server};
 use crate::model::BLOCK_TOKENS;
-use crate::registry::{Catalog, IfLoaded, LoadRequest, LoadedBy, Setup};
+use crate::registry::{Catalog, IfLoaded, LoadRequest, LoadedBy, Owner, Setup, Source, Viewer};
 use crate::store::{DataDir, Database};
-use crate::tenants::{Opening, Tenants};
+use crate::tenants::jwt::TokenVerifier;
+use crate::tenants::{DEFAULT_TENANT, Office, Opening, Tenants};
 
+/// Time for the last rows of the ledger to reach the database; what does not stays in the journal.
+const LAST_ROWS: Duration = Duration::from_secs(5);
 /// Time for the last events of answers that were cut off to reach their clients.
 const LAST_WORDS: Duration = Duration::from_millis(200);
 
@@ -36,9 +39,11 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
     // The cheap things that can fail come first, so that a taken port is reported before a large base is read.
     let data = Arc::new(DataDir::open(&config.data_dir)?);
     let listener = bind(&config).await?;
-    let tenants = open_tenants(&config.database, data.path(), config.secret_key.as_ref()).await?;
+    let office = open_office(&config.database, data.path(), config.secret_key.as_ref()).await?;
+    let (tenants, _reached) = Tenants::open(Opening { office, data_dir: data.path(), sync: config.ledger_sync }).await?;
+    let tokens = token_verifier(&config, &tenants).await?;
     let built = tokio::select! {
-        built = build(&config, &data) => built?,
+        built = build(&config, &data, &tenants) => built?,
         signal = signals.next() => {
             tracing::info!(signal, "stopped before the base was loaded");
             return Ok(());
@@ -47,6 +52,7 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
     // The admin key comes last: a new one is shown once, and only by a server that could start.
     let new_key = tenants.ensure_admin(data.path(), config.admin_key.as_ref().map(|key| key.0.as_str())).await?;
     tokio::spawn(tenants.clone().keep_up());
+    tokio::spawn(tenants.ledger().clone().drain());
     let address = listener.local_addr().context("the address of the listening socket")?;
     let readiness = Readiness::default();
     let starting = readiness.latch("start");
@@ -54,9 +60,14 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
         gateway: built.gateway,
         catalog: built.catalog.clone(),
         tenants: tenants.clone(),
+        tokens,
         readiness: readiness.clone(),
         registry: built.metrics,
-        config: http::Config { body_limit: config.max_body_bytes, ..http::Config::default() },
+        config: http::Config {
+            body_limit: config.max_body_bytes,
+            upload_limit: config.max_upload_bytes,
+            ..http::Config::default()
+        },
     })
     .context("metrics")?;
 
@@ -79,7 +90,12 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
         kv_bytes: (facts.config.kv_blocks * facts.kv_block_bytes) as u64,
         resident_bytes: memory::resident_bytes(),
         context: facts.max_context,
-        adapters: built.catalog.list().iter().map(|adapter| format!("{}@{}", adapter.name, adapter.number)).collect(),
+        adapters: built
+            .catalog
+            .list(Viewer::Tenant(DEFAULT_TENANT))
+            .iter()
+            .map(|adapter| format!("{}@{}", adapter.name, adapter.number))
+            .collect(),
         new_key: new_key.as_deref(),
     }
     .print();
@@ -121,13 +137,15 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
         tracing::warn!("the end of the drain cut answers off");
         tokio::time::sleep(LAST_WORDS).await;
     }
+    tenants.ledger().close(LAST_ROWS).await;
+    tenants.database().close().await;
     outcome
 }
 
-/// Opens the database and reads what servers keep of it in memory.
-pub(crate) async fn open_tenants(database: &Location, data_dir: &Path, secret_key: Option<&Secret>) -> anyhow::Result<Tenants> {
+/// Opens the database.
+pub(crate) async fn open_office(database: &Location, data_dir: &Path, secret_key: Option<&Secret>) -> anyhow::Result<Office> {
     let database = Database::open(database).await.context("the database (--database)")?;
-    Ok(Tenants::open(Opening { database, data_dir, secret_key: secret_key.map(|key| key.0.as_str()) }).await?)
+    Ok(Office::open(database, data_dir, secret_key.map(|key| key.0.as_str())).await?)
 }
 
 struct Built {
@@ -143,7 +161,7 @@ async fn bind(config: &Config) -> anyhow::Result<TcpListener> {
     TcpListener::bind(config.listen).await.with_context(|| format!("cannot listen on {} (--listen)", config.listen))
 }
 
-async fn build(config: &Config, data: &Arc<DataDir>) -> anyhow::Result<Built> {
+async fn build(config: &Config, data: &Arc<DataDir>, tenants: &Tenants) -> anyhow::Result<Built> {
     let for_loading = config.clone();
     let loaded = tokio::task::spawn_blocking(move || backend::start(&for_loading)).await.context("loading the base")??;
     let backend = loaded.backend;
@@ -164,7 +182,7 @@ async fn build(config: &Config, data: &Arc<DataDir>) -> anyhow::Result<Built> {
     }
     for (name, path) in config.default_adapters() {
         // Nobody asked for it at this start, and somebody took it out before.
-        if catalog.was_unloaded(name) {
+        if catalog.was_unloaded(&Owner::Shared, name) {
             tracing::info!(adapter = name, "a bundled adapter stays out of service; name it with --adapter to have it back");
             continue;
         }
@@ -174,14 +192,30 @@ async fn build(config: &Config, data: &Arc<DataDir>) -> anyhow::Result<Built> {
     let base_name = loaded.base.name.clone();
     let has_chat_template = loaded.base.chat_template.is_some();
     let counters = gateway::Metrics::new(&metrics).context("metrics")?;
-    let gateway = Gateway::new(loaded.base, backend.clone(), catalog.clone(), counters);
+    let gateway = Gateway::new(gateway::Parts {
+        base: loaded.base,
+        backend: backend.clone(),
+        catalog: catalog.clone(),
+        tenants: tenants.clone(),
+        metrics: counters,
+        cache: config.cache,
+        default_max_tokens: config.default_max_tokens,
+    });
     Ok(Built { base_name, has_chat_template, backend, catalog, gateway, metrics })
+}
+
+async fn token_verifier(config: &Config, tenants: &Tenants) -> anyhow::Result<Option<Arc<TokenVerifier>>> {
+    let Some(settings) = config.jwt.clone() else { return Ok(None) };
+    let tenants = tenants.clone();
+    let active = Arc::new(move |tenant: &str| tenants.policy().is_active(tenant));
+    Ok(Some(Arc::new(TokenVerifier::start(settings, active).await?)))
 }
 
 async fn put_into_service(catalog: &Catalog, name: &str, path: PathBuf) -> anyhow::Result<()> {
     let request = LoadRequest {
+        owner: Owner::Shared,
         name: name.to_owned(),
-        path: path.clone(),
+        from: Source::Directory(path.clone()),
         if_loaded: IfLoaded::ReplaceIfNew,
         expected_version: None,
         by: LoadedBy::Operator,

@@ -17,7 +17,7 @@ use clap::ArgMatches;
 
 use crate::app;
 use crate::app::announce::say;
-use crate::config::{Config, Given, Problems, StateConfig};
+use crate::config::{API_KEY_VARIABLE, Config, Given, Problems, StateConfig};
 use crate::store::{DataDir, StoreError};
 use crate::telemetry;
 
@@ -77,6 +77,7 @@ fn dispatch(matches: &ArgMatches, environment: Vec<(OsString, OsString)>) -> Res
         "keys" => Ok(reset_admin(&state_config(innermost(matches), environment)?)?),
         "adapters" => match matches.subcommand() {
             Some(("list", matches)) => Ok(adapters::list(&state_config(matches, environment)?)?),
+            Some(("push", matches)) => Ok(adapters::push(matches, variable(&environment, API_KEY_VARIABLE))?),
             Some(("remove", matches)) => Ok(adapters::remove(matches, &state_config(matches, environment)?)?),
             Some(("add", matches)) => Ok(adapters::add(matches, &config(matches, environment)?)?),
             Some(("inspect", matches)) => Ok(adapters::inspect(matches, &config(matches, environment)?)?),
@@ -84,6 +85,10 @@ fn dispatch(matches: &ArgMatches, environment: Vec<(OsString, OsString)>) -> Res
         },
         _ => Ok(()),
     }
+}
+
+fn variable<'a>(environment: &'a [(OsString, OsString)], name: &str) -> Option<&'a str> {
+    environment.iter().find(|(key, _)| key == name).and_then(|(_, value)| value.to_str())
 }
 
 /// The arguments of the last subcommand.
@@ -125,8 +130,8 @@ fn check_config(matches: &ArgMatches, environment: Vec<(OsString, OsString)>) ->
 fn reset_admin(config: &StateConfig) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start the runtime")?;
     let key = runtime.block_on(async {
-        let tenants = app::open_tenants(&config.database, &config.data_dir, config.secret_key.as_ref()).await?;
-        anyhow::Ok(tenants.reset_admin().await?)
+        let office = app::open_office(&config.database, &config.data_dir, config.secret_key.as_ref()).await?;
+        anyhow::Ok(office.reset_admin().await?)
     })?;
     say(&format!("The new admin key, shown only this once; the old one is void:\n\n  {key}\n"));
     if config.admin_key.is_some() {

@@ -12,7 +12,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 pub use crate::engine::request::{Event, Finish, Request, Sampling, TokenLogprob};
-pub use crate::engine::{EngineFacts, EngineHandle, Health, Stats, SubmitError};
+pub use crate::engine::{Effort, EngineFacts, EngineHandle, Health, PrefixCache, Stats, SubmitError};
 pub use crate::model::lora::PreparedAdapter;
 pub use null::NullBackend;
 
@@ -30,10 +30,10 @@ pub enum Backend {
 
 impl Backend {
     /// Takes `count` places in the queue, all or none, for requests that belong together.
-    pub fn reserve(&self, count: usize) -> Result<Places, SubmitError> {
+    pub fn reserve(&self, count: usize, within: usize) -> Result<Places, SubmitError> {
         match self {
-            Self::Native(engine) => engine.reserve(count).map(Places::Native),
-            Self::Null(null) => null.reserve(count).map(Places::Null),
+            Self::Native(engine) => engine.reserve(count, within).map(Places::Native),
+            Self::Null(null) => null.reserve(count, within).map(Places::Null),
         }
     }
 
@@ -44,7 +44,7 @@ impl Backend {
             (Self::Null(null), Places::Null(places)) => null.submit_at(places, request).map(Generation::Null),
             // Places of another backend are worth nothing here.
             (backend, places) => {
-                *places = backend.reserve(1)?;
+                *places = backend.reserve(1, usize::MAX)?;
                 backend.submit_at(places, request)
             }
         }
@@ -129,11 +129,12 @@ impl Generation {
         }
     }
 
-    /// Prompt tokens whose computation was reused, known from the first event on.
-    pub fn cached_tokens(&self) -> usize {
+    /// What the request has cost so far; its cached tokens are known from the first event on.
+    pub fn effort(&self) -> Effort {
         match self {
-            Self::Native(generation) => generation.cached_tokens(),
-            Self::Null(_) => 0,
+            Self::Native(generation) => generation.effort(),
+            // Nothing is computed, nothing is held.
+            Self::Null(_) => Effort::default(),
         }
     }
 }

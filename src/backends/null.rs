@@ -144,10 +144,10 @@ impl NullBackend {
     }
 
     /// Takes `count` places in the queue, all or none.
-    pub fn reserve(&self, count: usize) -> Result<Places, SubmitError> {
+    pub fn reserve(&self, count: usize, within: usize) -> Result<Places, SubmitError> {
         self.refuse_unless_serving()?;
         let shared = &self.0.shared;
-        let capacity = self.0.facts.config.queue_capacity;
+        let capacity = self.0.facts.config.queue_capacity.min(within);
         let more = |taken: usize| taken.checked_add(count).filter(|taken| *taken <= capacity);
         match shared.waiting.fetch_update(Ordering::AcqRel, Ordering::Acquire, more) {
             Ok(_) => Ok(Places { shared: Arc::clone(shared), count }),
@@ -162,7 +162,7 @@ impl NullBackend {
         let facts = &self.0.facts;
         check_request(&request, &facts.model, facts.max_context)?;
         if places.count == 0 {
-            *places = self.reserve(1)?;
+            *places = self.reserve(1, usize::MAX)?;
         }
         let shared = &self.0.shared;
         let room = facts.max_context - request.prompt.len();

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context;
 use clap::ArgMatches;
@@ -15,12 +16,23 @@ use crate::config::{Config, StateConfig};
 use crate::model::lora::peft::AdapterFiles;
 use crate::model::lora::{LoraWeights, PreparedAdapter};
 use crate::model::{AdapterPreparer, ModelError};
-use crate::registry::{self, Catalog, IfLoaded, LoadRequest, LoadedBy, Offline, Setup};
+use crate::outbound::{Address, Caller, Part};
+use crate::registry::{self, AdapterFile, Catalog, IfLoaded, InService, LoadRequest, LoadedBy, Offline, Owner, Setup, Source};
+use crate::store::{self, Database};
 
-const ASK_THE_SERVER: &str = "ask it over its API: POST /v1/load_lora_adapter, POST /v1/unload_lora_adapter";
+const ASK_THE_SERVER: &str =
+    "ask it over its API: switchyard adapters push, POST /v1/load_lora_adapter, POST /v1/unload_lora_adapter";
+/// Time for an upload. A server that is silent for a minute gives up itself.
+const UPLOAD_TIME: Duration = Duration::from_secs(3600);
+/// Largest answer that is read, bytes.
+const MAX_ANSWER: usize = 1 << 20;
 
 fn name(matches: &ArgMatches) -> anyhow::Result<String> {
     matches.get_one::<String>("name").cloned().context("the name is missing")
+}
+
+fn owner(matches: &ArgMatches) -> Owner {
+    matches.get_one::<String>("tenant").map(String::as_str).into()
 }
 
 fn path(matches: &ArgMatches) -> anyhow::Result<PathBuf> {
@@ -33,11 +45,15 @@ pub(super) fn list(config: &StateConfig) -> anyhow::Result<()> {
         say("no adapters\n");
         return Ok(());
     }
-    say(&format!("{:<24} {:>7} {:>5} {:>12}  {:<12}  kept versions\n", "name", "version", "rank", "files", "digest"));
-    for (name, version, numbers) in adapters {
-        let numbers: Vec<String> = numbers.iter().map(u32::to_string).collect();
+    say(&format!(
+        "{:<24} {:<16} {:>7} {:>5} {:>12}  {:<12}  kept versions\n",
+        "name", "owner", "version", "rank", "files", "digest"
+    ));
+    for InService { owner, name, current: version, kept } in adapters {
+        let numbers: Vec<String> = kept.iter().map(u32::to_string).collect();
         say(&format!(
-            "{name:<24} {:>7} {:>5} {:>12}  {}  {}\n",
+            "{name:<24} {:<16} {:>7} {:>5} {:>12}  {}  {}\n",
+            owner.to_string(),
             version.number,
             version.rank,
             human(version.file_bytes),
@@ -58,26 +74,71 @@ impl AdapterPreparer for CheckOnly {
 }
 
 pub(super) fn add(matches: &ArgMatches, config: &Config) -> anyhow::Result<()> {
-    let (name, path) = (name(matches)?, path(matches)?);
+    let (owner, name, path) = (owner(matches), name(matches)?, path(matches)?);
     let data = Arc::new(open_data(&config.data_dir, ASK_THE_SERVER)?);
     let base = base::open(config)?;
     let roots = adapter_roots(config)?;
-    let runtime = tokio::runtime::Builder::new_current_thread().build().context("cannot start the runtime")?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start the runtime")?;
     let loaded = runtime.block_on(async {
+        if let Some(tenant) = owner.tenant() {
+            check_tenant(config, tenant).await?;
+        }
         let setup =
             Setup { data, roots, reserved_names: vec![base.name], base: base.checkpoint.config, preparer: Arc::new(CheckOnly) };
         let (catalog, _) = Catalog::open(setup).await?;
-        let request = LoadRequest { name, path, if_loaded: IfLoaded::Replace, expected_version: None, by: LoadedBy::Operator };
-        catalog.load(request).await
+        let request = LoadRequest {
+            owner,
+            name,
+            from: Source::Directory(path),
+            if_loaded: IfLoaded::Replace,
+            expected_version: None,
+            by: LoadedBy::Operator,
+        };
+        anyhow::Ok(catalog.load(request).await?)
     })?;
     say(&format!("{}@{} ({}) will be served from the next start\n", loaded.name, loaded.number, loaded.id.short()));
+    Ok(())
+}
+
+/// Sends the files to a server, which checks them.
+pub(super) fn push(matches: &ArgMatches, key: Option<&str>) -> anyhow::Result<()> {
+    let (name, path) = (name(matches)?, path(matches)?);
+    let key = key.context("SWITCHYARD_API_KEY is not set; it must hold an admin key of the server")?;
+    let given = matches.get_one::<String>("server").context("the server is missing")?;
+    let server = Address::anywhere(given).with_context(|| format!("--server {given:?}"))?;
+    let files = AdapterFile::ALL.map(|file| Part::File { name: file.name(), path: path.join(file.name()) });
+    let texts = ["tenant", "expected_version"];
+    let texts = texts.into_iter().filter_map(|name| Some(Part::Text { name, value: matches.get_one::<String>(name)?.clone() }));
+    // Texts first, so that a wrong tenant is known before the files are on their way.
+    let parts: Vec<Part> = texts.chain(files).collect();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start the runtime")?;
+    let (status, body) = runtime.block_on(async {
+        let caller = Caller::new(server.at(["admin", "adapters", &name, "versions"]), UPLOAD_TIME)?;
+        caller.post_form(key, parts, MAX_ANSWER).await
+    })?;
+    let answer: serde_json::Value = serde_json::from_slice(&body).unwrap_or_default();
+    if status != 200 {
+        let reason = answer["error"]["message"].as_str().unwrap_or("it said nothing more");
+        anyhow::bail!("the server answered {status}: {reason}");
+    }
+    let digest = answer["digest"].as_str().unwrap_or("?");
+    say(&format!("{name}@{} ({digest}) is in service\n", answer["version"]));
+    Ok(())
+}
+
+/// An adapter of nobody would be out of everybody's reach.
+async fn check_tenant(config: &Config, tenant: &str) -> anyhow::Result<()> {
+    let database = Database::open(&config.database).await?;
+    let rows = store::policy::read(&database).await?;
+    database.close().await;
+    anyhow::ensure!(rows.active.iter().any(|id| id == tenant), "there is no project {tenant:?}, or it is archived (--tenant)");
     Ok(())
 }
 
 pub(super) fn remove(matches: &ArgMatches, config: &StateConfig) -> anyhow::Result<()> {
     let name = name(matches)?;
     let data = open_data(&config.data_dir, ASK_THE_SERVER)?;
-    Offline::open(&data)?.remove(&name)?;
+    Offline::open(&data)?.remove(&owner(matches), &name)?;
     say(&format!("{name} is out of service\n"));
     Ok(())
 }

@@ -26,6 +26,7 @@ Examples:
   switchyard serve --model M --adapter NAME=PATH    serve another base and an adapter
   switchyard check-config --config FILE             say what is wrong with a configuration
   switchyard adapters inspect PATH                  what is in an adapter, and whether it fits the base
+  switchyard adapters push NAME PATH --server URL   send an adapter to a running server
   switchyard bench --model M --batches 1,16         how fast this machine is
   switchyard quantize DIR base.gguf --type q4_k     a Hugging Face directory as a GGUF file
   switchyard keys reset-admin                       a new admin key, if it was lost";
@@ -74,6 +75,14 @@ fn adapters() -> Command {
         let path = Arg::new("path").value_name("PATH").required(true).value_parser(value_parser!(PathBuf));
         path.help("PEFT directory (adapter_config.json, adapter_model.safetensors).")
     };
+    let tenant = || {
+        let tenant = Arg::new("tenant").long("tenant").value_name("ID");
+        tenant.help("Whose adapter it is (a project's id, proj_...). Without it the adapter is shared by all tenants.")
+    };
+    let server = Arg::new("server").long("server").value_name("URL").default_value("http://127.0.0.1:8080");
+    let server = server.help("Address of the server. The key is sent there, so that it should be https or this machine.");
+    let expected = Arg::new("expected_version").long("expected-version").value_name("VERSION");
+    let expected = expected.help("Only if the name points at this version now (a number or a digest; 0: not loaded).");
     Command::new("adapters")
         .about("Adapters in service (while a server runs, they are changed over its API)")
         .subcommand_required(true)
@@ -81,10 +90,17 @@ fn adapters() -> Command {
         .subcommand(
             Command::new("add")
                 .about("Check an adapter against the base and put it into service, replacing the one of that name")
-                .args([name(), path()])
+                .args([name(), path(), tenant()])
                 .args(settings(of_base)),
         )
-        .subcommand(Command::new("remove").about("Take an adapter out of service").arg(name()).args(settings(of_state)))
+        .subcommand(
+            Command::new("push")
+                .about("Send an adapter to a running server, which checks it and puts it into service ($SWITCHYARD_API_KEY)")
+                .args([name(), path(), tenant(), server, expected]),
+        )
+        .subcommand(
+            Command::new("remove").about("Take an adapter out of service").args([name(), tenant()]).args(settings(of_state)),
+        )
         .subcommand(
             Command::new("inspect")
                 .about("What is in an adapter, and whether it fits the base")

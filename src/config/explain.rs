@@ -3,8 +3,11 @@
 use std::path::{Path, PathBuf};
 
 use super::raw::{Origin, Raw};
-use super::{BackendKind, Config, Device, Given, HubModel, KvMemory, Location, ModelSource, Problems, Quant, SETTINGS, meaning};
+use super::{
+    BackendKind, Config, Device, Given, HubModel, KvMemory, Location, ModelSource, Problems, Quant, SETTINGS, Sync, meaning,
+};
 use crate::telemetry::LogFormat;
+use crate::tenants::jwt::{AdminTokens, Settings};
 
 impl Config {
     /// Understands what was typed, and says in a line for each setting what is in force and where that was typed.
@@ -51,6 +54,15 @@ impl Config {
                 // It may hold a password.
                 Location::Postgres(_) => "postgres://...".to_owned(),
             },
+            "ledger_sync" => match self.ledger_sync {
+                Sync::Group => "group",
+                Sync::Wait => "wait",
+                Sync::Never => "never",
+            }
+            .to_owned(),
+            "response_cache" => self.cache.bytes.to_string(),
+            "response_cache_ttl" => self.cache.ttl.as_secs_f64().to_string(),
+            "default_max_tokens" => self.default_max_tokens.to_string(),
             "adapter_roots" => list(self.roots().iter().map(|root| path(root))),
             "adapters" => {
                 let typed = self.adapters.iter().chain(self.default_adapters());
@@ -73,7 +85,9 @@ impl Config {
             "null_token_gap" => format!("{:?}", self.null.token_gap),
             "null_tokens" => self.null.tokens.to_string(),
             "max_body_bytes" => self.max_body_bytes.to_string(),
+            "max_upload_bytes" => self.max_upload_bytes.to_string(),
             "drain_deadline" => self.drain_deadline.as_secs_f64().to_string(),
+            key if key.starts_with("jwt_") => self.jwt.as_ref().map_or_else(|| "none".to_owned(), |jwt| tokens(jwt, key)),
             "log_format" => match self.log.format {
                 LogFormat::Text => "text",
                 LogFormat::Json => "json",
@@ -83,6 +97,22 @@ impl Config {
             // A test sees to it that no setting comes here.
             _ => "?".to_owned(),
         }
+    }
+}
+
+fn tokens(jwt: &Settings, key: &str) -> String {
+    match key {
+        "jwt_keys" => jwt.keys.as_ref().map_or_else(|| "none".to_owned(), ToString::to_string),
+        "jwt_issuer" => jwt.issuer.clone(),
+        "jwt_audience" => list(jwt.audiences.iter().cloned()),
+        "jwt_algorithms" => list(jwt.algorithms.iter().map(|algorithm| algorithm.name().to_owned())),
+        "jwt_leeway" => jwt.leeway.as_secs().to_string(),
+        "jwt_refresh" => jwt.refresh.as_secs().to_string(),
+        "jwt_tenant_claim" => jwt.tenant_claim.clone(),
+        "jwt_scope_claim" => jwt.scope_claim.clone(),
+        "jwt_models_claim" => jwt.models_claim.clone(),
+        "jwt_admin" => if jwt.admin == AdminTokens::Accepted { "on" } else { "off" }.to_owned(),
+        _ => "?".to_owned(),
     }
 }
 

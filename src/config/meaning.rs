@@ -7,14 +7,14 @@ use std::time::Duration;
 use super::raw::{Given, Origin, Raw, Typed};
 use super::settings::{ADMIN_KEY_VARIABLE, SECRET_KEY_VARIABLE};
 use super::{
-    BackendKind, Config, Device, HubModel, KvMemory, Location, ModelSource, NullConfig, Problems, Quant, Secret, StateConfig,
-    locate,
+    BackendKind, CacheConfig, Config, Device, HubModel, KvMemory, Location, ModelSource, NullConfig, Problems, Quant, Secret,
+    StateConfig, Sync, locate,
 };
 use crate::telemetry::{LogConfig, LogFormat};
 use crate::{registry, tenants};
 
-struct Reader<'given> {
-    raw: Raw,
+pub(super) struct Reader<'given> {
+    pub(super) raw: Raw,
     given: &'given Given,
 }
 
@@ -78,8 +78,20 @@ impl Reader<'_> {
             let limit = bytes(text)?;
             usize::try_from(limit).ok().filter(|limit| *limit >= 1024).ok_or_else(|| "at least 1024 bytes are right".to_owned())
         });
+        let max_upload_bytes = self.value("max_upload_bytes", 1 << 30, bytes);
         let drain_deadline = self.value("drain_deadline", Duration::from_secs(30), duration);
         let log = self.log();
+        // Before the admin key is taken: it looks at it.
+        let jwt = self.jwt();
+        let ledger_sync = self.value("ledger_sync", Sync::Group, |text| match text {
+            "group" => Ok(Sync::Group),
+            "wait" => Ok(Sync::Wait),
+            "never" => Ok(Sync::Never),
+            _ => Err("group, wait or never is right".to_owned()),
+        });
+        let cache_bytes = self.value("response_cache", 64 << 20, bytes);
+        let cache_ttl = self.value("response_cache_ttl", Duration::from_secs(3600), duration);
+        let default_max_tokens = self.value("default_max_tokens", 2048, |text| within(text, 1, 1 << 24));
         let (admin_key, secret_key) = (self.admin_key(), self.secret_key());
         let database = data_dir.as_deref().and_then(|dir| self.database(dir));
         let hub = match locate::hub(&self.given.variables) {
@@ -108,9 +120,14 @@ impl Reader<'_> {
             backend: backend?,
             null: null?,
             max_body_bytes: max_body_bytes?,
+            max_upload_bytes: max_upload_bytes?,
             drain_deadline: drain_deadline?,
+            jwt: jwt?,
             log: log?,
             database: database?,
+            ledger_sync: ledger_sync?,
+            cache: CacheConfig { bytes: cache_bytes?, ttl: cache_ttl? },
+            default_max_tokens: default_max_tokens?,
             admin_key,
             secret_key,
         };
@@ -185,12 +202,12 @@ impl Reader<'_> {
     }
 
     /// A setting with one value.
-    fn value<T>(&mut self, key: &str, default: T, read: impl Fn(&str) -> Result<T, String>) -> Option<T> {
+    pub(super) fn value<T>(&mut self, key: &str, default: T, read: impl Fn(&str) -> Result<T, String>) -> Option<T> {
         self.optional(key, read).map(|value| value.unwrap_or(default))
     }
 
     /// `Some(None)` where nothing was typed, `None` where it cannot be understood.
-    fn optional<T>(&mut self, key: &str, read: impl Fn(&str) -> Result<T, String>) -> Option<Option<T>> {
+    pub(super) fn optional<T>(&mut self, key: &str, read: impl Fn(&str) -> Result<T, String>) -> Option<Option<T>> {
         let Some(typed) = self.raw.typed.get(key) else { return Some(None) };
         let text = typed.values.first().map_or("", String::as_str);
         match read(text) {
@@ -204,12 +221,12 @@ impl Reader<'_> {
     }
 
     /// The first of these settings that was typed.
-    fn origin_of<const N: usize>(&self, keys: [&str; N]) -> Origin {
+    pub(super) fn origin_of<const N: usize>(&self, keys: [&str; N]) -> Origin {
         keys.into_iter().find_map(|key| self.raw.typed.get(key)).map_or(Origin::Default, |typed| typed.origin.clone())
     }
 
     /// Paths of the file are relative to it, all others to the current directory.
-    fn path(&self, typed: &Typed, text: &str) -> PathBuf {
+    pub(super) fn path(&self, typed: &Typed, text: &str) -> PathBuf {
         let path = Path::new(text);
         match (&typed.origin, &self.raw.file_dir) {
             (Origin::File(..), Some(dir)) => dir.join(path),
@@ -359,7 +376,7 @@ fn address(text: &str) -> Result<SocketAddr, String> {
     text.parse().map_err(|_| "an address with a port is right, like 127.0.0.1:8080 or [::]:8080".to_owned())
 }
 
-fn switch(text: &str) -> Result<bool, String> {
+pub(super) fn switch(text: &str) -> Result<bool, String> {
     match text {
         "on" | "true" => Ok(true),
         "off" | "false" => Ok(false),
@@ -373,7 +390,7 @@ fn within(text: &str, least: usize, most: usize) -> Result<usize, String> {
 }
 
 /// `30`, `1.5s`, `5ms`, `250us`; at most a day.
-fn duration(text: &str) -> Result<Duration, String> {
+pub(super) fn duration(text: &str) -> Result<Duration, String> {
     let digits = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
     let (number, unit) = text.split_at(digits);
     let per_second = match unit.trim() {

@@ -8,12 +8,15 @@ mod raw;
 mod settings;
 #[cfg(test)]
 mod tests;
+mod tokens;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+pub use crate::gateway::CacheConfig;
 pub use crate::store::Location;
+pub use crate::tenants::Sync;
 pub use locate::{Bundle, bundle};
 pub use raw::{Given, Origin, Problem};
 pub use settings::{API_KEY_VARIABLE, Arity, SETTINGS, Setting};
@@ -163,12 +166,22 @@ pub struct Config {
     pub null: NullConfig,
     /// Largest request body, bytes.
     pub max_body_bytes: usize,
+    /// Largest adapter that is taken over HTTP, bytes.
+    pub max_upload_bytes: u64,
     /// Time for running answers after a signal.
     pub drain_deadline: Duration,
+    /// JSON Web Tokens, where they are accepted.
+    pub jwt: Option<crate::tenants::jwt::Settings>,
     /// Logging.
     pub log: crate::telemetry::LogConfig,
     /// Tenants, keys and the ledger.
     pub database: Location,
+    /// When rows of the ledger are put on the disk.
+    pub ledger_sync: Sync,
+    /// The response cache.
+    pub cache: CacheConfig,
+    /// Most tokens of an answer whose request does not say.
+    pub default_max_tokens: usize,
     /// Admin key given by the operator.
     pub admin_key: Option<Secret>,
     /// Secret key given by the operator.

@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 use toml::de::{DeTable, DeValue};
 
 use super::settings::{
-    ADMIN_KEY_VARIABLE, API_KEY_VARIABLE, Arity, CONFIG_VARIABLE, PREFIX, SECRET_KEY_VARIABLE, SETTINGS, Setting, nearest,
-    setting,
+    ADMIN_KEY_VARIABLE, API_KEY_VARIABLE, Arity, CONFIG_VARIABLE, JWT_SECRET_VARIABLE, PREFIX, SECRET_KEY_VARIABLE, SETTINGS,
+    Setting, nearest, setting,
 };
 
 /// Where a value was typed.
@@ -76,6 +76,7 @@ pub(super) struct Raw {
     /// Directory of the configuration file: its relative paths begin there.
     pub(super) file_dir: Option<PathBuf>,
     pub(super) admin_key: Option<String>,
+    pub(super) jwt_secret: Option<String>,
     pub(super) secret_key: Option<String>,
     pub(super) problems: Vec<Problem>,
 }
@@ -127,6 +128,10 @@ impl Raw {
             self.admin_key = Some(value.to_owned());
             return;
         }
+        if name == JWT_SECRET_VARIABLE {
+            self.jwt_secret = Some(value.to_owned());
+            return;
+        }
         if name == SECRET_KEY_VARIABLE {
             self.secret_key = Some(value.to_owned());
             return;
@@ -136,7 +141,7 @@ impl Raw {
         }
         let Some(setting) = SETTINGS.iter().find(|setting| setting.variable() == name) else {
             let known: Vec<String> = SETTINGS.iter().map(Setting::variable).collect();
-            let others = [CONFIG_VARIABLE, ADMIN_KEY_VARIABLE, SECRET_KEY_VARIABLE];
+            let others = [CONFIG_VARIABLE, ADMIN_KEY_VARIABLE, JWT_SECRET_VARIABLE, SECRET_KEY_VARIABLE];
             let hint = hint(nearest(name, known.iter().map(String::as_str).chain(others)));
             return self.problem(name, format!("is not a variable of switchyard{hint}"));
         };

@@ -40,6 +40,8 @@ pub const PREFIX: &str = "SWITCHYARD_";
 pub const CONFIG_VARIABLE: &str = "SWITCHYARD_CONFIG";
 /// Holds the admin key. It has no flag and no place in the file, as both are easily read by others.
 pub const ADMIN_KEY_VARIABLE: &str = "SWITCHYARD_ADMIN_KEY";
+/// Holds the secret of tokens signed with HS256. For the same reason it has no flag and no place in the file.
+pub const JWT_SECRET_VARIABLE: &str = "SWITCHYARD_JWT_SECRET";
 /// Holds the secret key that hashes keys and encrypts secrets (64 hexadecimal digits), where processes share a database or an
 /// operator keeps it elsewhere than in the data directory.
 pub const SECRET_KEY_VARIABLE: &str = "SWITCHYARD_SECRET_KEY";
@@ -79,6 +81,7 @@ pub const SETTINGS: &[Setting] = &[
     one("listen", "listen", "ADDR", "127.0.0.1:8080", "Address and port to serve on; port 0 takes a free one."),
     one("data_dir", "data-dir", "DIR", "the platform's data directory", "Keys, adapters in service and their versions live here."),
     one("database", "database", "URL", "sqlite", "Where tenants, keys and the ledger are: sqlite (a file in the data directory), or postgres://user@host/name, which several processes can share."),
+    one("ledger_sync", "ledger-sync", "WHEN", "group", "When rows of the ledger, which are with the operating system before an answer ends, are put on the disk: group (at once, nobody waits), wait (answers wait), never."),
     many("adapter_roots", "adapter-root", "DIR", "DATA_DIR/adapters and the bundled adapters",
         "Directory that the API may load adapters from. May be repeated."),
     many("adapters", "adapter", "NAME=PATH", "the bundled adapters, on the bundled base",
@@ -87,14 +90,30 @@ pub const SETTINGS: &[Setting] = &[
     one("max_batch_tokens", "max-batch-tokens", "N", "512", "Most tokens in one step of the model."),
     one("max_sequences", "max-sequences", "N", "64", "Most sequences that run at the same time."),
     one("queue_capacity", "queue-capacity", "N", "1024", "Most requests that wait; more are answered with 503."),
+    one("default_max_tokens", "default-max-tokens", "N", "2048", "Most tokens of an answer whose request does not say: so many are reserved from its limits."),
     one("prefix_cache", "prefix-cache", "on|off", "on", "Reuse keys and values of prompts that begin alike."),
     one("backend", "backend", "native|null", "native",
         "What generates: the base, or null: no model, words after a delay, to measure all that is around a model."),
     one("null_delay", "null-delay", "TIME", "5ms", "With the null backend: from a request's submission to its first token."),
     one("null_token_gap", "null-token-gap", "TIME", "0ms", "With the null backend: from each token to the next; with 0 all come at once."),
     one("null_tokens", "null-tokens", "N", "16", "With the null backend: tokens of an answer whose request leaves the length open."),
+    one("response_cache", "response-cache", "BYTES", "64MiB", "Memory for answers that are a function of their request, kept for those who opt in; 0 is no cache."),
+    one("response_cache_ttl", "response-cache-ttl", "SECONDS", "3600", "How long an answer is kept."),
     one("max_body_bytes", "max-body-bytes", "BYTES", "8MiB", "Largest request body."),
+    one("max_upload_bytes", "max-upload-bytes", "BYTES", "1GiB", "Largest adapter that is taken over HTTP, both files together."),
     one("drain_deadline", "drain-deadline", "SECONDS", "30", "How long running answers may go on after SIGTERM."),
+    one("jwt_keys", "jwt-keys", "FILE|URL", "none",
+        "Public keys of the issuer of JSON Web Tokens (a JSON Web Key Set): a file, or an https address. Tokens are accepted where this or SWITCHYARD_JWT_SECRET is set."),
+    one("jwt_issuer", "jwt-issuer", "TEXT", "none", "What a token's `iss` must be."),
+    many("jwt_audience", "jwt-audience", "TEXT", "none", "A token's `aud` must have one of these. May be repeated."),
+    many("jwt_algorithms", "jwt-algorithms", "ALG", "those that there is a key for",
+        "Algorithm that tokens may be signed with: HS256, RS256, RS384, RS512, ES256, EdDSA. May be repeated."),
+    one("jwt_leeway", "jwt-leeway", "SECONDS", "30", "How far the clocks of issuers may be from ours."),
+    one("jwt_refresh", "jwt-refresh", "SECONDS", "300", "How often an address is asked for its keys, beside at unknown key ids."),
+    one("jwt_tenant_claim", "jwt-tenant-claim", "NAME", "tenant", "Claim of a token with its tenant."),
+    one("jwt_scope_claim", "jwt-scope-claim", "NAME", "scope", "Claim with its scopes: inference, fine_tuning, read_only; without it inference."),
+    one("jwt_models_claim", "jwt-models-claim", "NAME", "models", "Claim with the models that may be used; without it all of the tenant's."),
+    one("jwt_admin", "jwt-admin", "on|off", "off", "Whether a token with the scope `admin` is an admin's."),
     one("log_format", "log-format", "text|json", "text", "Form of log lines (on standard error)."),
     one("log_level", "log-level", "LEVEL", "info", "error, warn, info, debug, trace, or filters like switchyard::http=debug."),
 ];

@@ -246,6 +246,46 @@ fn what_the_start_would_refuse_is_a_problem_of_the_configuration() {
 }
 
 #[test]
+fn tokens_need_an_issuer_an_audience_and_keys_that_fit_the_algorithms() {
+    let keys = |fixture: Fixture| {
+        std::fs::write(fixture.dir.path().join("keys.json"), "{}").unwrap();
+        let path = fixture.dir.path().join("keys.json");
+        fixture.flag("jwt_keys", &[path.to_str().unwrap()])
+    };
+    let named = |fixture: Fixture| fixture.flag("jwt_issuer", &["https://i.example"]).flag("jwt_audience", &["a", "b"]);
+    let secret = |fixture: Fixture| fixture.variable("SWITCHYARD_JWT_SECRET", "0123456789abcdef0123456789abcdef");
+    assert_eq!(Fixture::new().config().jwt, None);
+    let algorithms = |fixture: Fixture| {
+        let names = fixture.config().jwt.unwrap().algorithms;
+        names.iter().map(|algorithm| algorithm.name()).collect::<Vec<_>>().join(" ")
+    };
+    assert_eq!(algorithms(named(keys(Fixture::new()))), "RS256 RS384 RS512 ES256 EdDSA");
+    assert_eq!(algorithms(named(secret(Fixture::new()))), "HS256");
+    assert_eq!(algorithms(named(keys(Fixture::new())).flag("jwt_algorithms", &["ES256"])), "ES256");
+    let url = named(Fixture::new().flag("jwt_keys", &["https://i.example/keys"]));
+    assert_eq!(url.config().jwt.unwrap().keys.unwrap().to_string(), "https://i.example/keys");
+    for (fixture, expected) in [
+        (keys(Fixture::new()), "jwt_issuer is missing"),
+        (keys(Fixture::new()), "jwt_audience is missing"),
+        (named(Fixture::new()), "has no effect without jwt_keys or SWITCHYARD_JWT_SECRET"),
+        (named(keys(Fixture::new())).flag("jwt_algorithms", &["HS256"]), "HS256 needs SWITCHYARD_JWT_SECRET"),
+        (named(secret(Fixture::new())).flag("jwt_algorithms", &["RS256"]), "RS256 needs jwt_keys"),
+        (named(keys(Fixture::new())).flag("jwt_algorithms", &["none"]), "\"none\": one of HS256"),
+        (named(Fixture::new()).variable("SWITCHYARD_JWT_SECRET", "short-secret"), "shorter than 32 bytes"),
+        (named(Fixture::new().flag("jwt_keys", &["http://i.example/keys"])), "https is right"),
+        (named(Fixture::new().flag("jwt_keys", &["no/such.json"])), "no such file"),
+        (named(keys(Fixture::new())).flag("jwt_leeway", &["0.5"]), "whole seconds from 0 to 600"),
+        (named(keys(Fixture::new())).flag("jwt_refresh", &["1"]), "whole seconds from 10 to 3600"),
+        (named(keys(Fixture::new())).variable("SWITCHYARD_ADMIN_KEY", "0123456789.0123456789.0123"), "two dots like a token"),
+    ] {
+        let text = fixture.problems().join("\n");
+        assert!(text.contains(expected) && !text.contains("short-secret"), "{expected}\n---\n{text}");
+    }
+    let printed = format!("{:?}", named(secret(Fixture::new())).config());
+    assert!(!printed.contains("0123456789abcdef"), "{printed}");
+}
+
+#[test]
 fn bases_have_names_that_can_be_typed() {
     let hub = HubModel { repository: "org/My Model@2".to_owned(), revision: "main".to_owned(), file: None };
     assert_eq!(ModelSource::Hub(hub).public_name(), "org/My-Model-2");

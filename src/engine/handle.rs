@@ -1,6 +1,5 @@
 //! The engine's door: starting it, handing requests in, receiving tokens, shutting down. Knows nothing of how steps are made.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{self, Sender};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
@@ -11,6 +10,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::sync::watch;
 
 use super::check;
+use super::effort::{Effort, Meter};
 use super::job::{Emitter, Submission};
 use super::kv::PrefixCache;
 use super::request::{Event, Request};
@@ -154,10 +154,10 @@ impl EngineHandle {
         self.submit_at(&mut Places(Vec::new()), request)
     }
 
-    /// Takes `count` places in the queue, all or none, for requests that belong together.
-    pub fn reserve(&self, count: usize) -> Result<Places, SubmitError> {
+    /// Takes `count` places in the queue, all or none, for requests that belong together, if no more than `within` are taken then.
+    pub fn reserve(&self, count: usize, within: usize) -> Result<Places, SubmitError> {
         self.refuse_unless_serving()?;
-        let slots = QueueSlot::take(&self.0.shared, count, self.0.facts.config.queue_capacity);
+        let slots = QueueSlot::take(&self.0.shared, count, self.0.facts.config.queue_capacity.min(within));
         slots.map(Places).ok_or_else(|| SubmitError::Overloaded { waiting: self.0.shared.queued() })
     }
 
@@ -166,17 +166,17 @@ impl EngineHandle {
         self.refuse_unless_serving()?;
         check::request(&request, &self.0.facts.model, self.0.facts.max_context)?;
         if places.0.is_empty() {
-            *places = self.reserve(1)?;
+            *places = self.reserve(1, usize::MAX)?;
         }
         let slot = places.0.pop().ok_or_else(|| SubmitError::Overloaded { waiting: self.0.shared.queued() })?;
         let (sender, events) = unbounded_channel();
-        let cached_tokens = Arc::default();
-        let submission = Submission { request, emitter: Emitter::new(sender, Arc::clone(&cached_tokens)), slot };
+        let meter = Arc::new(Meter::new());
+        let submission = Submission { request, emitter: Emitter::new(sender, Arc::clone(&meter)), slot };
         if self.0.commands.send(Command::Submit(Box::new(submission))).is_err() {
             self.refuse_unless_serving()?;
             return Err(SubmitError::Stopping);
         }
-        Ok(Generation { events, cached_tokens })
+        Ok(Generation { events, meter })
     }
 
     fn refuse_unless_serving(&self) -> Result<(), SubmitError> {
@@ -235,7 +235,7 @@ pub struct Places(Vec<QueueSlot>);
 #[derive(Debug)]
 pub struct Generation {
     events: UnboundedReceiver<Event>,
-    cached_tokens: Arc<AtomicUsize>,
+    meter: Arc<Meter>,
 }
 
 impl Generation {
@@ -249,10 +249,9 @@ impl Generation {
         self.events.poll_recv(context)
     }
 
-    /// Prompt tokens found in the prefix cache: what `Done` says, known from the first event on, so that who stops early can
-    /// tell it too.
-    pub fn cached_tokens(&self) -> usize {
-        self.cached_tokens.load(Ordering::Acquire)
+    /// What the request has cost so far; its cached tokens are known from the first event on.
+    pub fn effort(&self) -> Effort {
+        self.meter.read()
     }
 
     /// The next event, for threads without a runtime.

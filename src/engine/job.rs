@@ -1,10 +1,10 @@
 //! What the engine keeps for one request beside its tokens: where its events go, its lease, its sampler, why it ends.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tokio::sync::mpsc::UnboundedSender;
 
+use super::effort::Meter;
 use super::request::{Event, Finish, Request, TokenLogprob};
 use super::sampling::{SampleError, Sampler, Scratch, logprob};
 use super::scheduler::{PlannedChunk, Sequence};
@@ -22,19 +22,14 @@ pub(super) struct Submission {
 /// Sends events; whatever happens, there is a last one.
 pub(super) struct Emitter {
     sender: UnboundedSender<Event>,
-    /// Read by [`super::Generation::cached_tokens`].
-    cached_tokens: Arc<AtomicUsize>,
+    /// Read by [`super::Generation::effort`].
+    pub(super) meter: Arc<Meter>,
     ended: bool,
 }
 
 impl Emitter {
-    pub(super) const fn new(sender: UnboundedSender<Event>, cached_tokens: Arc<AtomicUsize>) -> Self {
-        Self { sender, cached_tokens, ended: false }
-    }
-
-    /// Tells how much of the prompt was found in the prefix cache; before the first event.
-    pub(super) fn note_cached(&self, tokens: usize) {
-        self.cached_tokens.store(tokens, Ordering::Release);
+    pub(super) const fn new(sender: UnboundedSender<Event>, meter: Arc<Meter>) -> Self {
+        Self { sender, meter, ended: false }
     }
 
     /// Whether nobody listens any more.

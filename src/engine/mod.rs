@@ -32,6 +32,7 @@
 //! are kept until their sequence ends.
 
 mod check;
+mod effort;
 mod handle;
 mod job;
 pub mod kv;
@@ -46,6 +47,7 @@ mod tests;
 mod thread;
 
 pub use check::request as check_request;
+pub use effort::Effort;
 pub use handle::{EngineConfig, EngineError, EngineFacts, EngineHandle, Generation, Places, SubmitError, start};
 pub use kv::PrefixCache;
 pub use leak::LeakCheck;

@@ -185,7 +185,20 @@ impl EngineThread {
         self.stats.max_step = self.stats.max_step.max(took);
         self.stats.total_step += took;
         self.stats.total_forward += forward;
+        self.note_effort(&plan, forward, took);
         self.end_finished();
+    }
+
+    /// Tells each sequence what the step has cost it.
+    fn note_effort(&self, plan: &StepPlan, forward: Duration, took: Duration) {
+        let running = self.scheduler.running();
+        let rows: usize = plan.chunks.iter().map(|chunk| chunk.len).sum();
+        for chunk in &plan.chunks {
+            running[chunk.sequence].payload.emitter.meter.computed(forward, chunk.len, rows);
+        }
+        for sequence in running {
+            sequence.payload.emitter.meter.held(sequence.blocks().len(), took);
+        }
     }
 
     /// Sizes the prefill of steps with decodes by how fast this base computes here.
@@ -206,7 +219,7 @@ impl EngineThread {
             let job = &mut self.scheduler.running_mut(index).payload;
             if job.slot.take().is_some() {
                 job.cached_tokens = found;
-                job.emitter.note_cached(found);
+                job.emitter.meter.started(found);
                 self.stats.prefix_hit_tokens += found as u64;
             }
         }

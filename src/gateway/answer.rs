@@ -9,14 +9,16 @@ use std::time::Instant;
 use futures::stream::{AbortHandle, BoxStream, SelectAll, abortable, select_all};
 use futures::{FutureExt, StreamExt};
 
+use super::account::Account;
 use super::assemble::{Assembler, Delta};
+use super::cache::{Recorder, Stored};
 use super::feed::{Arrival, Source, feed, report};
-use super::metrics::Metrics;
 use super::types::{Echo, EndToken, FinishReason, Piece, Served, Stops, Usage};
 use super::{GatewayError, StopText};
-use crate::backends::{Event, Finish, Generation, TokenLogprob};
+use crate::backends::{Effort, Event, Finish, Generation, TokenLogprob};
 use crate::model::tokenizer::{Position, Specials, TextStream, Tokenizer};
 use crate::registry::Lease;
+use crate::tenants::{CacheUse, Outcome, Rate};
 
 /// What all sequences of a request share.
 pub(super) struct Shape {
@@ -41,17 +43,19 @@ pub(super) struct Shape {
 pub struct Answer {
     shape: Shape,
     tokenizer: Tokenizer,
-    metrics: Metrics,
-    started: Instant,
+    account: Account,
     /// Texts of the prompts, where they come back.
     prompts: Vec<Option<String>>,
     sequences: Vec<Sequence>,
-    arrivals: SelectAll<BoxStream<'static, (usize, Arrival, usize)>>,
+    arrivals: SelectAll<BoxStream<'static, (usize, Arrival, Effort)>>,
     ready: VecDeque<Piece>,
     usage: Usage,
-    /// Every sequence was accepted.
-    complete: bool,
     failed: bool,
+    /// When the last event of all came.
+    ended: Instant,
+    /// Keeps the answer for those who ask the same.
+    recorder: Option<Recorder>,
+    choices: usize,
 }
 
 struct Sequence {
@@ -61,22 +65,26 @@ struct Sequence {
     running: Option<AbortHandle>,
     /// An event came.
     begun: bool,
+    /// What it has cost the engine.
+    effort: Effort,
+    finish: Option<FinishReason>,
 }
 
 impl Answer {
-    pub(super) fn new(shape: Shape, tokenizer: Tokenizer, metrics: Metrics) -> Self {
+    pub(super) fn new(shape: Shape, account: Account, tokenizer: Tokenizer) -> Self {
         Self {
             shape,
+            account,
             tokenizer,
-            metrics,
-            started: Instant::now(),
             prompts: Vec::new(),
             sequences: Vec::new(),
             arrivals: select_all([]),
             ready: VecDeque::new(),
             usage: Usage::default(),
-            complete: false,
             failed: false,
+            ended: Instant::now(),
+            recorder: None,
+            choices: 0,
         }
     }
 
@@ -88,9 +96,10 @@ impl Answer {
 
     pub(super) fn add_sequence(&mut self, generation: Generation, source: Source) {
         let index = self.sequences.len();
+        self.choices += 1;
         let prompt = self.prompts.len().saturating_sub(1);
         let echoed = self.prompts.last().cloned().flatten().unwrap_or_default();
-        let arrivals = feed(generation, source).map(move |(arrival, cached)| (index, arrival, cached));
+        let arrivals = feed(generation, source).map(move |(arrival, effort)| (index, arrival, effort));
         let (arrivals, running) = abortable(arrivals);
         self.arrivals.push(arrivals.boxed());
         self.sequences.push(Sequence {
@@ -99,15 +108,26 @@ impl Answer {
             text: Assembler::new(self.shape.stops.strings.clone(), self.shape.stops.text, echoed.chars().count()),
             running: Some(running),
             begun: false,
+            effort: Effort::default(),
+            finish: None,
         });
         if !echoed.is_empty() && !self.shape.reports {
             self.ready.push_back(Piece { choice: index, text: echoed, ..Piece::default() });
         }
     }
 
-    /// Says that every sequence is there: from now on it counts.
-    pub(super) const fn complete(&mut self) {
-        self.complete = true;
+    /// Keeps the answer when it is complete.
+    pub(super) fn record(&mut self, recorder: Option<Recorder>) {
+        self.recorder = recorder;
+    }
+
+    /// Gives an answer that was given before, all of it at once.
+    pub(super) fn replay(&mut self, stored: &Stored) -> Result<(), GatewayError> {
+        self.usage = Usage { cached_tokens: stored.usage.prompt_tokens, ..stored.usage };
+        self.choices = stored.pieces.len();
+        self.ready.extend(stored.pieces.iter().cloned());
+        let outcome = if stored.is_cut() { Outcome::Length } else { Outcome::Stop };
+        self.account.settle(self.usage, outcome, Effort::default())
     }
 
     /// What answers, fixed from the first token to the last.
@@ -117,7 +137,27 @@ impl Answer {
 
     /// Number of answers.
     pub fn choices(&self) -> usize {
-        self.sequences.len()
+        self.choices
+    }
+
+    /// What is left of the caller's limits.
+    pub fn rate(&self) -> Rate {
+        self.account.rate()
+    }
+
+    /// Whether the answer came from the response cache.
+    pub fn cache(&self) -> CacheUse {
+        self.account.cache()
+    }
+
+    /// What it cost, nano-dollars; known after the last piece.
+    pub fn cost_nanos(&self) -> Option<i64> {
+        self.account.cost_nanos()
+    }
+
+    /// When the backend had nothing more to do for it.
+    pub fn ended_at(&self) -> Instant {
+        self.ended
     }
 
     /// Tokens so far; final after the last piece.
@@ -125,25 +165,65 @@ impl Answer {
         self.usage
     }
 
-    /// The next piece of any answer; `None` after every answer's last. An error ends all of them.
+    /// The next piece of any answer; `None` after every answer's last. An error ends all of them. The last piece of all comes
+    /// when the request's row is in the ledger. Cancel safe.
     pub async fn next(&mut self) -> Option<Result<Piece, GatewayError>> {
         loop {
+            if !self.is_running() {
+                // What is still to be handed out is the end of the answer.
+                self.account.synced().await;
+            }
             if let Some(piece) = self.ready.pop_front() {
+                if let Some(recorder) = &mut self.recorder {
+                    recorder.note(&piece);
+                    if self.ready.is_empty()
+                        && !self.is_running()
+                        && let Some(recorder) = self.recorder.take()
+                    {
+                        recorder.finish(self.usage);
+                    }
+                }
                 return Some(Ok(piece));
             }
             if self.failed || !self.is_running() {
                 return None;
             }
             let taken = match self.arrivals.next().await {
-                Some((index, arrival, cached)) => self.take(index, arrival, cached),
+                Some((index, arrival, effort)) => self.take(index, arrival, effort),
                 None => Err(GatewayError::Engine("it closed a sequence without ending it. This is a bug.".to_owned())),
             };
-            if let Err(error) = taken {
+            if taken.is_err() || !self.is_running() {
+                self.ended = Instant::now();
+            }
+            let settled = match &taken {
+                Ok(()) if !self.is_running() => self.settle(self.outcome()),
+                Ok(()) => Ok(()),
+                // The row says that it failed; the error that matters is the first one.
+                Err(_) => self.settle(Outcome::Failed).or(Ok(())),
+            };
+            if let Err(error) = taken.and(settled) {
                 self.failed = true;
                 self.arrivals.clear();
+                self.ready.clear();
+                self.recorder = None;
                 return Some(Err(error));
             }
         }
+    }
+
+    fn outcome(&self) -> Outcome {
+        let length = self.sequences.iter().any(|sequence| sequence.finish == Some(FinishReason::Length));
+        if length { Outcome::Length } else { Outcome::Stop }
+    }
+
+    fn settle(&mut self, outcome: Outcome) -> Result<(), GatewayError> {
+        let mut usage = self.usage;
+        if outcome == Outcome::Cancelled && !self.sequences.iter().any(|sequence| sequence.begun) {
+            // Nothing of the prompt was computed, as far as anybody knows.
+            usage.prompt_tokens = 0;
+        }
+        let efforts = self.sequences.iter().fold(Effort::default(), |sum, sequence| sum.and(sequence.effort));
+        self.account.settle(usage, outcome, efforts)
     }
 
     /// The next piece, if it is there without waiting.
@@ -155,16 +235,17 @@ impl Answer {
         self.sequences.iter().any(|sequence| sequence.running.is_some())
     }
 
-    fn take(&mut self, index: usize, arrival: Arrival, cached: usize) -> Result<(), GatewayError> {
+    fn take(&mut self, index: usize, arrival: Arrival, effort: Effort) -> Result<(), GatewayError> {
         // A stop string ended the sequence while the engine was a token ahead.
         if self.sequences[index].running.is_none() {
             return Ok(());
         }
         // Every prompt counts once: further answers to it find what the first one computed.
         if index.is_multiple_of(self.shape.n) && !self.sequences[index].begun {
-            self.usage.cached_tokens += cached;
+            self.usage.cached_tokens += effort.cached_tokens;
         }
         self.sequences[index].begun = true;
+        self.sequences[index].effort = effort;
         let event = match arrival {
             Arrival::Event(event) => event,
             Arrival::Prompt(report) => {
@@ -196,9 +277,7 @@ impl Answer {
     }
 
     fn take_token(&mut self, index: usize, id: u32, logprob: Option<TokenLogprob>) {
-        if self.usage.completion_tokens == 0 {
-            self.metrics.first_token(self.started.elapsed());
-        }
+        self.account.first_token();
         self.usage.completion_tokens += 1;
         let stops = &self.shape.stops;
         let ends = self.shape.end_tokens.contains(&id);
@@ -220,6 +299,7 @@ impl Answer {
             && let Some(running) = self.sequences[index].running.take()
         {
             running.abort();
+            self.sequences[index].finish = finish;
         }
         self.ready.push_back(Piece { choice: index, text: delta.text, tokens: delta.tokens, finish, ..Piece::default() });
     }
@@ -227,10 +307,7 @@ impl Answer {
 
 impl Drop for Answer {
     fn drop(&mut self) {
-        if !self.complete {
-            // It was refused: nothing was generated, and nobody left.
-            return;
-        }
-        self.metrics.ended(self.usage, self.started.elapsed(), !self.failed && self.is_running());
+        // Settled already, unless the client has left. Nobody is there to hear of an error, which is logged where it happens.
+        let _ = self.settle(Outcome::Cancelled);
     }
 }

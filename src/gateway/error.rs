@@ -1,6 +1,7 @@
 //! What can go wrong between a checked request and its answer.
 
 use crate::registry::RegistryError;
+use crate::tenants::{LedgerError, Refusal};
 
 /// Why a request was not answered, or not to its end.
 #[derive(Debug, thiserror::Error)]
@@ -55,6 +56,12 @@ pub enum GatewayError {
         /// What is wrong and what would be right.
         problem: String,
     },
+    /// A limit or a budget of the caller.
+    #[error("the request is over a limit: {0:?}")]
+    OverLimit(Refusal),
+    /// The ledger cannot be written: what cannot be billed is not answered.
+    #[error(transparent)]
+    Ledger(LedgerError),
     /// The engine failed while answering, or is gone.
     #[error("the engine failed: {0}")]
     Engine(String),

@@ -9,7 +9,7 @@ use tokio::sync::watch;
 use super::GatewayError;
 use super::assemble::ReportedToken;
 use super::size::{TOKEN_BYTES, by_size};
-use crate::backends::{Event, Generation, TokenLogprob};
+use crate::backends::{Effort, Event, Generation, TokenLogprob};
 use crate::model::tokenizer::{Position, Specials, Tokenizer};
 
 /// The tokens of an echoed prompt; all answers to it share them.
@@ -55,12 +55,12 @@ struct Feed {
     source: Source,
 }
 
-/// Events with the number of prompt tokens that were found in the prefix cache. Nothing is lost when a wait for the next is given up.
-pub(super) fn feed(generation: Generation, source: Source) -> impl Stream<Item = (Arrival, usize)> + Send {
+/// Events with what the sequence has cost so far. Nothing is lost when a wait for the next is given up.
+pub(super) fn feed(generation: Generation, source: Source) -> impl Stream<Item = (Arrival, Effort)> + Send {
     unfold(Feed { generation, source }, |mut feed| async move {
         let arrival = feed.next().await?;
-        let cached = feed.generation.cached_tokens();
-        Some(((arrival, cached), feed))
+        let effort = feed.generation.effort();
+        Some(((arrival, effort), feed))
     })
 }
 

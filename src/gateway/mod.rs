@@ -1,8 +1,10 @@
 //! The request journey, written once and free of HTTP: render, resolve, submit, stream. Knows neither wire formats nor how the
 //! engine schedules.
 
+mod account;
 mod answer;
 mod assemble;
+mod cache;
 mod error;
 mod feed;
 mod metrics;
@@ -12,28 +14,34 @@ mod stop;
 mod types;
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use rand::RngCore;
 use tokio::sync::watch;
 
-pub use crate::backends::{Health, Stats};
+pub use crate::backends::{EngineFacts, Health, PrefixCache, Stats};
+pub use crate::model::BLOCK_TOKENS;
 pub use answer::Answer;
 pub use assemble::ReportedToken;
+pub use cache::{CacheConfig, Purge};
 pub use error::GatewayError;
-pub use metrics::Metrics;
+pub use metrics::{Metrics, Stage};
 pub use prompt::Rendered;
 pub use stop::StopText;
 pub use types::{
-    Echo, EndOfText, EndToken, FinishReason, GenerationRequest, Message, Piece, Prompt, Role, Sampling, Served, SpecialTokens,
-    Stops, Turn, Usage,
+    Caching, Echo, EndOfText, EndToken, FinishReason, GenerationRequest, Message, Origin, Piece, Prompt, Role, Sampling, Served,
+    SpecialTokens, Stops, Turn, Usage,
 };
 
+use account::Account;
+use cache::{Found, Recorder, ResponseCache};
 use feed::{Reporter, Source};
 
 use crate::backends::{Backend, Request, SubmitError};
 use crate::model::chat_template::ChatTemplate;
 use crate::model::tokenizer::{Position, Tokenizer};
-use crate::registry::{Catalog, Lease, RegistryError};
+use crate::registry::{AdapterInfo, Catalog, Lease, Owner, RegistryError, Viewer};
+use crate::tenants::{Ask, CacheUse, NotAdmitted, Principal, Priority, Tenants};
 
 /// Most log-probabilities of prompt tokens in one request, alternatives and all answers counted: about 100 MB on their way.
 pub const MAX_PROMPT_LOGPROBS: usize = 1 << 20;
@@ -60,18 +68,63 @@ struct Inner {
     base: Base,
     backend: Backend,
     catalog: Catalog,
+    tenants: Tenants,
     metrics: Metrics,
+    cache: Option<ResponseCache>,
+    default_max_tokens: usize,
+}
+
+/// What a gateway is made of.
+pub struct Parts {
+    /// The base model.
+    pub base: Base,
+    /// What generates.
+    pub backend: Backend,
+    /// Adapters.
+    pub catalog: Catalog,
+    /// Who pays, and what is allowed.
+    pub tenants: Tenants,
+    /// Counters.
+    pub metrics: Metrics,
+    /// The response cache.
+    pub cache: CacheConfig,
+    /// Most tokens of an answer whose request does not say.
+    pub default_max_tokens: usize,
 }
 
 impl Gateway {
     /// Wires a gateway.
-    pub fn new(base: Base, backend: impl Into<Backend>, catalog: Catalog, metrics: Metrics) -> Self {
-        Self(Arc::new(Inner { base, backend: backend.into(), catalog, metrics }))
+    pub fn new(parts: Parts) -> Self {
+        let Parts { base, backend, catalog, tenants, metrics, cache, default_max_tokens } = parts;
+        let cache = ResponseCache::new(cache);
+        Self(Arc::new(Inner { base, backend, catalog, tenants, metrics, cache, default_max_tokens }))
     }
 
     /// The base model.
     pub fn base(&self) -> &Base {
         &self.0.base
+    }
+
+    /// Drops answers from the response cache.
+    pub fn purge_cache(&self, purge: Purge) {
+        if let Some(cache) = &self.0.cache {
+            cache.purge(purge);
+        }
+    }
+
+    /// Answers in the response cache, and their bytes.
+    pub fn cache_size(&self) -> (u64, u64) {
+        self.0.cache.as_ref().map_or((0, 0), ResponseCache::size)
+    }
+
+    /// What the gateway counts.
+    pub fn metrics(&self) -> &Metrics {
+        &self.0.metrics
+    }
+
+    /// What metrics for routers are about.
+    pub fn backend_facts(&self) -> &EngineFacts {
+        self.0.backend.facts()
     }
 
     /// What the engine is doing.
@@ -94,29 +147,92 @@ impl Gateway {
         self.0.backend.facts().model.vocab_size
     }
 
-    /// Most sequences (answers to all prompts) of a request: more never fit into the engine's queue.
+    /// Most sequences (answers to all prompts) of a request: more never fit into the queue's part that everybody may fill.
     pub fn most_sequences(&self) -> usize {
-        self.0.backend.facts().config.queue_capacity
+        let all = self.0.backend.facts().config.queue_capacity;
+        all - all / 16
     }
 
     /// Begins to answer. The answer is cancelled when it is dropped.
-    pub async fn generate(&self, request: GenerationRequest) -> Result<Answer, GatewayError> {
+    pub async fn generate(&self, mut request: GenerationRequest) -> Result<Answer, GatewayError> {
         let inner = &self.0;
         // Cheap, and before any work for somebody who has to come back with another name.
-        self.check_model(&request.model)?;
+        let model = self.check_model(&request.caller, &request.model)?;
+        let (model, adapter_label) = match model {
+            None => (inner.base.name.clone(), "base".to_owned()),
+            Some((Owner::Shared, name)) => (name.clone(), name),
+            // A slash is in no name: readers of metrics tell by it what is a tenant's own.
+            Some((Owner::Tenant(tenant), name)) => (name.clone(), format!("{tenant}/{name}")),
+        };
         let position = text_position(&request.prompts);
-        let rendered = self.render_all(request.prompts, request.echo).await?;
+        let rendering = Instant::now();
+        let rendered = self.render_all(std::mem::take(&mut request.prompts), request.echo).await?;
+        inner.metrics.stage(Stage::Render, rendering.elapsed());
         let mut lengths = Vec::with_capacity(rendered.len());
         for prompt in &rendered {
-            lengths.push(answer_length(self.context_length(), prompt.tokens.len(), request.max_tokens)?);
+            let asked = request.max_tokens;
+            let room = answer_length(self.context_length(), prompt.tokens.len(), asked)?;
+            lengths.push(if asked.is_none() { room.min(inner.default_max_tokens) } else { room });
         }
         let prompt_logprobs = if request.echo == Echo::PromptAndAnswer { request.logprobs } else { None };
         if let Some(top) = prompt_logprobs {
             check_prompt_logprobs(rendered.iter().map(|prompt| prompt.tokens.len()).sum(), request.n, top)?;
         }
-        // All places or none, and before anything is read from disk for it.
-        let mut places = inner.backend.reserve(rendered.len().saturating_mul(request.n)).map_err(refused)?;
-        let (served, lease) = self.resolve(&request.model).await?;
+        // All places or none, and before anything is read from disk for it. What waits is asked first: a refusal here leaves the
+        // caller's limits as they are.
+        let share = self.queue_share(request.caller.priority);
+        let reserve = || inner.backend.reserve(rendered.len().saturating_mul(request.n), share).map_err(refused);
+        let mut places = reserve()?;
+        let admitting = Instant::now();
+        let ticket = inner.tenants.admit(Ask {
+            caller: &request.caller,
+            model: &model,
+            input: rendered.iter().map(|prompt| prompt.tokens.len() as u64).sum(),
+            most_output: lengths.iter().map(|length| (*length as u64).saturating_mul(request.n as u64)).sum(),
+        })?;
+        inner.metrics.stage(Stage::Admit, admitting.elapsed());
+        let (served, lease) = self.resolve(&request.caller.tenant, &request.model).await?;
+        let mut recorder = None;
+        let mut stored = None;
+        if let Some(cache) = inner.cache.as_ref().filter(|_| cache::allowed(&request)) {
+            let prompts: Vec<&[u32]> = rendered.iter().map(|prompt| prompt.tokens.as_slice()).collect();
+            let key = cache::key(&request, &served.version, &prompts, &lengths);
+            loop {
+                match cache.find(key) {
+                    Found::Stored(found) => {
+                        stored = Some(found);
+                        break;
+                    }
+                    Found::Underway(mut underway) => {
+                        // Others need the places meanwhile.
+                        drop(places);
+                        // It closes when the answer is there, or when whoever was at it has gone.
+                        let _ = underway.changed().await;
+                        places = reserve()?;
+                    }
+                    Found::Nothing(flight) => {
+                        let choices = rendered.len() * request.n;
+                        recorder = Some(Recorder::new(flight, &request.caller.tenant, &served.version, choices));
+                        break;
+                    }
+                }
+            }
+        }
+        let account = Account::open(account::Opening {
+            tenants: inner.tenants.clone(),
+            metrics: inner.metrics.clone(),
+            caller: Arc::clone(&request.caller),
+            origin: request.origin,
+            model: request.model,
+            version: served.version.clone(),
+            adapter_label,
+            cache: match (&stored, &recorder) {
+                (Some(_), _) => CacheUse::Hit,
+                (None, Some(_)) => CacheUse::Miss,
+                (None, None) => CacheUse::Bypass,
+            },
+            ticket,
+        });
         let adapter = lease.as_ref().map(|lease| Arc::clone(&lease.adapter));
         let seed = request.seed.unwrap_or_else(|| rand::rng().next_u64());
         let mut end_tokens = request.stops.tokens.clone();
@@ -136,9 +252,14 @@ impl Gateway {
                 end_tokens: Arc::clone(&end_tokens),
                 stops: request.stops,
             },
+            account,
             inner.base.tokenizer.clone(),
-            inner.metrics.clone(),
         );
+        if let Some(stored) = stored {
+            answer.replay(&stored)?;
+            return Ok(answer);
+        }
+        answer.record(recorder);
         for (prompt, max_tokens) in rendered.into_iter().zip(lengths) {
             let Rendered { tokens, text } = prompt;
             answer.add_prompt(tokens.len(), text);
@@ -160,26 +281,54 @@ impl Gateway {
                 answer.add_sequence(inner.backend.submit_at(&mut places, request).map_err(refused)?, source);
             }
         }
-        answer.complete();
         Ok(answer)
     }
 
+    /// Places of the queue that a class of requests may fill: some are kept free for whoever is in more of a hurry.
+    fn queue_share(&self, priority: Priority) -> usize {
+        let all = self.0.backend.facts().config.queue_capacity;
+        match priority {
+            Priority::Batch => all.div_ceil(2),
+            Priority::Standard => self.most_sequences(),
+            Priority::High => all,
+        }
+    }
+
     /// Turns a model's name into what answers.
-    async fn resolve(&self, model: &str) -> Result<(Served, Option<Lease>), GatewayError> {
+    async fn resolve(&self, tenant: &str, model: &str) -> Result<(Served, Option<Lease>), GatewayError> {
         let served = |version| Served { model: model.to_owned(), version };
         if model == self.0.base.name {
             return Ok((served("base".to_owned()), None));
         }
-        let lease = self.0.catalog.resolve(model).await.map_err(|error| unresolved(model, error))?;
+        let lease = self.0.catalog.resolve(tenant, model).await.map_err(|error| unresolved(model, error))?;
         Ok((served(format!("{}+{}", lease.version(), lease.id.short())), Some(lease)))
     }
 
-    /// The adapter that a name means, `None` for the base; an error where it means nothing. Reads no weights.
-    pub fn check_model(&self, model: &str) -> Result<Option<String>, GatewayError> {
-        if model == self.0.base.name {
+    /// The adapter that a name means to this caller, `None` for the base; an error where it means nothing, or nothing that the
+    /// caller may use: the same one, so that nobody learns what others have. Reads no weights.
+    pub fn check_model(&self, caller: &Principal, model: &str) -> Result<Option<(Owner, String)>, GatewayError> {
+        let is_base = model == self.0.base.name;
+        let (name, _) = if is_base { (model, "") } else { model.split_once('@').unwrap_or((model, "")) };
+        if !self.may_use(caller, name) {
+            return Err(GatewayError::UnknownModel(model.to_owned()));
+        }
+        if is_base {
             return Ok(None);
         }
-        self.0.catalog.find(model).map(Some).map_err(|error| unresolved(model, error))
+        self.0.catalog.find(&caller.tenant, model).map(Some).map_err(|error| unresolved(model, error))
+    }
+
+    /// Whether the caller's key and its tenant's permissions allow a model, by its name without a version.
+    pub fn may_use(&self, caller: &Principal, name: &str) -> bool {
+        caller.models.allows(name) && self.0.tenants.policy().may_use(&caller.tenant, name)
+    }
+
+    /// Adapters that this caller may name, by name.
+    pub fn adapters(&self, caller: &Principal) -> Vec<AdapterInfo> {
+        let mut adapters = self.0.catalog.list(Viewer::Tenant(&caller.tenant));
+        adapters.retain(|adapter| self.may_use(caller, &adapter.name));
+        adapters.sort_by(|a, b| a.name.cmp(&b.name));
+        adapters
     }
 }
 
@@ -187,6 +336,15 @@ fn unresolved(model: &str, error: RegistryError) -> GatewayError {
     match error {
         RegistryError::NotFound { .. } | RegistryError::InvalidName { .. } => GatewayError::UnknownModel(model.to_owned()),
         error => GatewayError::Registry(error),
+    }
+}
+
+impl From<NotAdmitted> for GatewayError {
+    fn from(reason: NotAdmitted) -> Self {
+        match reason {
+            NotAdmitted::Refused(refusal) => Self::OverLimit(refusal),
+            NotAdmitted::Ledger(error) => Self::Ledger(error),
+        }
     }
 }
 

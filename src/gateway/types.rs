@@ -1,6 +1,7 @@
 //! What a caller asks for, already checked, and what comes back: the gateway's words, free of HTTP and of wire formats.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 pub use crate::backends::Sampling;
 
@@ -123,11 +124,40 @@ pub enum EndToken {
     Reported,
 }
 
+/// Where a request came in: facts for its row in the ledger.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Origin {
+    /// As in the response's `x-request-id`.
+    pub request_id: Arc<str>,
+    /// `chat.completions`, `completions`.
+    pub endpoint: &'static str,
+    /// On whose behalf (`user`, `safety_identifier`).
+    pub end_user: Option<String>,
+    /// When it arrived.
+    pub arrived: Instant,
+}
+
+/// What a request says about the response cache.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Caching {
+    /// Nothing: the key's setting decides.
+    #[default]
+    AsKey,
+    /// The answer may be one that was given before.
+    Allowed,
+    /// The answer is to be a fresh one.
+    Fresh,
+}
+
 /// A checked request for one or more answers.
 #[derive(Debug, Clone, PartialEq)]
 pub struct GenerationRequest {
     /// Who asks: whose adapters are seen, whose limits are used, who pays.
     pub caller: Arc<Principal>,
+    /// Where the request came in.
+    pub origin: Origin,
+    /// Whether the answer may come from the response cache.
+    pub caching: Caching,
     /// Base, adapter, or `adapter@version`, as the caller wrote it.
     pub model: String,
     /// Prompts, at least one.

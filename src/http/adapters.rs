@@ -12,8 +12,8 @@ use super::Server;
 use super::body::JsonBody;
 use super::error::ApiError;
 use super::fields::{Fields, Rule};
-use crate::registry::{AdapterInfo, IfLoaded, LoadRequest, LoadedBy, RegistryError};
-use crate::tenants::Principal;
+use crate::registry::{AdapterInfo, IfLoaded, LoadRequest, LoadedBy, Owner, RegistryError, Source, Viewer};
+use crate::tenants::{Principal, Reach};
 
 /// An error in vLLM's words: its types, the status as `code`.
 pub struct VllmError(ApiError);
@@ -59,6 +59,7 @@ pub async fn load(
         _ => IfLoaded::Refuse,
     };
     let expected_version = expected_version(&mut fields)?;
+    let owner = new_owner(&server, fields.string("tenant")?)?;
     fields.finish(&[
         // The Gateway API inference extension's sidecar sends the base's name along. There is one base.
         ("base_model_name", Rule::Harmless),
@@ -68,7 +69,10 @@ pub async fn load(
         return Err(ApiError::invalid("lora_name", "missing", "Both 'lora_name' and 'lora_path' must be provided.").into());
     };
     let by = LoadedBy::Api { key_id: principal.key_id.to_string() };
-    let loaded = server.catalog().load(LoadRequest { name, path: path.into(), if_loaded, expected_version, by }).await?;
+    let loaded = server
+        .catalog()
+        .load(LoadRequest { owner, name, from: Source::Directory(path.into()), if_loaded, expected_version, by })
+        .await?;
     let version = format!("{}@{}+{}", loaded.name, loaded.number, loaded.id.short());
     let mut response = success(format!("Success: LoRA adapter '{}' added successfully.", loaded.name));
     if let Ok(version) = HeaderValue::try_from(version) {
@@ -82,41 +86,85 @@ pub async fn unload(State(server): State<Server>, body: Result<JsonBody, ApiErro
     let mut fields = Fields::body(body?.0)?;
     let name = fields.string("lora_name")?.filter(|name| !name.is_empty());
     let expected_version = expected_version(&mut fields)?;
+    let owner = owner_of(fields.string("tenant")?);
     // vLLM's clients may send its internal number along; the name decides.
     fields.finish(&[("lora_int_id", Rule::Harmless)])?;
     let Some(name) = name else {
         let message = "'lora_name' needs to be provided to unload a LoRA adapter.";
         return Err(ApiError::invalid("lora_name", "missing", message).into());
     };
-    server.catalog().unload(&name, expected_version.as_deref()).await?;
+    server.catalog().unload(&owner, &name, expected_version.as_deref()).await?;
     Ok(success(format!("Success: LoRA adapter '{name}' removed successfully.")))
 }
 
 /// `GET /v1/lora_adapters`
-pub async fn list(State(server): State<Server>) -> Json<Value> {
-    let adapters: Vec<Value> = server.catalog().list().iter().map(describe).collect();
-    let unavailable: Vec<Value> =
-        server.catalog().unavailable().iter().map(|adapter| json!({"name": adapter.name, "reason": adapter.reason})).collect();
+pub async fn list(State(server): State<Server>, Extension(caller): Extension<Arc<Principal>>) -> Json<Value> {
+    let viewer = match caller.reach {
+        Reach::Organization => Viewer::Operator,
+        Reach::Tenant => Viewer::Tenant(&caller.tenant),
+    };
+    let seen = |name: &str| caller.models.allows(name);
+    let adapters: Vec<Value> = server
+        .catalog()
+        .list(viewer)
+        .iter()
+        .filter(|adapter| seen(&adapter.name))
+        .map(|adapter| describe(adapter, viewer))
+        .collect();
+    let unavailable: Vec<Value> = server
+        .catalog()
+        .unavailable(viewer)
+        .iter()
+        .filter(|adapter| seen(&adapter.name))
+        .map(|adapter| json!({"name": adapter.name, "owner": adapter.owner.tenant(), "reason": adapter.reason}))
+        .collect();
     Json(json!({"object": "list", "data": adapters, "unavailable": unavailable}))
 }
 
-fn describe(adapter: &AdapterInfo) -> Value {
-    let draining: Vec<Value> =
-        adapter.draining.iter().map(|(version, leases)| json!({"version": version, "leases": leases})).collect();
-    json!({
+/// An adapter as a viewer may see it.
+pub fn describe(adapter: &AdapterInfo, viewer: Viewer<'_>) -> Value {
+    let mut described = json!({
         "name": adapter.name,
+        "owner": adapter.owner.tenant(),
         "version": adapter.number,
         "digest": adapter.id,
         "rank": adapter.rank,
         "bytes": adapter.bytes,
         "loaded_at": adapter.loaded_at,
-        "loaded_by": match adapter.loaded_by {
-            LoadedBy::Operator => "operator",
-            LoadedBy::Api { .. } => "api",
-        },
-        "leases": adapter.leases,
-        "draining": draining,
-    })
+        "loaded_by": loaded_by(&adapter.loaded_by),
+    });
+    // Who uses a shared adapter is no tenant's business.
+    if viewer == Viewer::Operator || adapter.owner != Owner::Shared {
+        let draining = adapter.draining.iter().map(|(version, leases)| json!({"version": version, "leases": leases}));
+        described["draining"] = draining.collect();
+        described["leases"] = json!(adapter.leases);
+    }
+    described
+}
+
+/// The way in which a version came.
+pub const fn loaded_by(by: &LoadedBy) -> &'static str {
+    match by {
+        LoadedBy::Operator => "operator",
+        LoadedBy::Api { .. } => "api",
+    }
+}
+
+/// `tenant`: whose adapter it is; without it a shared one. What archived tenants have can be looked at and removed.
+pub fn owner_of(tenant: Option<String>) -> Owner {
+    tenant.as_deref().into()
+}
+
+/// Whose a new adapter will be: nobody's who is not there.
+pub fn new_owner(server: &Server, tenant: Option<String>) -> Result<Owner, ApiError> {
+    match owner_of(tenant) {
+        Owner::Tenant(tenant) if !server.tenants().policy().is_active(&tenant) => {
+            let shown: String = tenant.chars().take(64).collect();
+            let message = format!("Invalid 'tenant': there is no project {shown:?}, or it is archived.");
+            Err(ApiError::invalid("tenant", "invalid_value", message))
+        }
+        owner => Ok(owner),
+    }
 }
 
 /// A version as text or as a number.

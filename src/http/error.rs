@@ -2,13 +2,14 @@
 //! operator reads are different texts; the second goes to the log only.
 
 use axum::Json;
-use axum::http::{HeaderValue, StatusCode, header};
+use axum::http::{HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde_json::json;
 
 use crate::gateway::GatewayError;
 use crate::registry::RegistryError;
 use crate::tenants::admin::AdminError;
+use crate::tenants::jwt::TokenError;
 use crate::tenants::{Scope, TenantError};
 
 /// An error on its way to a client.
@@ -26,6 +27,8 @@ pub struct ApiError {
     pub message: String,
     /// Seconds after which trying again makes sense.
     pub retry_after: Option<u64>,
+    /// Further headers.
+    pub headers: Vec<(HeaderName, HeaderValue)>,
     /// Sent as a number in `code`: vLLM's adapter routes put the status there, and their clients read it.
     pub numeric_code: bool,
 }
@@ -33,7 +36,16 @@ pub struct ApiError {
 impl ApiError {
     /// An error without a field.
     pub fn new(status: StatusCode, kind: &'static str, code: Option<&'static str>, message: impl Into<String>) -> Self {
-        Self { status, kind, code, param: None, message: message.into(), retry_after: None, numeric_code: false }
+        Self {
+            status,
+            kind,
+            code,
+            param: None,
+            message: message.into(),
+            retry_after: None,
+            headers: Vec::new(),
+            numeric_code: false,
+        }
     }
 
     /// 400: the caller's mistake in `param`.
@@ -134,6 +146,7 @@ impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         let mut response = (self.status, Json(self.envelope())).into_response();
         let headers = response.headers_mut();
+        headers.extend(self.headers);
         if let Some(seconds) = self.retry_after {
             headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
         }
@@ -191,6 +204,13 @@ impl From<GatewayError> for ApiError {
             GatewayError::Stopping => {
                 Self { retry_after: Some(5), ..Self::unavailable("shutting_down", "The server is shutting down.") }
             }
+            GatewayError::OverLimit(refusal) => super::limits::refusal(&refusal),
+            GatewayError::Ledger(error) => {
+                tracing::error!(%error, "a request is refused: it could not be billed");
+                let message =
+                    "The server cannot record usage at the moment and therefore answers nothing. Please try again later.";
+                Self { retry_after: Some(5), ..Self::unavailable("ledger_unavailable", message) }
+            }
             GatewayError::Invalid { field, problem } => {
                 Self::invalid(field, "invalid_value", format!("Invalid '{field}': {field} {problem}."))
             }
@@ -216,6 +236,28 @@ impl From<AdminError> for ApiError {
     }
 }
 
+impl From<TokenError> for ApiError {
+    fn from(error: TokenError) -> Self {
+        let code = match &error {
+            TokenError::Malformed(_) => "token_malformed",
+            TokenError::AlgorithmNotAllowed => "token_algorithm_not_allowed",
+            TokenError::UnknownKey => "token_key_unknown",
+            TokenError::BadSignature => "token_signature_invalid",
+            TokenError::Expired => "token_expired",
+            TokenError::NotYetValid => "token_not_yet_valid",
+            TokenError::WrongIssuer => "token_issuer_invalid",
+            TokenError::WrongAudience => "token_audience_invalid",
+            TokenError::MissingClaim(_) => "token_claim_missing",
+            TokenError::InvalidClaim { .. } => "token_claim_invalid",
+            TokenError::UnknownTenant => "token_tenant_unknown",
+            TokenError::KeysUnavailable => {
+                return Self { retry_after: Some(10), ..Self::unavailable("token_keys_unavailable", error.to_string()) };
+            }
+        };
+        Self { code: Some(code), ..Self::unauthorized(error.to_string()) }
+    }
+}
+
 impl From<RegistryError> for ApiError {
     fn from(error: RegistryError) -> Self {
         let message = error.to_string();
@@ -228,6 +270,10 @@ impl From<RegistryError> for ApiError {
             RegistryError::NotFound { .. } | RegistryError::Unavailable { .. } => {
                 let error = Self::new(StatusCode::NOT_FOUND, "invalid_request_error", Some("model_not_found"), message);
                 Self { param: Some("model".to_owned()), ..error }
+            }
+            RegistryError::TooManyUploads => {
+                let message = "As many uploads as this server takes are under way. Please try again in a moment.";
+                Self { retry_after: Some(10), ..Self::unavailable("overloaded", message) }
             }
             RegistryError::PathNotFound { .. } => {
                 let error = Self::new(StatusCode::NOT_FOUND, "invalid_request_error", Some("path_not_found"), message);

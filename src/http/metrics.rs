@@ -3,18 +3,21 @@
 use std::fmt::{Display, Write};
 
 use axum::extract::State;
-use axum::http::{HeaderValue, Method, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use prometheus::{IntCounterVec, Opts, Registry, TextEncoder};
 
 use super::Server;
 use super::error::ApiError;
-use crate::gateway::Stats;
-use crate::registry::AdapterInfo;
+use super::kubernetes_metrics::{Facts, PrefixCaching};
+use super::{auth, kubernetes_metrics};
+use crate::gateway::{BLOCK_TOKENS, PrefixCache, Stats};
+use crate::registry::{AdapterInfo, Owner, Viewer};
 
 /// Counters of this room.
 pub struct HttpMetrics {
     requests: IntCounterVec,
+    refused: IntCounterVec,
 }
 
 impl HttpMetrics {
@@ -23,7 +26,16 @@ impl HttpMetrics {
         let options = Opts::new("switchyard_http_requests_total", "Requests answered, by route and status.");
         let requests = IntCounterVec::new(options, &["method", "route", "status"])?;
         registry.register(Box::new(requests.clone()))?;
-        Ok(Self { requests })
+        let options =
+            Opts::new("switchyard_refused_requests_total", "Requests refused by a limit or a budget, by the error's code.");
+        let refused = IntCounterVec::new(options, &["code"])?;
+        registry.register(Box::new(refused.clone()))?;
+        Ok(Self { requests, refused })
+    }
+
+    /// A limit or a budget refused a request.
+    pub fn refused(&self, code: &str) {
+        self.refused.with_label_values(&[code]).inc();
     }
 
     /// A request was answered. Routes are patterns, so that callers cannot make up label values.
@@ -37,14 +49,62 @@ impl HttpMetrics {
     }
 }
 
-/// `GET /metrics`
-pub async fn render(State(server): State<Server>) -> Result<Response, ApiError> {
-    let families = server.0.parts.registry.gather();
+/// `GET /metrics`: without a key, everything but what tells tenants apart: their own adapters, and money. A key of the organization
+/// shows all.
+pub async fn render(State(server): State<Server>, headers: HeaderMap) -> Result<Response, ApiError> {
+    let knows = auth::looks_at_everything(&server, &headers).await?;
+    let mut families = server.0.parts.registry.gather();
+    let mut listed = server.catalog().list(Viewer::Operator);
+    let sums = adapters(&listed);
+    if !knows {
+        families.retain_mut(|family| {
+            let mut metrics = family.take_metric();
+            metrics.retain(|metric| {
+                !metric.get_label().iter().any(|label| label.value().contains('/') && label.name() == "adapter")
+            });
+            let shown = !metrics.is_empty() && !family.name().contains("cost");
+            family.set_metric(metrics);
+            shown
+        });
+        listed.retain(|adapter| adapter.owner == Owner::Shared);
+    }
+    let gateway = server.gateway();
     let mut text = TextEncoder::new().encode_to_string(&families).map_err(|error| ApiError::internal(&error))?;
-    text.push_str(&engine(&server.gateway().engine_stats()));
-    text.push_str(&adapters(&server.catalog().list()));
+    let stats = gateway.engine_stats();
+    text.push_str(&engine(&stats));
+    text.push_str(&sums);
+    text.push_str(&ledger(&server));
+    text.push_str(&kubernetes_metrics::render(&router_facts(&server), &stats, &listed));
     let kind = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
     Ok(([(header::CONTENT_TYPE, kind)], text).into_response())
+}
+
+fn router_facts(server: &Server) -> Facts<'_> {
+    let config = &server.gateway().backend_facts().config;
+    let prefix_cache = if config.prefix_cache == PrefixCache::On { PrefixCaching::On } else { PrefixCaching::Off };
+    Facts { base: &server.gateway().base().name, block_tokens: BLOCK_TOKENS, max_sequences: config.max_sequences, prefix_cache }
+}
+
+fn ledger(server: &Server) -> String {
+    let (rows, oldest) = server.tenants().ledger().lag();
+    let (answers, bytes) = server.gateway().cache_size();
+    let mut out = String::new();
+    for (kind, name, help, value) in [
+        ("gauge", "ledger_waiting_rows", "Rows in the journal that are not in the database yet.", rows as f64),
+        ("gauge", "ledger_lag_seconds", "Age of the oldest of them.", oldest.as_secs_f64()),
+        (
+            "counter",
+            "ledger_failures_total",
+            "Batches that the database did not take.",
+            server.tenants().ledger().failures() as f64,
+        ),
+        ("gauge", "response_cache_answers", "Answers in the response cache.", answers as f64),
+        ("gauge", "response_cache_bytes", "Their bytes.", bytes as f64),
+    ] {
+        // Writing to a string does not fail.
+        let _ = write!(out, "# HELP switchyard_{name} {help}\n# TYPE switchyard_{name} {kind}\nswitchyard_{name} {value}\n");
+    }
+    out
 }
 
 fn engine(stats: &Stats) -> String {

@@ -27,11 +27,15 @@ const MAX_REQUEST_ID: usize = 128;
 pub struct RequestId(HeaderValue);
 
 impl RequestId {
-    /// As text; it always is.
-    pub fn text(&self) -> Option<&str> {
-        self.0.to_str().ok()
+    /// As text.
+    pub fn text(&self) -> &str {
+        self.0.to_str().unwrap_or_default()
     }
 }
+
+/// When the request's head was read.
+#[derive(Debug, Clone, Copy)]
+pub struct Arrived(pub Instant);
 
 /// Takes the caller's `x-request-id` over, or makes one; the response carries it.
 pub async fn request_id(mut request: Request, next: Next) -> Response {
@@ -40,6 +44,7 @@ pub async fn request_id(mut request: Request, next: Next) -> Response {
         let id = format!("req_{}", random_hex());
         HeaderValue::try_from(id).unwrap_or_else(|_| HeaderValue::from_static("req_unknown"))
     });
+    request.extensions_mut().insert(Arrived(Instant::now()));
     request.extensions_mut().insert(RequestId(id.clone()));
     let mut response = next.run(request).await;
     response.headers_mut().insert(REQUEST_ID, id);

@@ -1,5 +1,6 @@
 //! The only room that knows HTTP: routes, wire types, statuses. Knows nothing of scheduling, files or weights.
 
+mod adapter_versions;
 mod adapters;
 mod admin;
 mod auth;
@@ -7,6 +8,8 @@ mod body;
 mod error;
 mod fields;
 mod health;
+mod kubernetes_metrics;
+mod limits;
 mod metrics;
 mod middleware;
 mod openai;
@@ -24,12 +27,15 @@ pub use serve::{Ended, serve};
 use crate::gateway::Gateway;
 use crate::registry::Catalog;
 use crate::tenants::Tenants;
+use crate::tenants::jwt::TokenVerifier;
 
 /// Settings of this room.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
     /// Largest request body, bytes.
     pub body_limit: usize,
+    /// Most bytes of an uploaded adapter.
+    pub upload_limit: u64,
     /// Most answers to one prompt (`n`).
     pub max_choices: usize,
     /// Most prompts in one completions request.
@@ -40,7 +46,13 @@ pub struct Config {
 
 impl Default for Config {
     fn default() -> Self {
-        Self { body_limit: 8 * 1024 * 1024, max_choices: 128, max_prompts: 256, keep_alive: std::time::Duration::from_secs(15) }
+        Self {
+            body_limit: 8 * 1024 * 1024,
+            upload_limit: 1 << 30,
+            max_choices: 128,
+            max_prompts: 256,
+            keep_alive: std::time::Duration::from_secs(15),
+        }
     }
 }
 
@@ -52,6 +64,8 @@ pub struct Parts {
     pub catalog: Catalog,
     /// Callers.
     pub tenants: Tenants,
+    /// Callers with JSON Web Tokens, where those are accepted.
+    pub tokens: Option<Arc<TokenVerifier>>,
     /// Who is not ready yet.
     pub readiness: Readiness,
     /// Where all rooms register their metrics.
@@ -86,6 +100,10 @@ impl Server {
 
     fn tenants(&self) -> &Tenants {
         &self.0.parts.tenants
+    }
+
+    fn tokens(&self) -> Option<&TokenVerifier> {
+        self.0.parts.tokens.as_deref()
     }
 
     fn readiness(&self) -> &Readiness {

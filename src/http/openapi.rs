@@ -15,6 +15,8 @@ enum Body {
     /// JSON, or server-sent events of the second schema when `stream` is true.
     JsonOrEvents(&'static str, &'static str),
     Text,
+    /// A form with files.
+    Form(&'static str),
     /// Any JSON object.
     Object,
 }
@@ -35,6 +37,8 @@ const BAD: (u16, &str) = (400, "The request is wrong; the error names the field 
 const NO_MODEL: (u16, &str) = (404, "The model does not exist (`model_not_found`).");
 const TOO_LARGE: (u16, &str) = (413, "The body is larger than this server accepts.");
 const BUSY: (u16, &str) = (503, "Too many requests are waiting, or the server is shutting down; see `retry-after`.");
+const NO_ADAPTER: (u16, &str) = (404, "There is no such adapter.");
+const NOT_EXPECTED: (u16, &str) = (409, "The adapter is not at `expected_version`; nothing was changed.");
 const GENERATION_ERRORS: &[(u16, &str)] = &[BAD, NO_MODEL, TOO_LARGE, BUSY];
 
 fn operations() -> Vec<Operation> {
@@ -132,6 +136,42 @@ fn operations() -> Vec<Operation> {
         },
         Operation {
             method: Method::GET,
+            path: "/admin/adapters",
+            id: "listAdapters",
+            summary: "Adapters of all tenants in service.",
+            request: None,
+            response: Body::Json("LoraAdapterList"),
+            errors: &[],
+        },
+        Operation {
+            method: Method::DELETE,
+            path: "/admin/adapters/{name}",
+            id: "deleteAdapter",
+            summary: "Take an adapter out of service; running answers keep it to their end.",
+            request: None,
+            response: Body::Object,
+            errors: &[BAD, NO_ADAPTER, NOT_EXPECTED],
+        },
+        Operation {
+            method: Method::GET,
+            path: "/admin/adapters/{name}/versions",
+            id: "listAdapterVersions",
+            summary: "The versions of an adapter that can be named.",
+            request: None,
+            response: Body::Json("AdapterVersionList"),
+            errors: &[BAD, NO_ADAPTER],
+        },
+        Operation {
+            method: Method::POST,
+            path: "/admin/adapters/{name}/versions",
+            id: "uploadAdapterVersion",
+            summary: "Send an adapter's files and put them into service. They are checked against the base before they count.",
+            request: Some("AdapterUpload"),
+            response: Body::Json("AdapterVersion"),
+            errors: &[BAD, NOT_EXPECTED, TOO_LARGE, (503, "Too many uploads are under way.")],
+        },
+        Operation {
+            method: Method::GET,
             path: "/health",
             id: "health",
             summary: "Whether the process can do its work.",
@@ -226,13 +266,29 @@ fn describe(operation: &Operation, access: Access) -> Value {
     }
     let mut value = json!({"operationId": operation.id, "summary": operation.summary, "responses": responses});
     if let Some(schema) = operation.request {
-        value["requestBody"] = json!({"required": true, "content": content(Body::Json(schema))});
+        // Files are sent as forms.
+        let kind = if schema.ends_with("Upload") { Body::Form(schema) } else { Body::Json(schema) };
+        value["requestBody"] = json!({"required": true, "content": content(kind)});
     }
-    if operation.path.contains("{id}") {
-        value["parameters"] = json!([{"name": "id", "in": "path", "required": true, "schema": {"type": "string"}}]);
+    let parameters = parameters(operation);
+    if !parameters.is_empty() {
+        value["parameters"] = Value::Array(parameters);
     }
     value["security"] = if access == Access::Open { json!([]) } else { json!([{"key": []}]) };
     value
+}
+
+/// What stands in the path, and what may stand after it.
+fn parameters(operation: &Operation) -> Vec<Value> {
+    let parameter =
+        |name: &str, place: &str| json!({"name": name, "in": place, "required": place == "path", "schema": {"type": "string"}});
+    let in_path = operation.path.split('{').skip(1).filter_map(|rest| Some(rest.split_once('}')?.0));
+    let in_query: &[&str] = match operation.id {
+        "deleteAdapter" => &["tenant", "expected_version"],
+        "listAdapterVersions" => &["tenant"],
+        _ => &[],
+    };
+    in_path.map(|name| parameter(name, "path")).chain(in_query.iter().map(|name| parameter(name, "query"))).collect()
 }
 
 fn content(body: Body) -> Value {
@@ -243,6 +299,7 @@ fn content(body: Body) -> Value {
             "application/json": {"schema": schema(whole)},
             "text/event-stream": {"schema": schema(event)},
         }),
+        Body::Form(name) => json!({"multipart/form-data": {"schema": schema(name)}}),
         Body::Text => json!({"text/plain": {"schema": {"type": "string"}}}),
         Body::Object => json!({"application/json": {"schema": {"type": "object"}}}),
     }

@@ -67,6 +67,7 @@ fn with_shared(own: Value, required: &[&str]) -> Value {
 
 fn requests() -> Value {
     let messages = json!({"type": "array", "minItems": 1, "items": reference("Message")});
+    let tenant = json!({"type": ["string", "null"], "description": "The project that owns the adapter; without it the adapter is shared."});
     let version = json!({
         "oneOf": [{"type": "string"}, {"type": "integer", "minimum": 0}],
         "description": "Compare-and-set: number or digest that the name must point at now; 0 for a name that is not loaded.",
@@ -137,12 +138,23 @@ fn requests() -> Value {
                 "lora_path": {"type": "string", "description": "A PEFT directory inside an adapter root."},
                 "load_inplace": {"type": "boolean", "default": false, "description": "Replace the version that is served."},
                 "expected_version": version,
+                "tenant": tenant,
+            },
+        },
+        "AdapterUpload": {
+            "type": "object",
+            "required": ["adapter_config.json", "adapter_model.safetensors"],
+            "properties": {
+                "adapter_config.json": {"type": "string", "contentMediaType": "application/octet-stream"},
+                "adapter_model.safetensors": {"type": "string", "contentMediaType": "application/octet-stream"},
+                "tenant": tenant,
+                "expected_version": version,
             },
         },
         "UnloadLoraAdapterRequest": {
             "type": "object",
             "required": ["lora_name"],
-            "properties": {"lora_name": {"type": "string"}, "expected_version": version},
+            "properties": {"lora_name": {"type": "string"}, "expected_version": version, "tenant": tenant},
         },
     })
 }
@@ -211,18 +223,19 @@ fn others() -> Value {
             "object": {"const": "list"}, "data": {"type": "array", "items": reference(item)},
         }})
     };
+    let owner = json!({"type": ["string", "null"], "description": "The project that owns it; null for a shared one."});
     let mut adapters = list("LoraAdapter");
     adapters["properties"]["unavailable"] = json!({
         "type": "array",
         "description": "Adapters on record that do not fit the base that runs now.",
-        "items": {"type": "object", "properties": {"name": {"type": "string"}, "reason": {"type": "string"}}},
+        "items": {"type": "object", "properties": {"name": {"type": "string"}, "owner": owner, "reason": {"type": "string"}}},
     });
     json!({
         "Model": {"type": "object", "properties": {
             "id": {"type": "string"},
             "object": {"const": "model"},
             "created": {"type": "integer"},
-            "owned_by": {"type": "string"},
+            "owned_by": {"type": "string", "description": "A project's id, or switchyard for what is shared."},
             "root": {"type": "string"},
             "parent": {"type": ["string", "null"], "description": "An adapter's base."},
             "max_model_len": {"type": "integer", "description": "Tokens of prompt and answer together."},
@@ -230,18 +243,33 @@ fn others() -> Value {
         "ModelList": list("Model"),
         "LoraAdapter": {"type": "object", "properties": {
             "name": {"type": "string"},
+            "owner": owner,
             "version": {"type": "integer"},
             "digest": {"type": "string"},
             "rank": {"type": "integer"},
             "bytes": {"type": "integer"},
             "loaded_at": {"type": "integer", "description": "Seconds since 1970."},
             "loaded_by": {"enum": ["operator", "api"]},
-            "leases": {"type": "integer", "description": "Running requests on this version."},
+            "leases": {"type": "integer", "description": "Running requests on this version. Of shared adapters only operators see it."},
             "draining": {"type": "array", "description": "Replaced versions that running requests still hold.", "items": {
                 "type": "object", "properties": {"version": {"type": "integer"}, "leases": {"type": "integer"}},
             }},
         }},
         "LoraAdapterList": adapters,
+        "AdapterVersion": {"type": "object", "properties": {
+            "object": {"const": "adapter.version"},
+            "name": {"type": "string"},
+            "owner": owner,
+            "version": {"type": "integer"},
+            "digest": {"type": "string"},
+            "current": {"type": "boolean", "description": "In lists: whether the name alone means it."},
+            "replaced": {"type": ["integer", "null"], "description": "After an upload: the version that was current before."},
+            "rank": {"type": "integer"},
+            "file_bytes": {"type": "integer"},
+            "loaded_at": {"type": "integer", "description": "Seconds since 1970."},
+            "loaded_by": {"enum": ["operator", "api"]},
+        }},
+        "AdapterVersionList": list("AdapterVersion"),
         "TokenizeResponse": {"type": "object", "properties": {
             "count": {"type": "integer"},
             "max_model_len": {"type": "integer"},

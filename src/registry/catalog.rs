@@ -4,7 +4,7 @@
 //! so that what is on disk and what is in memory cannot part. Two locks, never taken in the other order: `changes` (one durable
 //! change at a time, held over disk writes), then `state` (held for moments only).
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -13,9 +13,11 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::files::VersionFiles;
 use super::name::{self, Selector};
+use super::owner::PerOwner;
 use super::records::{Facts, Records};
 use super::roots::Roots;
-use super::{AdapterInfo, IfLoaded, Lease, LoadRequest, Loaded, LoadedBy, RegistryError};
+use super::uploads::{Upload, Uploads};
+use super::{AdapterInfo, IfLoaded, Lease, LoadRequest, Loaded, LoadedBy, Owner, RegistryError, Source, Versions, Viewer};
 use crate::ids::VersionId;
 use crate::model::lora::peft::AdapterFiles;
 use crate::model::lora::{LoraWeights, PreparedAdapter};
@@ -44,6 +46,8 @@ pub struct Setup {
 /// An adapter that was in service before the restart and is not now.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Skipped {
+    /// Whose it is.
+    pub owner: Owner,
     /// Its name.
     pub name: String,
     /// Why.
@@ -60,6 +64,7 @@ struct Inner {
     data: Arc<DataDir>,
     files: VersionFiles,
     roots: Roots,
+    uploads: Uploads,
     reserved_names: Vec<String>,
     base: ModelConfig,
     preparer: Arc<dyn AdapterPreparer>,
@@ -72,17 +77,17 @@ struct Inner {
 struct State {
     records: Records,
     /// The current version of each name in service; this keeps it in memory.
-    served: BTreeMap<String, Served>,
+    served: PerOwner<Served>,
     /// Names on record that cannot be served, with the reason as clients may read it.
-    unavailable: BTreeMap<String, String>,
+    unavailable: PerOwner<String>,
     /// Every version that somebody holds.
     resident: HashMap<VersionId, Weak<PreparedAdapter>>,
     /// Held by whoever prepares the version, so that others wait instead of doing the work again.
     preparing: HashMap<VersionId, Arc<Mutex<()>>>,
     /// Old versions that were brought back from disk, the last one used first.
     ready: VecDeque<Arc<PreparedAdapter>>,
-    /// Lease counters by name and number.
-    tokens: HashMap<(String, u32), Weak<()>>,
+    /// Lease counters by owner, name and number.
+    tokens: HashMap<(Owner, String, u32), Weak<()>>,
 }
 
 struct Served {
@@ -99,6 +104,7 @@ impl Catalog {
             let inner = Inner {
                 files: VersionFiles::open(&setup.data)?,
                 roots: Roots::new(setup.roots)?,
+                uploads: Uploads::open(&setup.data)?,
                 state: Mutex::new(State { records: Records::read(setup.data.path())?, ..State::default() }),
                 data: setup.data,
                 reserved_names: setup.reserved_names,
@@ -113,7 +119,23 @@ impl Catalog {
         .await
     }
 
-    /// Puts a directory into service under a name.
+    /// Makes room for files that a client sends.
+    pub fn begin_upload(&self) -> Result<Upload, RegistryError> {
+        self.inner.uploads.begin()
+    }
+
+    /// The versions of an adapter in service.
+    pub fn versions(&self, owner: &Owner, name: &str) -> Result<Versions, RegistryError> {
+        let state = self.inner.state();
+        let record = state.records.adapters.get(owner, name);
+        let current = record.and_then(|adapter| adapter.current);
+        let (Some(record), Some(current)) = (record, current) else {
+            return Err(RegistryError::NotFound { model: name.chars().take(256).collect() });
+        };
+        Ok(Versions { owner: owner.clone(), name: name.to_owned(), current, versions: record.versions.clone() })
+    }
+
+    /// Puts files into service under a name.
     pub async fn load(&self, request: LoadRequest) -> Result<Loaded, RegistryError> {
         let inner = Arc::clone(&self.inner);
         let permit = self.inner.preparation().await?;
@@ -133,20 +155,21 @@ impl Catalog {
     }
 
     /// True where the name was in service once and was taken out.
-    pub fn was_unloaded(&self, name: &str) -> bool {
-        self.inner.state().records.was_unloaded(name)
+    pub fn was_unloaded(&self, owner: &Owner, name: &str) -> bool {
+        self.inner.state().records.was_unloaded(owner, name)
     }
 
     /// Takes a name out of service. Running requests keep their leases.
-    pub async fn unload(&self, name: &str, expected_version: Option<&str>) -> Result<(), RegistryError> {
+    pub async fn unload(&self, owner: &Owner, name: &str, expected_version: Option<&str>) -> Result<(), RegistryError> {
         let inner = Arc::clone(&self.inner);
-        let (name, expected) = (name.to_owned(), expected_version.map(str::to_owned));
-        blocking(move || inner.unload(&name, expected.as_deref())).await
+        let (owner, name, expected) = (owner.clone(), name.to_owned(), expected_version.map(str::to_owned));
+        blocking(move || inner.unload(&owner, &name, expected.as_deref())).await
     }
 
-    /// A lease on the version that `name`, `name@number` or `name@digest` means now.
-    pub async fn resolve(&self, model: &str) -> Result<Lease, RegistryError> {
-        match self.inner.look_up(model)? {
+    /// A lease on the version that `name`, `name@number` or `name@digest` means now to this tenant: its own adapter of that name,
+    /// else the shared one.
+    pub async fn resolve(&self, tenant: &str, model: &str) -> Result<Lease, RegistryError> {
+        match self.inner.look_up(tenant, model)? {
             Found::InMemory(lease) => Ok(lease),
             Found::OnDisk(selected) => {
                 let inner = Arc::clone(&self.inner);
@@ -160,20 +183,22 @@ impl Catalog {
         }
     }
 
-    /// The adapter that `model` means a version of. Reads nothing from disk.
-    pub fn find(&self, model: &str) -> Result<String, RegistryError> {
-        Inner::select(&self.inner.state(), model).map(|selected| selected.name)
+    /// The adapter that `model` means a version of to this tenant: whose it is, and its name. Reads nothing from disk.
+    pub fn find(&self, tenant: &str, model: &str) -> Result<(Owner, String), RegistryError> {
+        Inner::select(&self.inner.state(), tenant, model).map(|selected| (selected.owner, selected.name))
     }
 
-    /// Adapters in service, by name.
-    pub fn list(&self) -> Vec<AdapterInfo> {
-        self.inner.list()
+    /// Adapters in service, the shared ones first, by name. A tenant's own hides the shared one of its name, as it does in requests.
+    pub fn list(&self, viewer: Viewer<'_>) -> Vec<AdapterInfo> {
+        self.inner.list(viewer)
     }
 
     /// Adapters on record that the base cannot serve, by name, with the reason.
-    pub fn unavailable(&self) -> Vec<Skipped> {
+    pub fn unavailable(&self, viewer: Viewer<'_>) -> Vec<Skipped> {
         let state = self.inner.state();
-        state.unavailable.iter().map(|(name, reason)| Skipped { name: name.clone(), reason: reason.clone() }).collect()
+        let seen = state.unavailable.iter().filter(|(owner, _, _)| viewer.sees(owner));
+        seen.map(|(owner, name, reason)| Skipped { owner: owner.clone(), name: name.to_owned(), reason: reason.clone() })
+            .collect()
     }
 }
 
@@ -190,14 +215,15 @@ enum Found {
 
 /// The version that a model's name means.
 struct Selected {
+    owner: Owner,
     name: String,
     number: u32,
     id: VersionId,
 }
 
 impl State {
-    fn token(&mut self, name: &str, number: u32) -> Arc<()> {
-        let key = (name.to_owned(), number);
+    fn token(&mut self, owner: &Owner, name: &str, number: u32) -> Arc<()> {
+        let key = (owner.clone(), name.to_owned(), number);
         if let Some(token) = self.tokens.get(&key).and_then(Weak::upgrade) {
             return token;
         }
@@ -208,8 +234,8 @@ impl State {
     }
 
     fn lease(&mut self, selected: Selected, adapter: Arc<PreparedAdapter>) -> Lease {
-        let Selected { name, number, id } = selected;
-        let token = self.token(&name, number);
+        let Selected { owner, name, number, id } = selected;
+        let token = self.token(&owner, &name, number);
         Lease { name, number, id, adapter, token }
     }
 
@@ -230,10 +256,10 @@ impl State {
         self.records = records;
     }
 
-    fn serve(&mut self, name: String, number: u32, adapter: Arc<PreparedAdapter>) {
-        let token = self.token(&name, number);
-        self.unavailable.remove(&name);
-        self.served.insert(name, Served { number, adapter, token });
+    fn serve(&mut self, owner: &Owner, name: &str, number: u32, adapter: Arc<PreparedAdapter>) {
+        let token = self.token(owner, name, number);
+        self.unavailable.remove(owner, name);
+        self.served.insert(owner, name, Served { number, adapter, token });
     }
 }
 
@@ -247,15 +273,15 @@ impl Inner {
         let records = self.state().records.clone();
         self.files.sweep(&records.referenced())?;
         let mut skipped = Vec::new();
-        for (name, adapter) in &records.adapters {
+        for (owner, name, adapter) in records.adapters.iter() {
             let Some(current) = adapter.current() else { continue };
             let restored =
                 name::check(name, &self.reserved_names).and_then(|()| self.prepared(current.id, || self.stored(current.id)));
             match restored {
-                Ok(adapter) => self.state().serve(name.clone(), current.number, adapter),
+                Ok(adapter) => self.state().serve(owner, name, current.number, adapter),
                 Err(error) => {
-                    self.state().unavailable.insert(name.clone(), error.public_reason());
-                    skipped.push(Skipped { name: name.clone(), reason: error.to_string() });
+                    self.state().unavailable.insert(owner, name, error.public_reason());
+                    skipped.push(Skipped { owner: owner.clone(), name: name.to_owned(), reason: error.to_string() });
                 }
             }
         }
@@ -263,18 +289,19 @@ impl Inner {
     }
 
     fn load(&self, request: LoadRequest) -> Result<Loaded, RegistryError> {
-        let LoadRequest { name, path, if_loaded, expected_version, by } = request;
+        let LoadRequest { owner, name, from, if_loaded, expected_version, by } = request;
         name::check(&name, &self.reserved_names)?;
         let expected = expected_version.as_deref();
-        self.may_load(&self.state(), &name, if_loaded, expected)?;
-        let dir = match by {
-            LoadedBy::Operator => path,
-            LoadedBy::Api { .. } => self.roots.resolve(&path)?,
+        may_load(&self.state(), &owner, &name, if_loaded, expected)?;
+        let dir = match (&from, &by) {
+            (Source::Upload(upload), _) => upload.dir().to_owned(),
+            (Source::Directory(path), LoadedBy::Operator) => path.clone(),
+            (Source::Directory(path), LoadedBy::Api { .. }) => self.roots.resolve(path)?,
         };
         let files = AdapterFiles::read(&dir).map_err(RegistryError::Unusable)?;
         let id = files.digest().map_err(RegistryError::Unusable)?;
         if if_loaded == IfLoaded::ReplaceIfNew
-            && let Some(kept) = self.already_known(&name, id)
+            && let Some(kept) = self.already_known(&owner, &name, id)
         {
             return Ok(kept);
         }
@@ -285,34 +312,27 @@ impl Inner {
         let (mut records, replaced) = {
             let state = self.state();
             // Asked again: the name may have moved while the files were read.
-            self.may_load(&state, &name, if_loaded, expected)?;
-            (state.records.clone(), state.served.get(&name).map(|served| served.number))
+            may_load(&state, &owner, &name, if_loaded, expected)?;
+            (state.records.clone(), state.served.get(&owner, &name).map(|served| served.number))
         };
-        let number = records.install(&name, facts);
+        let number = records.install(&owner, &name, facts);
         self.files.store(id, &files)?;
         records.write(&self.data)?;
         let referenced = records.referenced();
         {
             let mut state = self.state();
             state.replace_records(records, &referenced);
-            state.serve(name.clone(), number, adapter);
+            state.serve(&owner, &name, number, adapter);
         }
         self.sweep(&referenced);
         Ok(Loaded { name, number, id, replaced })
     }
 
-    fn may_load(&self, state: &State, name: &str, if_loaded: IfLoaded, expected: Option<&str>) -> Result<(), RegistryError> {
-        if let (IfLoaded::Refuse, Some(served)) = (if_loaded, state.served.get(name)) {
-            return Err(RegistryError::AlreadyLoaded { name: name.to_owned(), number: served.number });
-        }
-        state.records.compare(name, expected)
-    }
-
     /// The version in service, if this content is one of the adapter's versions.
-    fn already_known(&self, name: &str, id: VersionId) -> Option<Loaded> {
+    fn already_known(&self, owner: &Owner, name: &str, id: VersionId) -> Option<Loaded> {
         let state = self.state();
-        let served = state.served.get(name)?;
-        let known = state.records.adapters.get(name)?.versions.iter().any(|version| version.id == id);
+        let served = state.served.get(owner, name)?;
+        let known = state.records.adapters.get(owner, name)?.versions.iter().any(|version| version.id == id);
         known.then(|| Loaded {
             name: name.to_owned(),
             number: served.number,
@@ -321,21 +341,21 @@ impl Inner {
         })
     }
 
-    fn unload(&self, name: &str, expected: Option<&str>) -> Result<(), RegistryError> {
+    fn unload(&self, owner: &Owner, name: &str, expected: Option<&str>) -> Result<(), RegistryError> {
         let _one_at_a_time = self.changes.lock().unwrap_or_else(PoisonError::into_inner);
         let mut records = self.state().records.clone();
-        if records.adapters.get(name).is_none_or(|adapter| adapter.current.is_none()) {
+        if records.adapters.get(owner, name).is_none_or(|adapter| adapter.current.is_none()) {
             return Err(RegistryError::NotFound { model: name.chars().take(256).collect() });
         }
-        records.compare(name, expected)?;
-        records.remove(name);
+        records.compare(owner, name, expected)?;
+        records.remove(owner, name);
         records.write(&self.data)?;
         let referenced = records.referenced();
         {
             let mut state = self.state();
             state.replace_records(records, &referenced);
-            state.served.remove(name);
-            state.unavailable.remove(name);
+            state.served.remove(owner, name);
+            state.unavailable.remove(owner, name);
         }
         self.sweep(&referenced);
         Ok(())
@@ -347,9 +367,9 @@ impl Inner {
         Arc::clone(&self.preparations).acquire_owned().await.map_err(|_| RegistryError::Interrupted)
     }
 
-    fn look_up(&self, model: &str) -> Result<Found, RegistryError> {
+    fn look_up(&self, tenant: &str, model: &str) -> Result<Found, RegistryError> {
         let mut state = self.state();
-        let selected = Self::select(&state, model)?;
+        let selected = Self::select(&state, tenant, model)?;
         let Some(adapter) = state.resident(&selected.id) else { return Ok(Found::OnDisk(selected)) };
         if state.ready.iter().any(|kept| kept.id == selected.id) {
             state.keep_ready(&adapter);
@@ -357,22 +377,22 @@ impl Inner {
         Ok(Found::InMemory(state.lease(selected, adapter)))
     }
 
-    fn select(state: &State, model: &str) -> Result<Selected, RegistryError> {
+    /// Looks at the tenant's own names and the shared ones, and nowhere else.
+    fn select(state: &State, tenant: &str, model: &str) -> Result<Selected, RegistryError> {
         let not_found = || RegistryError::NotFound { model: model.chars().take(256).collect() };
         let (name, selector) = name::split(model).ok_or_else(not_found)?;
-        let current = match state.served.get(name) {
-            Some(served) => served.number,
-            None => {
-                return Err(match state.unavailable.get(name) {
-                    Some(reason) => RegistryError::Unavailable { name: name.to_owned(), reason: reason.clone() },
-                    None => not_found(),
-                });
+        for owner in [Owner::Tenant(tenant.into()), Owner::Shared] {
+            if let Some(reason) = state.unavailable.get(&owner, name) {
+                return Err(RegistryError::Unavailable { name: name.to_owned(), reason: reason.clone() });
             }
-        };
-        let selector = selector.unwrap_or(Selector::Number(current));
-        let adapter = state.records.adapters.get(name).ok_or_else(not_found)?;
-        let version = adapter.select(&selector).ok_or_else(not_found)?;
-        Ok(Selected { name: name.to_owned(), number: version.number, id: version.id })
+            let Some(served) = state.served.get(&owner, name) else { continue };
+            // The tenant's own name hides the shared one with all its versions.
+            let selector = selector.unwrap_or(Selector::Number(served.number));
+            let adapter = state.records.adapters.get(&owner, name).ok_or_else(not_found)?;
+            let version = adapter.select(&selector).ok_or_else(not_found)?;
+            return Ok(Selected { owner, name: name.to_owned(), number: version.number, id: version.id });
+        }
+        Err(not_found())
     }
 
     /// A lease on an old version that nobody holds any more.
@@ -446,20 +466,34 @@ impl Inner {
         }
     }
 
-    fn list(&self) -> Vec<AdapterInfo> {
+    fn list(&self, viewer: Viewer<'_>) -> Vec<AdapterInfo> {
         let state = self.state();
         let mut list = Vec::with_capacity(state.served.len());
-        for (name, served) in &state.served {
-            let Some(record) = state.records.adapters.get(name).and_then(|adapter| adapter.current()) else { continue };
+        let hidden = |owner: &Owner, name: &str| match (viewer, owner) {
+            (Viewer::Tenant(tenant), Owner::Shared) => {
+                let own = Owner::Tenant(tenant.into());
+                state.served.get(&own, name).is_some() || state.unavailable.get(&own, name).is_some()
+            }
+            _ => false,
+        };
+        for (owner, name, served) in state.served.iter() {
+            if !viewer.sees(owner) || hidden(owner, name) {
+                continue;
+            }
+
+            let Some(record) = state.records.adapters.get(owner, name).and_then(|adapter| adapter.current()) else { continue };
             let mut draining: Vec<(u32, usize)> = state
                 .tokens
                 .iter()
-                .filter(|((of, number), token)| of == name && *number != served.number && token.strong_count() > 0)
-                .map(|((_, number), token)| (*number, token.strong_count()))
+                .filter(|((of, named, number), token)| {
+                    of == owner && named == name && *number != served.number && token.strong_count() > 0
+                })
+                .map(|((_, _, number), token)| (*number, token.strong_count()))
                 .collect();
             draining.sort_unstable();
             list.push(AdapterInfo {
-                name: name.clone(),
+                owner: owner.clone(),
+                name: name.to_owned(),
                 number: served.number,
                 id: served.adapter.id,
                 rank: served.adapter.max_rank,
@@ -473,6 +507,13 @@ impl Inner {
         }
         list
     }
+}
+
+fn may_load(state: &State, owner: &Owner, name: &str, if_loaded: IfLoaded, expected: Option<&str>) -> Result<(), RegistryError> {
+    if let (IfLoaded::Refuse, Some(served)) = (if_loaded, state.served.get(owner, name)) {
+        return Err(RegistryError::AlreadyLoaded { name: name.to_owned(), number: served.number });
+    }
+    state.records.compare(owner, name, expected)
 }
 
 /// Seconds since 1970; a clock before that counts as 1970.

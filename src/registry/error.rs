@@ -61,6 +61,9 @@ pub enum RegistryError {
         /// As given.
         path: String,
     },
+    /// As many uploads as are allowed are under way.
+    #[error("too many uploads are under way")]
+    TooManyUploads,
     /// The files are not an adapter for this base.
     #[error("the adapter cannot be used: {0}")]
     Unusable(ModelError),

@@ -1,5 +1,6 @@
 //! Durable truth about adapters: names, versions, files. Knows nothing of HTTP, requests or tokens.
 //!
+//! An adapter is a tenant's or shared; a tenant's name means its own adapter first, then the shared one, and nobody else's.
 //! A version is immutable and its id is the digest of its content; versions are numbered per adapter (`support@3`). A name moves
 //! from version to version by compare-and-set. What was loaded is copied into the data directory, so that it is there again
 //! after a restart even if the source is gone. A [`Lease`] keeps a version in memory; the current version of each name is kept
@@ -9,10 +10,12 @@ mod catalog;
 mod error;
 mod files;
 mod name;
+mod owner;
 mod records;
 mod roots;
 #[cfg(test)]
 mod tests;
+mod uploads;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -20,7 +23,10 @@ use std::sync::Arc;
 pub use catalog::{Catalog, Setup, Skipped};
 pub use error::RegistryError;
 pub use name::check as check_name;
-pub use records::{Offline, VersionRecord, in_service};
+pub use owner::{Owner, Viewer};
+pub use records::{InService, Offline, VersionRecord, in_service};
+
+pub use uploads::{AdapterFile, Upload, Writing};
 
 use crate::ids::VersionId;
 use crate::model::lora::PreparedAdapter;
@@ -50,13 +56,37 @@ pub enum LoadedBy {
     },
 }
 
-/// Puts a directory into service under a name.
+/// Where an adapter's files are.
+#[derive(Debug, Clone)]
+pub enum Source {
+    /// A PEFT directory; relative paths of the API are taken from each adapter root.
+    Directory(PathBuf),
+    /// They were sent.
+    Upload(Arc<Upload>),
+}
+
+/// The versions of an adapter that can be named.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Versions {
+    /// Whose the adapter is.
+    pub owner: Owner,
+    /// Its name.
+    pub name: String,
+    /// Number of the version that the name alone means.
+    pub current: u32,
+    /// In the order in which they came.
+    pub versions: Vec<VersionRecord>,
+}
+
+/// Puts files into service under a name.
 #[derive(Debug, Clone)]
 pub struct LoadRequest {
+    /// Whose it will be.
+    pub owner: Owner,
     /// Public name of the adapter.
     pub name: String,
-    /// PEFT directory; relative paths of the API are taken from each adapter root.
-    pub path: PathBuf,
+    /// The files.
+    pub from: Source,
     /// What to do when the name is served already.
     pub if_loaded: IfLoaded,
     /// Compare-and-set: the version that the name must point at now: a number (`3`), a digest or its first 8 or more digits, or
@@ -104,6 +134,8 @@ impl Lease {
 /// One served adapter.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AdapterInfo {
+    /// Whose it is.
+    pub owner: Owner,
     /// Name.
     pub name: String,
     /// Number of the current version.

@@ -1,4 +1,5 @@
 //! What is remembered of adapters, and how it may change: pure functions on plain data, written to disk as one file.
+//! Names and numbers are each owner's: two tenants may use the same name without knowing of each other.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -6,13 +7,17 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use super::name::{Expected, Selector};
+use super::owner::{Owner, PerOwner};
 use super::{LoadedBy, RegistryError};
 use crate::ids::VersionId;
 use crate::store::{self, Access, DataDir, StoreError};
 
 /// Name of the state file in the data directory.
 const FILE: &str = "registry.json";
-const FORMAT: u32 = 1;
+/// Shared adapters only. Written wherever it suffices, so that older versions read it.
+const FORMAT_SHARED: u32 = 1;
+/// Adapters of tenants, too.
+const FORMAT_OWNED: u32 = 2;
 /// Versions kept on disk per adapter, the current one included.
 pub(super) const KEPT_VERSIONS: usize = 8;
 
@@ -59,17 +64,21 @@ impl Adapter {
 }
 
 /// The content of the state file.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Records {
+struct File {
     format: u32,
-    pub(super) adapters: BTreeMap<String, Adapter>,
+    /// Shared ones.
+    adapters: BTreeMap<String, Adapter>,
+    /// Those of tenants, by tenant.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    owned: BTreeMap<String, BTreeMap<String, Adapter>>,
 }
 
-impl Default for Records {
-    fn default() -> Self {
-        Self { format: FORMAT, adapters: BTreeMap::new() }
-    }
+/// What is remembered.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(super) struct Records {
+    pub(super) adapters: PerOwner<Adapter>,
 }
 
 /// Facts about a version that is being put into service.
@@ -85,22 +94,39 @@ pub(super) struct Facts {
 impl Records {
     /// Reads the records of a data directory; none are no error.
     pub(super) fn read(directory: &Path) -> Result<Self, StoreError> {
-        let Some(records) = store::read_json::<Self>(directory, FILE)? else { return Ok(Self::default()) };
-        if records.format != FORMAT {
-            let reason = format!("format {} is not {FORMAT}", records.format);
+        let Some(file) = store::read_json::<File>(directory, FILE)? else { return Ok(Self::default()) };
+        if file.format != FORMAT_SHARED && file.format != FORMAT_OWNED {
+            let reason = format!("format {} is neither {FORMAT_SHARED} nor {FORMAT_OWNED}", file.format);
             return Err(StoreError::Damaged { path: directory.join(FILE), reason });
         }
-        Ok(records)
+        let mut adapters = PerOwner::default();
+        for (name, adapter) in file.adapters {
+            adapters.insert(&Owner::Shared, &name, adapter);
+        }
+        for (tenant, names) in file.owned {
+            let owner = Owner::Tenant(tenant.into());
+            names.into_iter().for_each(|(name, adapter)| adapters.insert(&owner, &name, adapter));
+        }
+        Ok(Self { adapters })
     }
 
     pub(super) fn write(&self, data: &DataDir) -> Result<(), StoreError> {
-        data.write_json(FILE, self, Access::Normal)
+        let (mut adapters, mut owned) = (BTreeMap::new(), BTreeMap::<String, BTreeMap<String, Adapter>>::new());
+        for (owner, name, adapter) in self.adapters.iter() {
+            let names = match owner.tenant() {
+                None => &mut adapters,
+                Some(tenant) => owned.entry(tenant.to_owned()).or_default(),
+            };
+            names.insert(name.to_owned(), adapter.clone());
+        }
+        let format = if owned.is_empty() { FORMAT_SHARED } else { FORMAT_OWNED };
+        data.write_json(FILE, &File { format, adapters, owned }, Access::Normal)
     }
 
     /// The compare of compare-and-set.
-    pub(super) fn compare(&self, name: &str, expected: Option<&str>) -> Result<(), RegistryError> {
+    pub(super) fn compare(&self, owner: &Owner, name: &str, expected: Option<&str>) -> Result<(), RegistryError> {
         let Some(given) = expected else { return Ok(()) };
-        let current = self.adapters.get(name).and_then(Adapter::current);
+        let current = self.adapters.get(owner, name).and_then(Adapter::current);
         let agrees = match (Expected::parse(given)?, current) {
             (Expected::NotLoaded, current) => current.is_none(),
             (Expected::Version(selector), Some(current)) => selector.selects(current.number, &current.id),
@@ -118,9 +144,8 @@ impl Records {
 
     /// The set of compare-and-set: points the name at a content and forgets versions that are too old. Content that is a
     /// version of this adapter already keeps its number. Returns that number.
-    pub(super) fn install(&mut self, name: &str, facts: Facts) -> u32 {
-        let adapter =
-            self.adapters.entry(name.to_owned()).or_insert_with(|| Adapter { next: 1, current: None, versions: Vec::new() });
+    pub(super) fn install(&mut self, owner: &Owner, name: &str, facts: Facts) -> u32 {
+        let adapter = self.adapters.get_or_insert_with(owner, name, || Adapter { next: 1, current: None, versions: Vec::new() });
         let number = match adapter.versions.iter().find(|version| version.id == facts.id) {
             Some(version) => version.number,
             None => {
@@ -146,30 +171,42 @@ impl Records {
     }
 
     /// Takes a name out of service. Its versions are forgotten, its numbering is not. False where it was not in service.
-    pub(super) fn remove(&mut self, name: &str) -> bool {
-        let Some(adapter) = self.adapters.get_mut(name) else { return false };
+    pub(super) fn remove(&mut self, owner: &Owner, name: &str) -> bool {
+        let Some(adapter) = self.adapters.get_mut(owner, name) else { return false };
         adapter.versions.clear();
         adapter.current.take().is_some()
     }
 
     /// True where the name was in service once and was taken out.
-    pub(super) fn was_unloaded(&self, name: &str) -> bool {
-        self.adapters.get(name).is_some_and(|adapter| adapter.current.is_none())
+    pub(super) fn was_unloaded(&self, owner: &Owner, name: &str) -> bool {
+        self.adapters.get(owner, name).is_some_and(|adapter| adapter.current.is_none())
     }
 
     /// Versions whose files must stay.
     pub(super) fn referenced(&self) -> BTreeSet<VersionId> {
-        self.adapters.values().flat_map(|adapter| adapter.versions.iter().map(|version| version.id)).collect()
+        self.adapters.iter().flat_map(|(_, _, adapter)| adapter.versions.iter().map(|version| version.id)).collect()
     }
 }
 
-/// Names in service according to a data directory, each with its current version and the numbers of all kept ones. A server may
-/// own the directory: nothing is locked and nothing is written.
-pub fn in_service(directory: &Path) -> Result<Vec<(String, VersionRecord, Vec<u32>)>, RegistryError> {
+/// An adapter in service according to a data directory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InService {
+    /// Whose it is.
+    pub owner: Owner,
+    /// Its name.
+    pub name: String,
+    /// The version that the name means.
+    pub current: VersionRecord,
+    /// Numbers of the versions that are kept, the current one included.
+    pub kept: Vec<u32>,
+}
+
+/// What is in service according to a data directory. A server may own the directory: nothing is locked and nothing is written.
+pub fn in_service(directory: &Path) -> Result<Vec<InService>, RegistryError> {
     let records = Records::read(directory)?;
-    let listed = records.adapters.iter().filter_map(|(name, adapter)| {
-        let numbers = adapter.versions.iter().map(|version| version.number).collect();
-        Some((name.clone(), adapter.current()?.clone(), numbers))
+    let listed = records.adapters.iter().filter_map(|(owner, name, adapter)| {
+        let kept = adapter.versions.iter().map(|version| version.number).collect();
+        Some(InService { owner: owner.clone(), name: name.to_owned(), current: adapter.current()?.clone(), kept })
     });
     Ok(listed.collect())
 }
@@ -187,8 +224,8 @@ impl<'data> Offline<'data> {
     }
 
     /// Takes a name out of service; its files are removed at the next start.
-    pub fn remove(&mut self, name: &str) -> Result<(), RegistryError> {
-        if !self.records.remove(name) {
+    pub fn remove(&mut self, owner: &Owner, name: &str) -> Result<(), RegistryError> {
+        if !self.records.remove(owner, name) {
             return Err(RegistryError::NotFound { model: name.to_owned() });
         }
         Ok(self.records.write(self.data)?)
@@ -208,43 +245,80 @@ mod tests {
     #[test]
     fn numbers_follow_content_and_never_repeat() {
         let mut records = Records::default();
-        assert_eq!(records.install("a", facts(1)), 1);
-        assert_eq!(records.install("a", facts(2)), 2);
-        assert_eq!(records.install("a", facts(1)), 1, "known content keeps its number");
-        assert!(records.remove("a"));
-        assert!(!records.remove("a"));
-        assert_eq!(records.install("a", facts(1)), 3, "numbers are not used twice");
-        assert_eq!(records.install("b", facts(1)), 1, "numbers belong to one adapter");
+        assert_eq!(records.install(&Owner::Shared, "a", facts(1)), 1);
+        assert_eq!(records.install(&Owner::Shared, "a", facts(2)), 2);
+        assert_eq!(records.install(&Owner::Shared, "a", facts(1)), 1, "known content keeps its number");
+        assert!(records.remove(&Owner::Shared, "a"));
+        assert!(!records.remove(&Owner::Shared, "a"));
+        assert_eq!(records.install(&Owner::Shared, "a", facts(1)), 3, "numbers are not used twice");
+        assert_eq!(records.install(&Owner::Shared, "b", facts(1)), 1, "numbers belong to one adapter");
+    }
+
+    #[test]
+    fn names_and_numbers_are_each_owners() {
+        let (a, b) = (Owner::from(Some("a")), Owner::from(Some("b")));
+        let mut records = Records::default();
+        assert_eq!(records.install(&a, "x", facts(1)), 1);
+        assert_eq!(records.install(&a, "x", facts(2)), 2);
+        assert_eq!(records.install(&b, "x", facts(2)), 1);
+        records.compare(&b, "x", Some("1")).unwrap();
+        records.compare(&Owner::Shared, "x", Some("0")).unwrap();
+        assert!(!records.remove(&Owner::Shared, "x") && records.remove(&a, "x"));
+        assert!(records.was_unloaded(&a, "x") && !records.was_unloaded(&b, "x"));
+        assert_eq!(records.referenced().len(), 1, "the other tenant's version is still wanted");
+    }
+
+    #[test]
+    fn files_of_the_first_format_are_read_and_written_while_they_suffice() {
+        let dir = tempfile::tempdir().unwrap();
+        let data = DataDir::open(dir.path()).unwrap();
+        let id = VersionId::new([1; 32]);
+        let version = serde_json::json!({"number": 1, "id": id, "rank": 4, "file_bytes": 10, "loaded_at": 5,
+                                         "loaded_by": {"via": "operator"}});
+        let old = serde_json::json!({"format": 1, "adapters": {"a": {"next": 2, "current": 1, "versions": [version]}}});
+        let path = dir.path().join(FILE);
+        std::fs::write(&path, old.to_string()).unwrap();
+        let mut records = Records::read(dir.path()).unwrap();
+        assert_eq!(records.adapters.get(&Owner::Shared, "a").unwrap().current().unwrap().id, id);
+        let written = || serde_json::from_slice::<serde_json::Value>(&std::fs::read(&path).unwrap()).unwrap();
+        records.write(&data).unwrap();
+        assert_eq!(written(), old);
+        records.install(&Owner::from(Some("proj_x")), "a", facts(9));
+        records.write(&data).unwrap();
+        assert_eq!((&written()["format"], &written()["owned"]["proj_x"]["a"]["next"]), (&2.into(), &2.into()));
+        assert_eq!(Records::read(dir.path()).unwrap(), records);
+        std::fs::write(&path, r#"{"format": 3, "adapters": {}}"#).unwrap();
+        assert!(Records::read(dir.path()).unwrap_err().to_string().contains("format 3"));
     }
 
     #[test]
     fn old_versions_are_forgotten_but_never_the_current_one() {
         let mut records = Records::default();
-        (0..8).for_each(|content| _ = records.install("a", facts(content)));
-        records.install("a", facts(0));
-        records.install("a", facts(8));
-        records.install("a", facts(1));
-        let adapter = &records.adapters["a"];
+        (0..8).for_each(|content| _ = records.install(&Owner::Shared, "a", facts(content)));
+        records.install(&Owner::Shared, "a", facts(0));
+        records.install(&Owner::Shared, "a", facts(8));
+        records.install(&Owner::Shared, "a", facts(1));
+        let adapter = &records.adapters.get(&Owner::Shared, "a").unwrap();
         assert_eq!(adapter.versions.len(), KEPT_VERSIONS);
         assert!(adapter.current().is_some());
         let mut others = records.clone();
-        (20..40).for_each(|content| _ = others.install("b", facts(content)));
+        (20..40).for_each(|content| _ = others.install(&Owner::Shared, "b", facts(content)));
         assert_eq!(others.referenced().len(), 16);
     }
 
     #[test]
     fn compare_names_both_versions() {
         let mut records = Records::default();
-        records.compare("a", Some("0")).unwrap();
-        records.install("a", facts(0xab));
-        records.compare("a", None).unwrap();
-        records.compare("a", Some("1")).unwrap();
-        records.compare("a", Some("abababab")).unwrap();
-        let error = records.compare("a", Some("7")).unwrap_err().to_string();
+        records.compare(&Owner::Shared, "a", Some("0")).unwrap();
+        records.install(&Owner::Shared, "a", facts(0xab));
+        records.compare(&Owner::Shared, "a", None).unwrap();
+        records.compare(&Owner::Shared, "a", Some("1")).unwrap();
+        records.compare(&Owner::Shared, "a", Some("abababab")).unwrap();
+        let error = records.compare(&Owner::Shared, "a", Some("7")).unwrap_err().to_string();
         assert!(error.contains("a@1 (abababababab)") && error.contains("expected 7"), "{error}");
-        assert!(matches!(records.compare("a", Some("0")), Err(RegistryError::Conflict { .. })));
-        assert!(matches!(records.compare("b", Some("1")), Err(RegistryError::Conflict { .. })));
-        assert!(matches!(records.compare("a", Some("new")), Err(RegistryError::InvalidExpected { .. })));
+        assert!(matches!(records.compare(&Owner::Shared, "a", Some("0")), Err(RegistryError::Conflict { .. })));
+        assert!(matches!(records.compare(&Owner::Shared, "b", Some("1")), Err(RegistryError::Conflict { .. })));
+        assert!(matches!(records.compare(&Owner::Shared, "a", Some("new")), Err(RegistryError::InvalidExpected { .. })));
     }
 
     #[test]
@@ -252,9 +326,11 @@ mod tests {
         let mut records = Records::default();
         let mut twin = [7; 32];
         twin[31] = 8;
-        records.install("a", facts(7));
-        records.install("a", Facts { id: VersionId::new(twin), ..facts(7) });
-        let select = |text: &str| records.adapters["a"].select(&Selector::parse(text).unwrap()).map(|v| v.number);
+        records.install(&Owner::Shared, "a", facts(7));
+        records.install(&Owner::Shared, "a", Facts { id: VersionId::new(twin), ..facts(7) });
+        let select = |text: &str| {
+            records.adapters.get(&Owner::Shared, "a").unwrap().select(&Selector::parse(text).unwrap()).map(|v| v.number)
+        };
         assert_eq!(select("07070707"), None);
         assert_eq!(select(&VersionId::new(twin).to_string()), Some(2));
         assert_eq!(select("1"), Some(1));

@@ -13,6 +13,9 @@ use crate::model::lora::LoraWeights;
 use crate::model::{AdapterPreparer, ModelConfig, ModelError};
 use crate::store::DataDir;
 
+/// Whose view is taken where it does not matter.
+const TENANT: &str = "proj_default";
+
 #[derive(Default)]
 struct Counting {
     prepared: AtomicUsize,
@@ -104,8 +107,9 @@ impl Fixture {
 
 fn request(name: &str, path: &str) -> LoadRequest {
     LoadRequest {
+        owner: Owner::Shared,
         name: name.to_owned(),
-        path: path.into(),
+        from: Source::Directory(path.into()),
         if_loaded: IfLoaded::Refuse,
         expected_version: None,
         by: LoadedBy::Api { key_id: "admin".to_owned() },
@@ -126,15 +130,15 @@ async fn a_swap_moves_the_name_and_leaves_running_leases_alone() {
     let catalog = fixture.open().await;
     let first = catalog.load(request("support", "one")).await.unwrap();
     assert_eq!((first.number, first.replaced), (1, None));
-    let running = catalog.resolve("support").await.unwrap();
+    let running = catalog.resolve(TENANT, "support").await.unwrap();
 
     assert!(matches!(catalog.load(request("support", "two")).await, Err(RegistryError::AlreadyLoaded { number: 1, .. })));
     let second = catalog.load(replace("support", "two")).await.unwrap();
     assert_eq!((second.number, second.replaced), (2, Some(1)));
     assert_eq!(running.adapter.id, first.id);
     assert_eq!(running.version(), "support@1");
-    assert_eq!(catalog.resolve("support").await.unwrap().id, second.id);
-    let info = catalog.list();
+    assert_eq!(catalog.resolve(TENANT, "support").await.unwrap().id, second.id);
+    let info = catalog.list(Viewer::Operator);
     assert_eq!((info[0].number, info[0].leases, info[0].draining.clone()), (2, 0, vec![(1, 1)]));
 
     // The same content again is the same version.
@@ -146,7 +150,7 @@ async fn a_swap_moves_the_name_and_leaves_running_leases_alone() {
     drop(running);
     assert_eq!(catalog.leases(), 0);
     assert!(weak.upgrade().is_none(), "the old version leaves memory with its last lease");
-    assert_eq!(catalog.list()[0].draining, []);
+    assert_eq!(catalog.list(Viewer::Operator)[0].draining, []);
 }
 
 #[tokio::test]
@@ -156,12 +160,13 @@ async fn exact_versions_come_back_from_disk() {
     let first = catalog.load(request("support", "one")).await.unwrap();
     catalog.load(replace("support", "two")).await.unwrap();
     let before = fixture.prepared();
-    let (one, two) =
-        tokio::join!(catalog.resolve("support@1"), async { catalog.resolve(&format!("support@{}", first.id.short())).await });
+    let (one, two) = tokio::join!(catalog.resolve(TENANT, "support@1"), async {
+        catalog.resolve(TENANT, &format!("support@{}", first.id.short())).await
+    });
     assert_eq!(one.unwrap().id, first.id);
     assert_eq!(two.unwrap().id, first.id);
     for absent in ["support@3", "support@ffffffffffff", "other", "support@", "", "support@1@2"] {
-        assert!(matches!(catalog.resolve(absent).await, Err(RegistryError::NotFound { .. })), "{absent}");
+        assert!(matches!(catalog.resolve(TENANT, absent).await, Err(RegistryError::NotFound { .. })), "{absent}");
     }
     assert!(fixture.prepared() <= before + 2);
 }
@@ -178,7 +183,7 @@ async fn concurrent_requests_for_one_version_do_the_work_once() {
     let mut held = Vec::new();
     for (load, name) in loads.into_iter().zip(names) {
         load.await.unwrap().unwrap();
-        held.push(catalog.resolve(name).await.unwrap());
+        held.push(catalog.resolve(TENANT, name).await.unwrap());
     }
     assert_eq!(fixture.prepared(), 1);
     assert!(held.iter().all(|lease| Arc::ptr_eq(&lease.adapter, &held[0].adapter)));
@@ -204,7 +209,7 @@ async fn of_two_swaps_that_expect_the_same_version_one_wins() {
         }
     }
     assert_eq!(won, 1);
-    assert!(matches!(catalog.unload("support", Some("1")).await, Err(RegistryError::Conflict { .. })));
+    assert!(matches!(catalog.unload(&Owner::Shared, "support", Some("1")).await, Err(RegistryError::Conflict { .. })));
     assert!(matches!(catalog.load(expecting("x", replace("support", "one"))).await, Err(RegistryError::InvalidExpected { .. })));
 }
 
@@ -215,18 +220,18 @@ async fn a_restart_restores_names_numbers_and_who_loaded_them() {
     catalog.load(request("support", "one")).await.unwrap();
     catalog.load(replace("support", "two")).await.unwrap();
     catalog.load(request("gone", "three")).await.unwrap();
-    catalog.unload("gone", None).await.unwrap();
-    let before = catalog.list();
+    catalog.unload(&Owner::Shared, "gone", None).await.unwrap();
+    let before = catalog.list(Viewer::Operator);
     drop(catalog);
     std::fs::remove_dir_all(fixture.dir.path().join("root")).unwrap();
     std::fs::create_dir(fixture.dir.path().join("root")).unwrap();
     std::fs::create_dir(fixture.dir.path().join("data/versions/unfinished-x")).unwrap();
 
     let catalog = fixture.open().await;
-    assert_eq!(catalog.list(), before);
+    assert_eq!(catalog.list(Viewer::Operator), before);
     assert_eq!(before[0].loaded_by, LoadedBy::Api { key_id: "admin".to_owned() });
-    assert!(catalog.resolve("gone").await.is_err());
-    assert_eq!(catalog.resolve("support@1").await.unwrap().number, 1);
+    assert!(catalog.resolve(TENANT, "gone").await.is_err());
+    assert_eq!(catalog.resolve(TENANT, "support@1").await.unwrap().number, 1);
     assert_eq!(fixture.kept(), 2, "leftovers and unloaded versions are removed");
 }
 
@@ -239,10 +244,10 @@ async fn an_adapter_that_no_longer_fits_is_reported_and_not_fatal() {
     let (catalog, skipped) = fixture.open_on(16).await;
     assert_eq!(skipped.len(), 1);
     assert!(skipped[0].reason.contains("another base"), "{skipped:?}");
-    assert_eq!(catalog.unavailable(), skipped);
-    assert!(matches!(catalog.resolve("support").await, Err(RegistryError::Unavailable { .. })));
+    assert_eq!(catalog.unavailable(Viewer::Operator), skipped);
+    assert!(matches!(catalog.resolve(TENANT, "support").await, Err(RegistryError::Unavailable { .. })));
     drop(catalog);
-    assert_eq!(fixture.open().await.list().len(), 1, "it is back on its own base");
+    assert_eq!(fixture.open().await.list(Viewer::Operator).len(), 1, "it is back on its own base");
 }
 
 #[tokio::test]
@@ -257,11 +262,11 @@ async fn files_that_changed_on_disk_are_not_served_and_loading_again_repairs_the
     std::fs::write(&stored, bytes).unwrap();
     let (catalog, skipped) = fixture.open_on(8).await;
     assert!(skipped[0].reason.contains("digest"), "{skipped:?}");
-    let told = catalog.unavailable()[0].reason.clone();
+    let told = catalog.unavailable(Viewer::Operator)[0].reason.clone();
     assert!(told.contains("log") && !told.contains(&*fixture.dir.path().to_string_lossy()), "{told}");
     assert_eq!(catalog.load(request("support", "one")).await.unwrap().number, 1);
     drop(catalog);
-    assert_eq!(fixture.open().await.list().len(), 1);
+    assert_eq!(fixture.open().await.list(Viewer::Operator).len(), 1);
 }
 
 #[tokio::test]
@@ -280,7 +285,7 @@ async fn the_api_stays_in_its_roots_and_the_operator_need_not() {
     let error = catalog.load(request("y", "one")).await.unwrap_err();
     assert!(matches!(error, RegistryError::Unusable(_)), "{error}");
     assert!(!error.to_string().contains(&*fixture.dir.path().to_string_lossy()), "{error}");
-    assert_eq!(catalog.list().len(), 1, "a refused adapter changes nothing");
+    assert_eq!(catalog.list(Viewer::Operator).len(), 1, "a refused adapter changes nothing");
 }
 
 #[tokio::test]
@@ -300,18 +305,19 @@ async fn a_flag_that_is_repeated_at_every_start_does_not_undo_a_swap() {
 async fn a_name_that_was_taken_out_of_service_is_remembered_until_it_is_loaded_again() {
     let fixture = Fixture::new();
     let catalog = fixture.open().await;
-    let unloaded = |catalog: &Catalog| (catalog.was_unloaded("support"), catalog.was_unloaded("other"));
+    let unloaded =
+        |catalog: &Catalog| (catalog.was_unloaded(&Owner::Shared, "support"), catalog.was_unloaded(&Owner::Shared, "other"));
     assert_eq!(unloaded(&catalog), (false, false), "a name that was never there is not taken out");
     catalog.load(request("support", "one")).await.unwrap();
     catalog.load(request("other", "two")).await.unwrap();
     assert_eq!(unloaded(&catalog), (false, false));
-    catalog.unload("support", None).await.unwrap();
+    catalog.unload(&Owner::Shared, "support", None).await.unwrap();
     drop(catalog);
     let catalog = fixture.open().await;
     assert_eq!(unloaded(&catalog), (true, false), "also after a restart");
     drop(catalog);
     let data = DataDir::open(&fixture.dir.path().join("data")).unwrap();
-    Offline::open(&data).unwrap().remove("other").unwrap();
+    Offline::open(&data).unwrap().remove(&Owner::Shared, "other").unwrap();
     drop(data);
     let catalog = fixture.open().await;
     assert_eq!(unloaded(&catalog), (true, true), "`adapters remove` is an unload too");
@@ -330,11 +336,11 @@ async fn old_versions_leave_the_disk() {
         catalog.load(replace("support", "many")).await.unwrap();
     }
     assert_eq!(fixture.kept(), 8);
-    assert!(catalog.resolve("support@4").await.is_err());
-    assert_eq!(catalog.resolve("support@5").await.unwrap().number, 5);
-    catalog.unload("support", Some("12")).await.unwrap();
+    assert!(catalog.resolve(TENANT, "support@4").await.is_err());
+    assert_eq!(catalog.resolve(TENANT, "support@5").await.unwrap().number, 5);
+    catalog.unload(&Owner::Shared, "support", Some("12")).await.unwrap();
     assert_eq!(fixture.kept(), 0);
-    assert!(matches!(catalog.unload("support", None).await, Err(RegistryError::NotFound { .. })));
+    assert!(matches!(catalog.unload(&Owner::Shared, "support", None).await, Err(RegistryError::NotFound { .. })));
     assert_eq!(catalog.load(request("support", "one")).await.unwrap().number, 13);
 }
 
@@ -349,16 +355,16 @@ async fn a_few_old_versions_stay_ready_and_leave_with_their_name() {
     }
     let loaded = fixture.prepared();
     for number in [1, 2, 3, 4, 1, 2, 3, 4, 1] {
-        assert_eq!(catalog.resolve(&format!("support@{number}")).await.unwrap().number, number);
+        assert_eq!(catalog.resolve(TENANT, &format!("support@{number}")).await.unwrap().number, number);
     }
     assert_eq!(fixture.prepared() - loaded, 4, "each is read once");
-    catalog.resolve("support@5").await.unwrap();
-    catalog.resolve("support@1").await.unwrap();
+    catalog.resolve(TENANT, "support@5").await.unwrap();
+    catalog.resolve(TENANT, "support@1").await.unwrap();
     assert_eq!(fixture.prepared() - loaded, 5, "the one that was used last stayed");
-    catalog.resolve("support@2").await.unwrap();
+    catalog.resolve(TENANT, "support@2").await.unwrap();
     assert_eq!(fixture.prepared() - loaded, 6, "the one that was not used for longest left");
-    let weak = Arc::downgrade(&catalog.resolve("support@2").await.unwrap().adapter);
-    catalog.unload("support", None).await.unwrap();
+    let weak = Arc::downgrade(&catalog.resolve(TENANT, "support@2").await.unwrap().adapter);
+    catalog.unload(&Owner::Shared, "support", None).await.unwrap();
     assert!(weak.upgrade().is_none(), "nothing of an unloaded name stays");
 }
 
@@ -370,10 +376,10 @@ async fn finding_a_name_reads_nothing() {
     catalog.load(replace("support", "two")).await.unwrap();
     let before = fixture.prepared();
     for known in ["support", "support@1", "support@2"] {
-        assert_eq!(catalog.find(known).unwrap(), "support");
+        assert_eq!(catalog.find(TENANT, known).unwrap(), (Owner::Shared, "support".to_owned()));
     }
     for absent in ["support@3", "other", "support@", ""] {
-        assert!(matches!(catalog.find(absent), Err(RegistryError::NotFound { .. })), "{absent}");
+        assert!(matches!(catalog.find(TENANT, absent), Err(RegistryError::NotFound { .. })), "{absent}");
     }
     assert_eq!(fixture.prepared(), before);
 }
@@ -386,7 +392,7 @@ async fn lost_files_of_an_old_version_are_told_apart_from_bad_uploads() {
     catalog.load(replace("support", "two")).await.unwrap();
     let stored = fixture.dir.path().join(format!("data/versions/{}/adapter_model.safetensors", old.id));
     std::fs::remove_file(stored).unwrap();
-    let error = catalog.resolve("support@1").await.unwrap_err();
+    let error = catalog.resolve(TENANT, "support@1").await.unwrap_err();
     assert!(matches!(error, RegistryError::Lost { .. }), "{error}");
     assert!(!error.public_reason().contains("safetensors"));
 }
@@ -432,4 +438,93 @@ async fn two_adapters_are_prepared_at_a_time() {
         load.await.unwrap().unwrap();
     }
     assert!(crowd.most.load(Ordering::SeqCst) <= 2);
+}
+
+fn owned(tenant: &str, request: LoadRequest) -> LoadRequest {
+    LoadRequest { owner: Owner::Tenant(tenant.into()), ..request }
+}
+
+#[tokio::test]
+async fn tenants_use_the_same_names_without_knowing_of_each_other() {
+    let fixture = Fixture::new();
+    let catalog = fixture.open().await;
+    catalog.load(owned("a", request("support", "one"))).await.unwrap();
+    let second = catalog.load(owned("a", replace("support", "two"))).await.unwrap();
+    let read = fixture.prepared();
+    let other = catalog.load(owned("b", expecting("0", request("support", "two")))).await.unwrap();
+    assert_eq!((other.number, other.replaced, other.id), (1, None, second.id));
+    assert_eq!(fixture.prepared(), read, "equal content is in memory once");
+    let digest = format!("support@{}", second.id.short());
+    let number = async |tenant: &str, model: &str| catalog.resolve(tenant, model).await.map(|lease| (lease.number, lease.id));
+    assert_eq!(number("a", "support").await.unwrap(), (2, second.id));
+    assert_eq!(number("a", &digest).await.unwrap(), (2, second.id));
+    assert_eq!(number("b", "support").await.unwrap(), (1, second.id));
+    assert_eq!(number("b", &digest).await.unwrap(), (1, second.id));
+    let read = fixture.prepared();
+    for (tenant, model) in [("b", "support@2"), ("c", "support"), ("c", "support@1"), ("c", digest.as_str()), ("", "support")] {
+        let error = number(tenant, model).await.unwrap_err();
+        assert!(matches!(&error, RegistryError::NotFound { model: named } if named == model), "{tenant} {model}: {error}");
+        assert_eq!(catalog.find(tenant, model).unwrap_err().to_string(), error.to_string());
+    }
+    assert_eq!(fixture.prepared(), read, "nothing was read for a stranger");
+
+    // Leases are each owner's, though the weights are the same.
+    let held = catalog.resolve("a", "support").await.unwrap();
+    let seen = |viewer| catalog.list(viewer).iter().map(|adapter| (adapter.owner.clone(), adapter.leases)).collect::<Vec<_>>();
+    let (a, b) = (Owner::Tenant("a".into()), Owner::Tenant("b".into()));
+    assert_eq!(seen(Viewer::Operator), [(a.clone(), 1), (b.clone(), 0)]);
+    assert_eq!(seen(Viewer::Tenant("b")), [(b.clone(), 0)]);
+    assert_eq!(seen(Viewer::Tenant("c")), []);
+    drop(held);
+
+    // The other's name is not there to be unloaded, replaced or compared with.
+    assert!(matches!(catalog.unload(&Owner::Shared, "support", None).await, Err(RegistryError::NotFound { .. })));
+    catalog.unload(&a, "support", None).await.unwrap();
+    assert_eq!(number("b", "support").await.unwrap(), (1, second.id));
+    drop(catalog);
+    let catalog = fixture.open().await;
+    assert_eq!(catalog.resolve("b", "support").await.unwrap().id, second.id, "owners survive a restart");
+    assert!(catalog.resolve("a", "support").await.is_err());
+}
+
+#[tokio::test]
+async fn a_tenants_own_adapter_hides_the_shared_one_of_its_name() {
+    let fixture = Fixture::new();
+    let catalog = fixture.open().await;
+    let shared = catalog.load(request("support", "one")).await.unwrap();
+    catalog.load(replace("support", "two")).await.unwrap();
+    let own = catalog.load(owned("a", request("support", "three"))).await.unwrap();
+    assert_eq!(catalog.resolve("a", "support").await.unwrap().id, own.id);
+    assert_eq!(catalog.resolve("b", "support@1").await.unwrap().id, shared.id);
+    assert!(catalog.resolve("a", "support@2").await.is_err(), "numbers of the hidden one mean nothing");
+    assert_eq!(catalog.list(Viewer::Tenant("a")).len(), 1);
+    assert_eq!(catalog.list(Viewer::Tenant("b"))[0].number, 2);
+    assert_eq!(catalog.list(Viewer::Operator).len(), 2);
+    catalog.unload(&Owner::Tenant("a".into()), "support", None).await.unwrap();
+    assert_eq!(catalog.resolve("a", "support").await.unwrap().number, 2);
+}
+
+#[tokio::test]
+async fn what_broken_uploads_left_is_gone_after_a_start_and_only_a_few_are_taken_at_a_time() {
+    let fixture = Fixture::new();
+    let left = fixture.dir.path().join("data/uploads/7");
+    std::fs::create_dir_all(&left).unwrap();
+    std::fs::write(left.join("adapter_model.safetensors"), b"half").unwrap();
+    let catalog = fixture.open().await;
+    assert!(!left.exists());
+    let mut uploads: Vec<Upload> = (0..4).map(|_| catalog.begin_upload().unwrap()).collect();
+    assert!(matches!(catalog.begin_upload(), Err(RegistryError::TooManyUploads)));
+    let upload = uploads.pop().unwrap();
+    for file in AdapterFile::ALL {
+        let mut writing = upload.file(file).await.unwrap();
+        for piece in std::fs::read(fixture.dir.path().join("root/one").join(file.name())).unwrap().chunks(7) {
+            writing.write(piece).await.unwrap();
+        }
+        writing.finish().await.unwrap();
+    }
+    let sent = LoadRequest { from: Source::Upload(Arc::new(upload)), ..owned("a", request("x", "")) };
+    let loaded = catalog.load(sent).await.unwrap();
+    assert_eq!(catalog.load(request("x", "one")).await.unwrap().id, loaded.id);
+    drop(uploads);
+    assert_eq!(std::fs::read_dir(fixture.dir.path().join("data/uploads")).unwrap().count(), 0);
 }

@@ -103,6 +103,11 @@ impl Database {
         migrator.run(&self.pool).await.map_err(|error| StoreError::Migration(error.to_string()))
     }
 
+    /// Whether other processes that answer requests may use it at the same time.
+    pub const fn is_shared(&self) -> bool {
+        self.turns.is_none()
+    }
+
     /// For reading.
     pub const fn pool(&self) -> &AnyPool {
         &self.pool

@@ -7,6 +7,7 @@ mod database;
 mod dir;
 pub mod idempotency;
 pub mod keys;
+pub mod ledger;
 pub mod limits;
 pub mod list;
 pub mod policy;

@@ -1,26 +1,40 @@
 //! What a server keeps in memory about tenants, and how that stays true while this process and others change the database.
 
+use std::collections::HashMap;
 use std::path::Path;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+
+use super::budget::Period;
 use super::identity::{self, AuthError, Identity};
-use super::policy::Policy;
-use super::{Principal, Secrets, TenantError};
-use crate::store::{self, Database};
+use super::journal::Sync;
+use super::ledger::Ledger;
+use super::office::Office;
+use super::policy::{Policy, Subject};
+use super::ticket::{Books, subjects};
+use super::wallet::{BudgetReached, Spent};
+use super::{Principal, Secrets, TenantError, clock, secrets};
+use crate::store::ledger::{Nodes, SpentRow, spent};
+use crate::store::{self, Access, Database, StoreError};
 
 /// How often the database is asked whether another process has changed something.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
+/// Every so many looks it is also asked what other processes have spent.
+const ASK_OTHERS_EVERY: u64 = 4;
+/// Names the data directory in the ledger.
+const NODE_FILE: &str = "node";
 
 /// What is needed to open.
 pub struct Opening<'a> {
-    /// The open database.
-    pub database: Database,
-    /// Where the secret key is, unless one is given.
+    /// The database and its secret key.
+    pub office: Office,
+    /// The journal and the node's name live here.
     pub data_dir: &'a Path,
-    /// The secret key (64 hexadecimal digits), where the operator sets it.
-    pub secret_key: Option<&'a str>,
+    /// When rows of the ledger are put on the disk.
+    pub sync: Sync,
 }
 
 /// Tenants, keys and what they may do. Cheap to clone.
@@ -28,49 +42,80 @@ pub struct Opening<'a> {
 pub struct Tenants(Arc<Inner>);
 
 struct Inner {
-    database: Database,
-    secrets: Arc<Secrets>,
+    office: Office,
     identity: Identity,
     policy: RwLock<Arc<Policy>>,
     /// The revision that the policy was read at.
     revision: AtomicI64,
+    node: String,
+    books: Books,
+    ledger: Ledger,
+    reached: UnboundedSender<BudgetReached>,
 }
 
+/// Budgets that reach a threshold, as they do.
+pub type BudgetEvents = UnboundedReceiver<BudgetReached>;
+
 impl Tenants {
-    /// Checks that the secret key is the database's, and reads the policy.
-    pub async fn open(opening: Opening<'_>) -> Result<Self, TenantError> {
-        let Opening { database, data_dir, secret_key } = opening;
-        let secrets = Arc::new(Secrets::open(data_dir, secret_key)?);
-        if database.settle_fact("secret_check", secrets.check()).await? != secrets.check() {
-            return Err(TenantError::ForeignDatabase);
-        }
+    /// Takes the journal of an earlier life over, and reads the policy and what was spent. Only one process may do this for a data directory at a time.
+    pub async fn open(opening: Opening<'_>) -> Result<(Self, BudgetEvents), TenantError> {
+        let Opening { office, data_dir, sync } = opening;
+        let (database, secrets) = (office.database.clone(), Arc::clone(&office.secrets));
+        let node = node(data_dir)?;
+        let ledger = Ledger::open(database.clone(), data_dir, &node, sync).await?;
+        let now = clock::unix();
+        let spent = spent(&database, Nodes::Only(&node), Period::Day.first_hour(now), Period::Month.first_hour(now)).await?;
+        let (reached, events) = unbounded_channel();
         let rows = store::policy::read(&database).await?;
         let revision = rows.revision;
         let inner = Inner {
-            identity: Identity::new(database.clone(), Arc::clone(&secrets)),
-            database,
-            secrets,
+            identity: Identity::new(database, secrets),
+            office,
             policy: RwLock::new(Arc::new(Policy::new(rows)?)),
             revision: AtomicI64::new(revision),
+            node,
+            books: Books::new(by_subject(&spent), now),
+            ledger,
+            reached,
         };
-        Ok(Self(Arc::new(inner)))
+        let tenants = Self(Arc::new(inner));
+        tenants.ask_others().await?;
+        Ok((tenants, events))
     }
 
     /// Makes sure that there is an admin key; a new one is returned to be shown once.
     pub async fn ensure_admin(&self, data_dir: &Path, given: Option<&str>) -> Result<Option<String>, TenantError> {
-        let made = identity::ensure_admin(&self.0.database, &self.0.secrets, data_dir, given, now()).await?;
+        let made =
+            identity::ensure_admin(&self.0.office.database, &self.0.office.secrets, data_dir, given, clock::unix()).await?;
         self.refresh().await?;
         Ok(made)
     }
 
-    /// Replaces the admin key by a new one, which is returned to be shown once. Running servers take it over within a moment.
-    pub async fn reset_admin(&self) -> Result<String, TenantError> {
-        identity::reset_admin(&self.0.database, &self.0.secrets, now()).await
-    }
-
     /// Whose key this is.
     pub async fn authenticate(&self, presented: &str) -> Result<Arc<Principal>, AuthError> {
-        self.0.identity.authenticate(presented, now()).await
+        self.0.identity.authenticate(presented, clock::unix()).await
+    }
+
+    /// The ledger.
+    pub fn ledger(&self) -> &Ledger {
+        &self.0.ledger
+    }
+
+    pub(super) fn books(&self) -> &Books {
+        &self.0.books
+    }
+
+    pub(super) fn reached(&self) -> &UnboundedSender<BudgetReached> {
+        &self.0.reached
+    }
+
+    /// Takes over what other processes have spent.
+    async fn ask_others(&self) -> Result<(), TenantError> {
+        let now = clock::unix();
+        let (day, month) = (Period::Day.first_hour(now), Period::Month.first_hour(now));
+        let others = spent(&self.0.office.database, Nodes::Except(&self.0.node), day, month).await?;
+        self.0.books.set_others(by_subject(&others), now);
+        Ok(())
     }
 
     /// The policy in force.
@@ -78,21 +123,26 @@ impl Tenants {
         Arc::clone(&self.0.policy.read().unwrap_or_else(PoisonError::into_inner))
     }
 
+    /// Where tenants are changed; [`Tenants::refresh`] afterwards makes a change hold at once.
+    pub fn office(&self) -> &Office {
+        &self.0.office
+    }
+
     /// The database.
     pub fn database(&self) -> &Database {
-        &self.0.database
+        &self.0.office.database
     }
 
     /// Hashes keys and seals secrets.
     pub fn secrets(&self) -> &Secrets {
-        &self.0.secrets
+        &self.0.office.secrets
     }
 
     /// Takes changes over that are in the database; called after each change of this process, so that it holds at once.
     pub async fn refresh(&self) -> Result<(), TenantError> {
         // Keys first: what is remembered from now on is read after the change.
         self.0.identity.forget();
-        let rows = store::policy::read(&self.0.database).await?;
+        let rows = store::policy::read(&self.0.office.database).await?;
         let revision = rows.revision;
         let policy = Arc::new(Policy::new(rows)?);
         let mut current = self.0.policy.write().unwrap_or_else(PoisonError::into_inner);
@@ -106,8 +156,14 @@ impl Tenants {
 
     /// Keeps up with other processes until it is dropped.
     pub async fn keep_up(self) {
-        loop {
+        for look in 1u64.. {
             tokio::time::sleep(LOOK_EVERY).await;
+            if self.0.office.database.is_shared()
+                && look.is_multiple_of(ASK_OTHERS_EVERY)
+                && let Err(error) = self.ask_others().await
+            {
+                tracing::warn!(%error, "what other processes have spent is not known");
+            }
             if let Err(error) = self.look().await {
                 tracing::warn!(%error, "what other processes changed is not known");
             }
@@ -116,7 +172,7 @@ impl Tenants {
 
     async fn look(&self) -> Result<(), TenantError> {
         self.0.identity.note_uses().await?;
-        let revision = match self.0.database.revision().await {
+        let revision = match self.0.office.database.revision().await {
             Ok(revision) => revision,
             Err(error) => {
                 // A revocation might be missed: nobody is known until the database can be asked again.
@@ -137,8 +193,28 @@ impl std::fmt::Debug for Tenants {
     }
 }
 
-/// Seconds since 1970.
-pub fn now() -> i64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
+/// A key's spending is its own, its tenant's and everybody's.
+fn by_subject(rows: &[SpentRow]) -> HashMap<Subject, Spent> {
+    let mut sums: HashMap<Subject, Spent> = HashMap::new();
+    for row in rows {
+        for subject in subjects(&row.project_id, &row.key_id) {
+            let sum = sums.entry(subject).or_default();
+            sum.total = sum.total.saturating_add(row.total);
+            sum.month = sum.month.saturating_add(row.month);
+            sum.day = sum.day.saturating_add(row.day);
+        }
+    }
+    sums
+}
+
+/// The data directory's name in the ledger, made once.
+fn node(data_dir: &Path) -> Result<String, TenantError> {
+    let path = data_dir.join(NODE_FILE);
+    if path.exists() {
+        let bytes = store::read_limited(&path, 256).map_err(StoreError::io("read", &path))?;
+        return Ok(String::from_utf8_lossy(&bytes).trim().to_owned());
+    }
+    let node = secrets::new_id("n")?;
+    store::write_durably(&path, node.as_bytes(), Access::Normal)?;
+    Ok(node)
 }

@@ -1,28 +1,47 @@
-//! Who is calling, what they may use, and what it costs: keys, principals, limits, prices, the ledger. Knows nothing of HTTP
-//! headers or of what callers ask for.
+//! Who is calling, what they may use, and what it costs: keys, tokens, principals, limits, prices, the ledger. Knows nothing of
+//! HTTP headers or of what callers ask for.
 //!
 //! A key is `sk-sy-` and 43 characters of URL-safe base 64 (256 random bits). It is shown once and kept only as
 //! HMAC-SHA-256 under a secret key that lives outside the database, so that neither alone verifies guesses.
 
 pub mod admin;
+mod admission;
 mod budget;
+mod clock;
 mod identity;
+mod journal;
+pub mod jwt;
+mod ledger;
 mod live;
+mod meter;
+mod office;
 mod policy;
 mod price;
 mod principal;
 mod secrets;
+mod ticket;
+mod wallet;
+mod window;
 
+pub use admission::{CacheUse, Done, NotAdmitted, Outcome, Requested, Settled};
 pub use budget::{Budget, Enforcement, Period};
+pub use clock::unix as unix_now;
+pub use clock::{now, unix};
 pub use identity::{
     ADMIN_KEY_ID, AuthError, Identity, NewKey, check_given, ensure_admin, new_key, principal as principal_of, redacted,
     reset_admin,
 };
-pub use live::{Opening, Tenants, now as unix_now};
+pub use journal::{Sync, Written};
+pub use ledger::{Ledger, LedgerError};
+pub use live::{BudgetEvents, Opening, Tenants};
+pub use meter::{Gauge, Measure, OverLimit};
+pub use office::Office;
 pub use policy::{Limit, Policy, Subject};
 pub use price::{Price, PriceBook, Tokens};
 pub use principal::{CacheConsent, DEFAULT_TENANT, ModelAccess, Principal, Priority, Reach, Scope, Scopes, UnknownScope};
 pub use secrets::{Secrets, new_id, sha256_hex};
+pub use ticket::{Ask, Now, Rate, Refusal, Ticket};
+pub use wallet::{BudgetReached, OverBudget, Spent};
 
 /// What went wrong with tenants and keys.
 #[derive(Debug, thiserror::Error)]
@@ -33,6 +52,9 @@ pub enum TenantError {
     /// The operating system gave no random numbers.
     #[error("the operating system gives no random numbers: {0}")]
     Random(String),
+    /// The keys that verify tokens cannot be read.
+    #[error("{0}")]
+    TokenKeys(String),
     /// A key given by the operator cannot be used.
     #[error("the given admin key {0}")]
     UnusableKey(&'static str),

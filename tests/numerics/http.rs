@@ -7,13 +7,13 @@ use axum::body::Body;
 use axum::http::{Method, Request, StatusCode};
 use serde_json::{Value, json};
 use switchyard::engine::{EngineConfig, LeakCheck, start};
-use switchyard::gateway::{Base, Gateway, Metrics};
+use switchyard::gateway::{self, Base, Gateway, Metrics};
 use switchyard::http::{Config, Parts, Readiness, Server, router};
 use switchyard::model::native::{Device, LoadOptions, load};
 use switchyard::model::ops::Quant;
 use switchyard::registry::{Catalog, Setup};
 use switchyard::store::{DataDir, Database, Location};
-use switchyard::tenants::{Opening, Tenants};
+use switchyard::tenants::{Office, Opening, Sync, Tenants};
 use tempfile::TempDir;
 use tower::ServiceExt;
 
@@ -39,8 +39,10 @@ impl Served {
         let data = TempDir::new().unwrap();
         let store = Arc::new(DataDir::open(data.path()).unwrap());
         let database = Database::open(&Location::File(data.path().join("switchyard.db"))).await.unwrap();
-        let tenants = Tenants::open(Opening { database, data_dir: data.path(), secret_key: None }).await.unwrap();
+        let office = Office::open(database, data.path(), None).await.unwrap();
+        let (tenants, _reached) = Tenants::open(Opening { office, data_dir: data.path(), sync: Sync::Never }).await.unwrap();
         tenants.ensure_admin(data.path(), Some(KEY)).await.unwrap();
+        tokio::spawn(tenants.ledger().clone().drain());
         let roots = if case.adapters.exists() { vec![case.adapters.clone()] } else { Vec::new() };
         let setup = Setup { data: store, roots, reserved_names: vec![base.name.clone()], base: base.config.clone(), preparer };
         let (catalog, _) = Catalog::open(setup).await.unwrap();
@@ -53,11 +55,20 @@ impl Served {
             created: 1_700_000_000,
         };
         let metrics = Metrics::new(&registry).unwrap();
-        let gateway = Gateway::new(served, engine.clone(), catalog.clone(), metrics);
+        let gateway = Gateway::new(gateway::Parts {
+            base: served,
+            backend: engine.clone().into(),
+            catalog: catalog.clone(),
+            tenants: tenants.clone(),
+            metrics,
+            cache: gateway::CacheConfig { bytes: 1 << 20, ttl: std::time::Duration::from_secs(600) },
+            default_max_tokens: 2048,
+        });
         let server = Server::new(Parts {
             gateway,
             catalog,
             tenants,
+            tokens: None,
             readiness: Readiness::default(),
             registry,
             config: Config::default(),

@@ -13,3 +13,5 @@ mod operations;
 mod streams;
 mod support;
 mod together;
+mod tokens;
+mod uploads;

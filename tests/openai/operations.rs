@@ -56,7 +56,7 @@ async fn metrics_count_tokens_requests_and_steps() {
     assert_eq!((metric(&text, &requests(200)), metric(&text, &requests(400))), (2.0, 1.0));
     assert!(!text.contains("nothing-there"), "callers cannot make label values");
     for line in text.lines().filter(|line| !line.starts_with('#')) {
-        assert!(line.starts_with("switchyard_"), "{line}");
+        assert!(line.starts_with("switchyard_") || line.starts_with("vllm:"), "{line}");
     }
 }
 
@@ -113,7 +113,7 @@ async fn a_full_queue_is_503_with_a_time_to_come_back_and_counts_nothing() {
         while server.engine.stats().running + server.engine.stats().waiting == 0 {
             tokio::task::yield_now().await;
         }
-        let waits = server.engine.reserve(1).unwrap();
+        let waits = server.engine.reserve(1, usize::MAX).unwrap();
         let reply = server.post("/v1/chat/completions", &merged(chat_body(), &json!({"n": 4}))).await;
         let (status, kind, code, _) = reply.error();
         assert_eq!((status, kind.as_str(), code), (503, "server_error", json!("overloaded")));
@@ -178,6 +178,8 @@ async fn much_text() {
     let model = SeededOptions { context: 1 << 16, ..SeededOptions::default() };
     let engine = EngineConfig { kv_blocks: 1 << 13, ..EngineConfig::default() };
     let server = Harness::with(Options { model, engine, ..Options::default() }).await;
+    // From now on the key is known without asking the database.
+    assert_eq!(server.get("/v1/models").await.status.as_u16(), 200);
     let message = |text: &str| json!({"role": "user", "content": text});
     let small = json!({"messages": [message("hello")]});
     assert!(works_here(&server, "/tokenize", &small).await);

@@ -14,15 +14,16 @@ use serde_json::{Value, json};
 use switchyard::engine::seeded::SeededModel;
 pub use switchyard::engine::seeded::SeededOptions;
 use switchyard::engine::{EngineConfig, EngineHandle, LeakCheck, start};
-use switchyard::gateway::{Base, Gateway, Metrics};
+use switchyard::gateway::{self, Base, Gateway, Metrics};
 use switchyard::http::{Config, Parts, Readiness, Server, router};
 use switchyard::model::chat_template::ChatTemplate;
 use switchyard::model::config::LinearSite;
 use switchyard::model::tokenizer::Tokenizer;
 use switchyard::model::{AdapterPreparer, Chunk, Logits, Model, ModelConfig, ModelError};
-use switchyard::registry::{Catalog, Setup};
+use switchyard::registry::{Catalog, Setup, Viewer};
 use switchyard::store::{DataDir, Database, Location};
-use switchyard::tenants::{Opening, Tenants};
+use switchyard::tenants::jwt::TokenVerifier;
+use switchyard::tenants::{Office, Opening, Sync, Tenants};
 use tempfile::TempDir;
 use tower::ServiceExt;
 
@@ -40,6 +41,7 @@ pub struct Options {
     pub engine: EngineConfig,
     pub http: Config,
     pub chat_template: Option<&'static str>,
+    pub tokens: Option<TokenVerifier>,
 }
 
 impl Default for Options {
@@ -49,6 +51,7 @@ impl Default for Options {
             engine: EngineConfig::default(),
             http: Config::default(),
             chat_template: Some(CHATML),
+            tokens: None,
         }
     }
 }
@@ -80,11 +83,11 @@ impl Drop for LeaseCheck {
         while self.0.leases() > 0 && began.elapsed() < std::time::Duration::from_secs(10) {
             std::thread::yield_now();
         }
-        assert_eq!(self.0.leases(), 0, "leases leaked: {:?}", self.0.list());
+        assert_eq!(self.0.leases(), 0, "leases leaked: {:?}", self.0.list(Viewer::Operator));
         assert!(
-            self.0.list().iter().all(|adapter| adapter.draining.is_empty()),
+            self.0.list(Viewer::Operator).iter().all(|adapter| adapter.draining.is_empty()),
             "versions drain for nobody: {:?}",
-            self.0.list()
+            self.0.list(Viewer::Operator)
         );
     }
 }
@@ -126,8 +129,10 @@ impl Harness {
         let (root, data) = (TempDir::new().unwrap(), TempDir::new().unwrap());
         let store = Arc::new(DataDir::open(data.path()).unwrap());
         let database = Database::open(&Location::File(data.path().join("switchyard.db"))).await.unwrap();
-        let tenants = Tenants::open(Opening { database, data_dir: data.path(), secret_key: None }).await.unwrap();
+        let office = Office::open(database, data.path(), None).await.unwrap();
+        let (tenants, _reached) = Tenants::open(Opening { office, data_dir: data.path(), sync: Sync::Never }).await.unwrap();
         tenants.ensure_admin(data.path(), Some(KEY)).await.unwrap();
+        tokio::spawn(tenants.ledger().clone().drain());
         let setup = Setup {
             data: store,
             roots: vec![root.path().to_owned()],
@@ -138,13 +143,22 @@ impl Harness {
         let (catalog, _) = Catalog::open(setup).await.unwrap();
         let registry = prometheus::Registry::new();
         let metrics = Metrics::new(&registry).unwrap();
-        let gateway = Gateway::new(base, engine.clone(), catalog.clone(), metrics);
+        let gateway = Gateway::new(gateway::Parts {
+            base,
+            backend: engine.clone().into(),
+            catalog: catalog.clone(),
+            tenants: tenants.clone(),
+            metrics,
+            cache: gateway::CacheConfig { bytes: 1 << 20, ttl: std::time::Duration::from_secs(600) },
+            default_max_tokens: 2048,
+        });
         let leases = LeaseCheck(catalog.clone());
         let readiness = Readiness::default();
         let server = Server::new(Parts {
             gateway,
             catalog,
             tenants: tenants.clone(),
+            tokens: options.tokens.map(Arc::new),
             readiness: readiness.clone(),
             registry,
             config: options.http,

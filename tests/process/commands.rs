@@ -73,6 +73,36 @@ fn adapters_are_added_listed_and_removed_without_a_server() {
 }
 
 #[test]
+fn adapters_are_pushed_to_a_running_server() {
+    let home = Home::new();
+    let server = home.serve(&[]);
+    let path = adapter("patterns");
+    let path = path.to_str().unwrap();
+    let push = |name: &str, more: &[&str], key: Option<&str>| {
+        let arguments = [&["adapters", "push", name, path, "--server", &server.url], more].concat();
+        let mut command = home.command(&arguments);
+        key.map(|key| command.env("SWITCHYARD_API_KEY", key));
+        let output = command.output().unwrap();
+        let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+        (output.status.code(), text(output.stdout) + &text(output.stderr))
+    };
+    let (code, text) = push("voice", &["--expected-version", "0"], Some(&server.key));
+    assert!(code == Some(0) && text.contains("voice@1 ("), "{text}");
+    assert!(home.run(&["adapters", "list"]).out.contains("voice"));
+    for (more, key, expected) in [
+        (&["--expected-version", "9"][..], Some(server.key.as_str()), "the server answered 409: adapter 'voice' is at voice@1"),
+        (&["--tenant", "proj_nobody"], Some(&server.key), "there is no project"),
+        (&[], Some("sk-sy-of-nobody-at-all"), "the server answered 401: Incorrect API key"),
+        (&[], None, "SWITCHYARD_API_KEY is not set"),
+        (&["--server", "nowhere"], Some(&server.key), "--server"),
+    ] {
+        let (code, text) = push("voice", more, key);
+        assert!(code != Some(0) && text.contains(expected), "{expected}\n---\n{text}");
+    }
+    server.stop();
+}
+
+#[test]
 fn check_config_prints_settings_or_problems() {
     let home = Home::new();
     let model = tiny();

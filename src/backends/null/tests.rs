@@ -56,7 +56,7 @@ fn request(max_tokens: usize) -> Request {
 }
 
 fn submit(backend: &NullBackend, request: Request) -> Generation {
-    let mut places = backend.reserve(1).unwrap();
+    let mut places = backend.reserve(1, usize::MAX).unwrap();
     backend.submit_at(&mut places, request).unwrap()
 }
 
@@ -126,7 +126,7 @@ async fn lengths_and_stop_tokens_are_honoured() {
     let stopping = Request { stop_tokens: vec![1, 2, 3].into(), ..request(16) };
     let (ids, last) = read(submit(&backend, stopping)).await;
     assert_eq!((ids.len(), last), (1, Event::Done { finish: Finish::Stop, cached_tokens: 0 }));
-    let mut places = backend.reserve(1).unwrap();
+    let mut places = backend.reserve(1, usize::MAX).unwrap();
     let long = Request { prompt: vec![1; 64], ..request(1) };
     let refused = backend.submit_at(&mut places, long).unwrap_err();
     assert_eq!(refused, SubmitError::PromptTooLong { tokens: 64, limit: 63 });
@@ -148,15 +148,15 @@ async fn reports_have_the_shape_of_a_models() {
 #[tokio::test]
 async fn the_queue_is_bounded_and_who_leaves_gives_back_at_once() {
     let backend = backend(LONG, Duration::ZERO);
-    let mut places = backend.reserve(2).unwrap();
-    assert_eq!(backend.reserve(2).unwrap_err(), SubmitError::Overloaded { waiting: 2 });
+    let mut places = backend.reserve(2, usize::MAX).unwrap();
+    assert_eq!(backend.reserve(2, usize::MAX).unwrap_err(), SubmitError::Overloaded { waiting: 2 });
     let one = backend.submit_at(&mut places, request(16)).unwrap();
     let two = backend.submit_at(&mut places, request(16)).unwrap();
     drop(places);
     assert_eq!(held(&backend), (2, 0));
     drop(one);
     assert_eq!(held(&backend), (1, 0));
-    drop((two, backend.reserve(2).unwrap()));
+    drop((two, backend.reserve(2, usize::MAX).unwrap()));
     assert_eq!(held(&backend), (0, 0));
     assert_eq!(backend.stats().cancelled, 2);
 }
@@ -167,7 +167,7 @@ async fn the_end_of_a_shutdown_cuts_off_and_nothing_is_taken_after_it() {
     let waiting = submit(&backend, request(16));
     backend.shutdown(Duration::ZERO).await;
     assert_eq!(*backend.health().borrow(), Health::Stopped);
-    assert_eq!(backend.reserve(1).unwrap_err(), SubmitError::Stopping);
+    assert_eq!(backend.reserve(1, usize::MAX).unwrap_err(), SubmitError::Stopping);
     assert_eq!(read(waiting).await, (vec![], Event::CutOff));
     assert_eq!(held(&backend), (0, 0));
 }

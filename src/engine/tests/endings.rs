@@ -87,14 +87,14 @@ fn places_are_reserved_together_or_not_at_all_and_given_back() {
     let config = EngineConfig { queue_capacity: 4, ..EngineConfig::default() };
     let engine = engine(SeededOptions::default(), config);
     let _leaks = LeakCheck::new(engine.clone());
-    let mut places = engine.reserve(3).unwrap();
-    assert_eq!(engine.reserve(2).unwrap_err(), SubmitError::Overloaded { waiting: 3 });
+    let mut places = engine.reserve(3, usize::MAX).unwrap();
+    assert_eq!(engine.reserve(2, usize::MAX).unwrap_err(), SubmitError::Overloaded { waiting: 3 });
     assert_eq!(engine.stats().waiting, 3, "a refusal takes nothing");
     assert_eq!(tokens(&collect(engine.submit_at(&mut places, request("uses one", 3)).unwrap())).len(), 3);
     assert_eq!(engine.stats().waiting, 2);
     drop(places);
     assert_eq!(engine.stats().waiting, 0);
-    assert!(engine.reserve(5).is_err() && engine.reserve(4).is_ok());
+    assert!(engine.reserve(5, usize::MAX).is_err() && engine.reserve(4, usize::MAX).is_ok());
 }
 
 #[test]

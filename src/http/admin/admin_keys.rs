@@ -18,7 +18,7 @@ pub async fn list_all(mut looking: Looking) -> Result<Json<Value>, ApiError> {
     let order = looking.query.word("order", &orders)?.unwrap_or_default();
     let paging = Paging { order, ..looking.query.paging(20, 100)? };
     let server = looking.without_parameters()?;
-    let page = keys::list(server.tenants(), KeysOf::Organization, &paging).await?;
+    let page = keys::list(server.tenants().office(), KeysOf::Organization, &paging).await?;
     Ok(list(&page, render))
 }
 
@@ -39,7 +39,7 @@ pub async fn create(changing: Changing) -> Result<Response, Halt> {
 /// `GET /v1/organization/admin_api_keys/{key_id}`
 pub async fn retrieve(Path(id): Path<String>, looking: Looking) -> Result<Response, ApiError> {
     let server = looking.without_parameters()?;
-    let row = keys::get(server.tenants(), KeysOf::Organization, &id).await?;
+    let row = keys::get(server.tenants().office(), KeysOf::Organization, &id).await?;
     Ok(found(&render(&row), row.version))
 }
 

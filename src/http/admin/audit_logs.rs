@@ -42,7 +42,7 @@ pub async fn list_all(mut looking: Looking) -> Result<Json<Value>, ApiError> {
             .unwrap_or_else(ApiError::organization_only));
     }
     let server = looking.without_parameters()?;
-    let page = audit::list(server.tenants(), &which, &paging).await?;
+    let page = audit::list(server.tenants().office(), &which, &paging).await?;
     Ok(list(&page, render))
 }
 

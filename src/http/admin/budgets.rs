@@ -26,7 +26,7 @@ pub async fn list_all(mut looking: Looking) -> Result<Json<Value>, ApiError> {
     let subject = looking.query.text("subject")?;
     let server = looking.without_parameters()?;
     let which = Which { scope, subject: subject.as_deref(), ..Which::default() };
-    let page = budgets::list(server.tenants(), which, &paging).await?;
+    let page = budgets::list(server.tenants().office(), which, &paging).await?;
     Ok(list(&page, render))
 }
 
@@ -56,8 +56,8 @@ pub async fn create(changing: Changing) -> Result<Response, Halt> {
 /// `GET /admin/budgets/{budget_id}`
 pub async fn retrieve(Path(id): Path<String>, looking: Looking) -> Result<Response, ApiError> {
     let server = looking.without_parameters()?;
-    let row = budgets::get(server.tenants(), &id).await?;
-    let spent = budgets::spent(server.tenants(), &row).await?;
+    let row = budgets::get(server.tenants().office(), &id).await?;
+    let spent = budgets::spent(server.tenants().office(), &row).await?;
     let mut object = render(&row);
     object["spent_usd"] = json!(money::format(spent));
     Ok(found(&object, row.version))

@@ -16,7 +16,7 @@ use crate::http::error::ApiError;
 use crate::http::fields::Fields;
 use crate::http::middleware::RequestId;
 use crate::tenants::admin::{AdminError, Begun, Change, Claim, Expected, Intent, KeptAnswer};
-use crate::tenants::{Principal, Reach, Tenants, sha256_hex};
+use crate::tenants::{Office, Principal, Reach, sha256_hex};
 
 /// Names a change, so that a repetition of the request does it once.
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
@@ -46,9 +46,9 @@ impl FromRequestParts<Server> for Looking {
 }
 
 impl Looking {
-    /// Tenants.
-    pub fn tenants(&self) -> &Tenants {
-        self.server.tenants()
+    /// Where tenants are.
+    pub fn office(&self) -> &Office {
+        self.server.tenants().office()
     }
 
     /// Refuses parameters; for a request without any.
@@ -81,7 +81,7 @@ impl FromRequest<Server> for Changing {
             key,
             request_hash: sha256_hex(format!("{} {}\n{body}", parts.method, parts.uri.path()).as_bytes()),
         });
-        let request_id = parts.extensions.get::<RequestId>().and_then(|id| id.text().map(str::to_owned));
+        let request_id = parts.extensions.get::<RequestId>().map(|id| id.text().to_owned());
         Ok(Self {
             server: server.clone(),
             body,

@@ -34,7 +34,7 @@ pub async fn list_all(mut looking: Looking) -> Result<Json<Value>, ApiError> {
         (None, Some("organization")) => KeysOf::Organization,
         (None, Some(project)) => KeysOf::Project(project),
     };
-    let page = keys::list(server.tenants(), of, &paging).await?;
+    let page = keys::list(server.tenants().office(), of, &paging).await?;
     Ok(list(&page, render))
 }
 
@@ -68,7 +68,7 @@ pub async fn create(changing: Changing) -> Result<Response, Halt> {
 /// `GET /admin/keys/{key_id}`
 pub async fn retrieve(Path(id): Path<String>, looking: Looking) -> Result<Response, ApiError> {
     let server = looking.without_parameters()?;
-    let row = keys::get(server.tenants(), KeysOf::Everybody, &id).await?;
+    let row = keys::get(server.tenants().office(), KeysOf::Everybody, &id).await?;
     Ok(found(&render(&row), row.version))
 }
 

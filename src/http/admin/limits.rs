@@ -19,14 +19,14 @@ pub async fn list_all(mut looking: Looking) -> Result<Json<Value>, ApiError> {
     let scope = looking.query.word("scope", &scopes)?;
     let subject = looking.query.text("subject")?;
     let server = looking.without_parameters()?;
-    let rows = limits::list(server.tenants(), scope, subject.as_deref()).await?;
+    let rows = limits::list(server.tenants().office(), scope, subject.as_deref()).await?;
     Ok(list(&Page { rows, has_more: false }, render))
 }
 
 /// `GET /admin/limits/{scope}/{subject}/{model}`
 pub async fn retrieve(Path(parts): Path<Parts>, looking: Looking) -> Result<Response, ApiError> {
     let server = looking.without_parameters()?;
-    let row = limits::get(server.tenants(), &place(parts)).await?;
+    let row = limits::get(server.tenants().office(), &place(parts)).await?;
     Ok(found(&render(&row), row.version))
 }
 

@@ -23,7 +23,7 @@ pub async fn list_all(mut looking: Looking) -> Result<Json<Value>, ApiError> {
     let paging = looking.query.paging(100, 1_000)?;
     let (project, model) = (looking.query.text("project_id")?, looking.query.text("model")?);
     let server = looking.without_parameters()?;
-    let page = prices::list(server.tenants(), project.as_deref(), model.as_deref(), &paging).await?;
+    let page = prices::list(server.tenants().office(), project.as_deref(), model.as_deref(), &paging).await?;
     Ok(list(&page, render))
 }
 
@@ -51,7 +51,7 @@ pub async fn create(changing: Changing) -> Result<Response, Halt> {
 /// `GET /admin/prices/{price_id}`
 pub async fn retrieve(Path(id): Path<String>, looking: Looking) -> Result<Response, ApiError> {
     let server = looking.without_parameters()?;
-    Ok(found(&render(&prices::get(server.tenants(), &id).await?), VERSION))
+    Ok(found(&render(&prices::get(server.tenants().office(), &id).await?), VERSION))
 }
 
 /// `DELETE /admin/prices/{price_id}`

@@ -13,7 +13,7 @@ use crate::http::error::ApiError;
 use crate::http::fields::{self, Fields};
 use crate::tenants::admin::keys::{self, KeyChange, usual};
 use crate::tenants::admin::{KeyRow, KeysOf, Paging, ServiceAccountRow, service_accounts};
-use crate::tenants::{Scope, Scopes, Tenants};
+use crate::tenants::{Office, Scope, Scopes};
 
 /// Longest life of a key, seconds: a hundred years.
 const MAX_LIFE: i64 = 100 * 366 * 86_400;
@@ -24,20 +24,20 @@ pub async fn list_all(Path(project): Path<String>, mut looking: Looking) -> Resu
     // Whoever owns a key here has access to its project.
     let access = looking.query.word("owner_project_access", &[("active", true), ("any", true), ("inactive", false)])?;
     let server = looking.without_parameters()?;
-    let mut page = keys::list(server.tenants(), KeysOf::Project(&project), &paging).await?;
+    let mut page = keys::list(server.tenants().office(), KeysOf::Project(&project), &paging).await?;
     if access == Some(false) {
         page.rows.clear();
         page.has_more = false;
     }
-    let owners = owners(server.tenants(), &project).await?;
+    let owners = owners(server.tenants().office(), &project).await?;
     Ok(list(&page, |row| render(row, &owners)))
 }
 
 /// `GET /v1/organization/projects/{project_id}/api_keys/{api_key_id}`
 pub async fn retrieve(Path((project, id)): Path<(String, String)>, looking: Looking) -> Result<Response, ApiError> {
     let server = looking.without_parameters()?;
-    let row = keys::get(server.tenants(), KeysOf::Project(&project), &id).await?;
-    let owners = owners(server.tenants(), &project).await?;
+    let row = keys::get(server.tenants().office(), KeysOf::Project(&project), &id).await?;
+    let owners = owners(server.tenants().office(), &project).await?;
     Ok(found(&render(&row, &owners), row.version))
 }
 
@@ -47,7 +47,7 @@ pub async fn update(Path((project, id)): Path<(String, String)>, changing: Chang
     let (mut fields, planned) = changing.fields()?;
     let (scopes, expires_in) = (scopes(&mut fields)?, expires_in(&mut fields)?);
     fields.finish(&[])?;
-    let owners = owners(server.tenants(), &project).await?;
+    let owners = owners(server.tenants().office(), &project).await?;
     let mut change = planned.begin().await?;
     let expires_at = expires_in.map(|seconds| Some(change.now() + seconds));
     let to = KeyChange { scopes, expires_at, ..KeyChange::default() };
@@ -62,8 +62,8 @@ pub async fn delete(Path((project, id)): Path<(String, String)>, changing: Chang
     done(change, &deleted(&id, "organization.project.api_key.deleted")).await
 }
 
-async fn owners(tenants: &Tenants, project: &str) -> Result<HashMap<String, ServiceAccountRow>, ApiError> {
-    let page = service_accounts::list(tenants, project, &Paging::ALL).await?;
+async fn owners(office: &Office, project: &str) -> Result<HashMap<String, ServiceAccountRow>, ApiError> {
+    let page = service_accounts::list(office, project, &Paging::ALL).await?;
     Ok(page.rows.into_iter().map(|row| (row.id.clone(), row)).collect())
 }
 

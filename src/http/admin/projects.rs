@@ -19,7 +19,7 @@ pub async fn list_all(mut looking: Looking) -> Result<Json<Value>, ApiError> {
     let paging = looking.query.paging(20, 100)?;
     let which = if looking.query.boolean("include_archived")? == Some(true) { Projects::All } else { Projects::Active };
     let server = looking.without_parameters()?;
-    let page = projects::list(server.tenants(), which, &paging).await?;
+    let page = projects::list(server.tenants().office(), which, &paging).await?;
     Ok(list(&page, render))
 }
 
@@ -36,7 +36,7 @@ pub async fn create(changing: Changing) -> Result<Response, Halt> {
 /// `GET /v1/organization/projects/{project_id}`
 pub async fn retrieve(Path(id): Path<String>, looking: Looking) -> Result<Response, ApiError> {
     let server = looking.without_parameters()?;
-    let row = projects::get(server.tenants(), &id).await?;
+    let row = projects::get(server.tenants().office(), &id).await?;
     Ok(found(&render(&row), row.version))
 }
 

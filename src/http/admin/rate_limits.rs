@@ -11,6 +11,7 @@ use super::list;
 use crate::http::Server;
 use crate::http::error::ApiError;
 use crate::http::fields::{Fields, Rule};
+use crate::registry::Viewer;
 use crate::tenants::admin::limits::{self, MOST};
 use crate::tenants::admin::{LimitRow, Page, Paging, PermissionRow};
 
@@ -32,7 +33,7 @@ const OTHERS: &[(&str, Rule)] = &[
 pub async fn list_all(Path(project): Path<String>, mut looking: Looking) -> Result<Json<Value>, ApiError> {
     let paging = looking.query.paging_both_ways(100, 1_000, crate::tenants::admin::Order::Ascending)?;
     let server = looking.without_parameters()?;
-    let rows = limits::in_force(server.tenants(), &project, &models(&server)).await?;
+    let rows = limits::in_force(server.tenants().office(), &project, &models(&server, &project)).await?;
     Ok(list(&cut(rows, &paging)?, render))
 }
 
@@ -43,7 +44,7 @@ pub async fn update(Path((project, id)): Path<(String, String)>, changing: Chang
     let requests = amount(&mut fields, "max_requests_per_1_minute")?;
     let tokens = amount(&mut fields, "max_tokens_per_1_minute")?;
     fields.finish(OTHERS)?;
-    let model = id.strip_prefix(PREFIX).filter(|model| models(&server).iter().any(|known| known == model));
+    let model = id.strip_prefix(PREFIX).filter(|model| models(&server, &project).iter().any(|known| known == model));
     let Some(model) = model else { return Err(ApiError::not_found(format!("No rate limit found with id '{id}'.")).into()) };
     let mut change = planned.begin().await?;
     let adjust = |amounts: &mut limits::Amounts| {
@@ -60,9 +61,9 @@ pub async fn update(Path((project, id)): Path<(String, String)>, changing: Chang
     changed(change, &render(&row), row.version).await
 }
 
-/// All together, the base, and the adapters.
-fn models(server: &Server) -> Vec<String> {
-    let adapters = server.catalog().list().into_iter().map(|adapter| adapter.name);
+/// All together, the base, and the adapters that the tenant may use.
+fn models(server: &Server, project: &str) -> Vec<String> {
+    let adapters = server.catalog().list(Viewer::Tenant(project)).into_iter().map(|adapter| adapter.name);
     [ALL.to_owned(), server.gateway().base().name.clone()].into_iter().chain(adapters).collect()
 }
 
@@ -99,7 +100,7 @@ fn render(row: &LimitRow) -> Value {
 /// `GET /v1/organization/projects/{project_id}/model_permissions`
 pub async fn permissions(Path(project): Path<String>, looking: Looking) -> Result<Response, ApiError> {
     let server = looking.without_parameters()?;
-    let row = limits::get_permission(server.tenants(), &project).await?;
+    let row = limits::get_permission(server.tenants().office(), &project).await?;
     Ok(found(&render_permissions(&row), row.version))
 }
 

@@ -18,7 +18,7 @@ use crate::tenants::admin::service_accounts::{self, With};
 pub async fn list_all(Path(project): Path<String>, mut looking: Looking) -> Result<Json<Value>, ApiError> {
     let paging = looking.query.paging(20, 100)?;
     let server = looking.without_parameters()?;
-    let page = service_accounts::list(server.tenants(), &project, &paging).await?;
+    let page = service_accounts::list(server.tenants().office(), &project, &paging).await?;
     Ok(list(&page, render))
 }
 
@@ -44,7 +44,7 @@ pub async fn create(Path(project): Path<String>, changing: Changing) -> Result<R
 /// `GET /v1/organization/projects/{project_id}/service_accounts/{service_account_id}`
 pub async fn retrieve(Path((project, id)): Path<(String, String)>, looking: Looking) -> Result<Response, ApiError> {
     let server = looking.without_parameters()?;
-    let row = service_accounts::get(server.tenants(), &project, &id).await?;
+    let row = service_accounts::get(server.tenants().office(), &project, &id).await?;
     Ok(found(&render(&row), row.version))
 }
 

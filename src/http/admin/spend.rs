@@ -32,8 +32,8 @@ pub async fn project_limit(Path(project): Path<String>, looking: Looking) -> Res
 
 async fn show_limit(looking: Looking, subject: Subject) -> Result<Response, ApiError> {
     let server = looking.without_parameters()?;
-    let row = budgets::spend_limit(server.tenants(), &subject).await?;
-    let spent = budgets::spent(server.tenants(), &row).await?;
+    let row = budgets::spend_limit(server.tenants().office(), &subject).await?;
+    let spent = budgets::spent(server.tenants().office(), &row).await?;
     Ok(found(&render_limit(&row, spent), row.version))
 }
 
@@ -80,7 +80,7 @@ pub async fn alerts(looking: Looking) -> Result<Json<Value>, ApiError> {
 
 /// `GET /v1/organization/projects/{project_id}/spend_alerts`
 pub async fn project_alerts(Path(project): Path<String>, looking: Looking) -> Result<Json<Value>, ApiError> {
-    crate::tenants::admin::projects::get(looking.tenants(), &project).await?;
+    crate::tenants::admin::projects::get(looking.office(), &project).await?;
     list_alerts(looking, Subject::Project(project)).await
 }
 
@@ -89,7 +89,7 @@ async fn list_alerts(mut looking: Looking, subject: Subject) -> Result<Json<Valu
     let server = looking.without_parameters()?;
     let (scope, of) = budgets::columns(&subject);
     let which = Which { scope: Some(scope), subject: Some(of), period: Some("month"), enforcement: Some("soft") };
-    let page = budgets::list(server.tenants(), which, &paging).await?;
+    let page = budgets::list(server.tenants().office(), which, &paging).await?;
     Ok(list(&page, render_alert))
 }
 
@@ -132,7 +132,7 @@ pub async fn project_alert(Path((project, id)): Path<(String, String)>, looking:
 
 async fn show_alert(looking: Looking, subject: &Subject, id: &str) -> Result<Response, ApiError> {
     let server = looking.without_parameters()?;
-    let row = budgets::spend_alert(server.tenants(), subject, id).await?;
+    let row = budgets::spend_alert(server.tenants().office(), subject, id).await?;
     Ok(found(&render_alert(&row), row.version))
 }
 

@@ -180,7 +180,7 @@ impl Span {
 
     async fn answer(&self, server: &Server, sums: Sums, render: impl Fn(&SumRow) -> Value) -> Result<Json<Value>, ApiError> {
         let question = Question { sums, from: self.from, to: self.page_end };
-        let buckets = usage::buckets(server.tenants(), &question).await?;
+        let buckets = usage::buckets(server.tenants().office(), &question).await?;
         let bucket = |bucket: &Bucket| {
             json!({
                 "object": "bucket",

@@ -16,7 +16,7 @@ pub async fn list_all(mut looking: Looking) -> Result<Json<Value>, ApiError> {
     let paging = looking.query.paging(20, 100)?;
     let project = looking.query.text("project_id")?;
     let server = looking.without_parameters()?;
-    let page = webhooks::list(server.tenants(), project.as_deref(), &paging).await?;
+    let page = webhooks::list(server.tenants().office(), project.as_deref(), &paging).await?;
     Ok(list(&page, render))
 }
 
@@ -35,7 +35,7 @@ pub async fn create(changing: Changing) -> Result<Response, Halt> {
 /// `GET /admin/webhooks/{webhook_id}`
 pub async fn retrieve(Path(id): Path<String>, looking: Looking) -> Result<Response, ApiError> {
     let server = looking.without_parameters()?;
-    let row = webhooks::get(server.tenants(), &id).await?;
+    let row = webhooks::get(server.tenants().office(), &id).await?;
     Ok(found(&render(&row), row.version))
 }
 
@@ -60,7 +60,7 @@ pub async fn remove(Path(id): Path<String>, changing: Changing) -> Result<Respon
 pub async fn deliveries(Path(id): Path<String>, mut looking: Looking) -> Result<Json<Value>, ApiError> {
     let limit = looking.query.integer("limit", 1..=100)?.unwrap_or(20);
     let server = looking.without_parameters()?;
-    let rows = webhooks::deliveries(server.tenants(), &id, limit).await?;
+    let rows = webhooks::deliveries(server.tenants().office(), &id, limit).await?;
     Ok(list(&Page { rows, has_more: false }, render_delivery))
 }
 

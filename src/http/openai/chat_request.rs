@@ -4,11 +4,11 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
-use super::generation::{Delivery, Generation, Limits, MAX_LOGPROBS, SHARED_RULES};
+use super::generation::{Delivery, Generation, Limits, MAX_LOGPROBS, SHARED_RULES, end_user};
+use super::sender::Sender;
 use crate::gateway::{Echo, EndToken, GenerationRequest, Message, Prompt, Role, SpecialTokens, Turn};
 use crate::http::error::ApiError;
 use crate::http::fields::{Fields, Rule, wrong_type};
-use crate::tenants::Principal;
 
 const NO_TOOLS: &str = "Tool calls are not supported; answers are text.";
 const NO_AUDIO: &str = "Only text is supported; the only supported modality is [\"text\"].";
@@ -16,7 +16,6 @@ const NO_AUDIO: &str = "Only text is supported; the only supported modality is [
 /// Fields of the current OpenAI schema (openai-python 3.52, `CompletionCreateParams`) and of vLLM that no code reads.
 const RULES: &[(&str, Rule)] = &[
     ("metadata", Rule::Harmless),
-    ("safety_identifier", Rule::Harmless),
     ("prompt_cache_key", Rule::Harmless),
     ("parallel_tool_calls", Rule::Harmless),
     ("store", Rule::Only(&["false"], "Completions are never stored; the only supported value is false.")),
@@ -49,16 +48,19 @@ const RULES: &[(&str, Rule)] = &[
 ];
 
 /// Reads a chat request.
-pub fn parse(body: Value, caller: Arc<Principal>, limits: &Limits) -> Result<(GenerationRequest, Delivery), ApiError> {
+pub fn parse(body: Value, sender: &Sender, limits: &Limits) -> Result<(GenerationRequest, Delivery), ApiError> {
     let mut fields = Fields::body(body)?;
     let shared = Generation::take(&mut fields, limits)?;
     let prompt = take_prompt(&mut fields, SpecialTokens::Omit)?;
     let max_tokens = max_tokens(&mut fields)?;
     let logprobs = logprobs(&mut fields)?;
+    let end_user = end_user(&mut fields)?;
     let rules: Vec<(&str, Rule)> = SHARED_RULES.iter().chain(RULES).copied().collect();
     fields.finish(&rules)?;
     let request = GenerationRequest {
-        caller,
+        caller: Arc::clone(&sender.caller),
+        origin: sender.origin("chat.completions", end_user),
+        caching: sender.caching,
         model: shared.model,
         prompts: vec![prompt],
         n: shared.n,

@@ -4,11 +4,11 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
-use super::generation::{Delivery, Generation, Limits, MAX_LOGPROBS, SHARED_RULES, token_ids};
+use super::generation::{Delivery, Generation, Limits, MAX_LOGPROBS, SHARED_RULES, end_user, token_ids};
+use super::sender::Sender;
 use crate::gateway::{Echo, EndToken, GenerationRequest, Prompt, SpecialTokens};
 use crate::http::error::ApiError;
 use crate::http::fields::{Fields, Rule, wrong_type};
-use crate::tenants::Principal;
 
 /// OpenAI's default for this endpoint.
 const DEFAULT_MAX_TOKENS: usize = 16;
@@ -19,7 +19,7 @@ const RULES: &[(&str, Rule)] = &[
 ];
 
 /// Reads a completions request.
-pub fn parse(body: Value, caller: Arc<Principal>, limits: &Limits) -> Result<(GenerationRequest, Delivery), ApiError> {
+pub fn parse(body: Value, sender: &Sender, limits: &Limits) -> Result<(GenerationRequest, Delivery), ApiError> {
     let mut fields = Fields::body(body)?;
     let shared = Generation::take(&mut fields, limits)?;
     let special = match fields.boolean("add_special_tokens")? {
@@ -48,10 +48,13 @@ pub fn parse(body: Value, caller: Arc<Principal>, limits: &Limits) -> Result<(Ge
         return Err(ApiError::invalid("max_tokens", "value_out_of_range", message));
     }
     let logprobs = fields.count("logprobs", 0..=MAX_LOGPROBS)?;
+    let end_user = end_user(&mut fields)?;
     let rules: Vec<(&str, Rule)> = SHARED_RULES.iter().chain(RULES).copied().collect();
     fields.finish(&rules)?;
     let request = GenerationRequest {
-        caller,
+        caller: Arc::clone(&sender.caller),
+        origin: sender.origin("completions", end_user),
+        caching: sender.caching,
         model: shared.model,
         prompts,
         n: shared.n,

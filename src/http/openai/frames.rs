@@ -5,9 +5,11 @@ use std::io::Write;
 use serde::Serialize;
 
 use super::generation::StreamUsage;
+use super::sender::ShowCost;
 use super::wire::{self, Endpoint, Logprobs};
 use crate::gateway::{FinishReason, Piece, Usage};
 use crate::http::error::ApiError;
+use crate::http::limits;
 
 /// Sent when nothing was sent for a while; clients ignore comments.
 pub const KEEP_ALIVE: &[u8] = b": keep-alive\n\n";
@@ -20,6 +22,7 @@ pub struct Frames {
     head: Vec<u8>,
     usage: StreamUsage,
     logprobs: Reports,
+    cost: ShowCost,
 }
 
 /// Whether tokens are reported.
@@ -43,7 +46,7 @@ pub struct Head<'a> {
 
 impl Frames {
     /// A writer for one answer.
-    pub fn new(endpoint: Endpoint, head: &Head<'_>, usage: StreamUsage, logprobs: Reports) -> Self {
+    pub fn new(endpoint: Endpoint, head: &Head<'_>, usage: StreamUsage, logprobs: Reports, cost: ShowCost) -> Self {
         let mut bytes = b"data: {\"id\":".to_vec();
         json(&mut bytes, head.id);
         bytes.extend_from_slice(b",\"object\":");
@@ -53,7 +56,7 @@ impl Frames {
         bytes.extend_from_slice(b",\"model\":");
         json(&mut bytes, head.model);
         bytes.extend_from_slice(b",\"choices\":[");
-        Self { endpoint, head: bytes, usage, logprobs }
+        Self { endpoint, head: bytes, usage, logprobs, cost }
     }
 
     /// The events before the first piece.
@@ -96,12 +99,16 @@ impl Frames {
         }
     }
 
-    /// The events after the last piece.
-    pub fn end(&self, out: &mut Vec<u8>, usage: Usage) {
+    /// The events after the last piece; `cost` in nano-dollars.
+    pub fn end(&self, out: &mut Vec<u8>, usage: Usage, cost: Option<i64>) {
         if self.usage == StreamUsage::Sent {
             out.extend_from_slice(&self.head);
             out.extend_from_slice(b"],\"usage\":");
-            json(out, &wire::usage(usage));
+            let mut usage = wire::usage(usage);
+            if let (ShowCost::Shown, Some(nanos)) = (self.cost, cost) {
+                usage["cost_usd"] = limits::usd(nanos).into();
+            }
+            json(out, &usage);
             out.extend_from_slice(b"}\n\n");
         }
         out.extend_from_slice(DONE);
@@ -162,7 +169,7 @@ mod tests {
         let piece = Piece { choice: 2, text, finish: Some(FinishReason::Length), ..Piece::default() };
         let write = |endpoint| {
             let mut out = Vec::new();
-            Frames::new(endpoint, &head, StreamUsage::Sent, Reports::Omitted).piece(&mut out, &piece);
+            Frames::new(endpoint, &head, StreamUsage::Sent, Reports::Omitted, ShowCost::Omitted).piece(&mut out, &piece);
             events(&out)
         };
         let chat = write(Endpoint::Chat);

@@ -16,6 +16,8 @@ pub const MAX_STOP_TOKENS: usize = 256;
 pub const MAX_BIASES: usize = 1024;
 /// The engine divides by it; smaller ones overflow.
 pub const REPETITION_PENALTY: std::ops::RangeInclusive<f64> = 0.01..=100.0;
+/// It is in every row of the ledger.
+const MAX_END_USER: usize = 512;
 /// vLLM and OpenAI agree on 20 alternatives.
 pub const MAX_LOGPROBS: usize = 20;
 
@@ -72,7 +74,6 @@ pub struct Generation {
 
 /// Fields of the OpenAI schema and of vLLM that both endpoints know and do not need, or cannot serve.
 pub const SHARED_RULES: &[(&str, Rule)] = &[
-    ("user", Rule::Harmless),
     ("min_tokens", Rule::Only(&["0"], "A least number of tokens is not supported; use 'logit_bias' or 'ignore_eos'.")),
     ("length_penalty", Rule::Only(&["1"], "Beam search is not supported.")),
     ("use_beam_search", Rule::Only(&["false"], "Beam search is not supported.")),
@@ -207,6 +208,18 @@ fn stop_token_ids(value: Value, limits: &Limits) -> Result<Vec<u32>, ApiError> {
     tokens.sort_unstable();
     tokens.dedup();
     Ok(tokens)
+}
+
+/// On whose behalf the request is made: `safety_identifier`, or `user` as it was called before.
+pub fn end_user(fields: &mut Fields) -> Result<Option<String>, ApiError> {
+    let (old, new) = (fields.string("user")?, fields.string("safety_identifier")?);
+    let Some(name) = new.or(old) else { return Ok(None) };
+    if name.len() > MAX_END_USER {
+        let message =
+            format!("Invalid 'safety_identifier' (or 'user'): expected at most {MAX_END_USER} bytes, but got {}.", name.len());
+        return Err(ApiError::invalid("safety_identifier", "string_above_max_length", message));
+    }
+    Ok(Some(name))
 }
 
 /// An array of token ids, each checked against the vocabulary.

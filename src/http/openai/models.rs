@@ -1,44 +1,66 @@
-//! `GET /v1/models`: the base and its adapters, without a path of any file.
+//! `GET /v1/models`: the base and the adapters that the caller may name, without a path of any file.
+
+use std::sync::Arc;
 
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::{Extension, Path, State};
 use serde_json::{Value, json};
 
 use crate::http::Server;
 use crate::http::error::ApiError;
+use crate::registry::Owner;
+use crate::tenants::Principal;
+
+/// Owner of the base and of shared adapters.
+const HOUSE: &str = "switchyard";
 
 /// `GET /v1/models`
-pub async fn list_models(State(server): State<Server>) -> Json<Value> {
+pub async fn list_models(State(server): State<Server>, Extension(caller): Extension<Arc<Principal>>) -> Json<Value> {
     let base = &server.gateway().base().name;
-    let adapters = server.catalog().list();
-    let cards = std::iter::once(base_card(&server))
-        .chain(adapters.iter().map(|adapter| card(&server, &adapter.name, adapter.loaded_at, Some(base))));
+    let adapters = server.gateway().adapters(&caller);
+    let base_card = caller.models.allows(base).then(|| base_card(&server));
+    let cards = base_card.into_iter().chain(
+        adapters.iter().map(|adapter| card(&server, &Card::of(&adapter.name, &adapter.owner, adapter.loaded_at), Some(base))),
+    );
     Json(json!({"object": "list", "data": cards.collect::<Vec<_>>()}))
 }
 
 /// `GET /v1/models/{id}`
-pub async fn get_model(State(server): State<Server>, Path(id): Path<String>) -> Result<Json<Value>, ApiError> {
-    let base = &server.gateway().base().name;
-    if id == *base {
-        return Ok(Json(base_card(&server)));
+pub async fn get_model(
+    State(server): State<Server>,
+    Extension(caller): Extension<Arc<Principal>>,
+    Path(id): Path<String>,
+) -> Result<Json<Value>, ApiError> {
+    let Some((owner, name)) = server.gateway().check_model(&caller, &id)? else { return Ok(Json(base_card(&server))) };
+    let served = server.gateway().adapters(&caller).into_iter().find(|adapter| adapter.owner == owner && adapter.name == name);
+    let created = served.map_or(0, |adapter| adapter.loaded_at);
+    Ok(Json(card(&server, &Card::of(&id, &owner, created), Some(&server.gateway().base().name))))
+}
+
+struct Card<'a> {
+    id: &'a str,
+    owner: &'a str,
+    created: u64,
+}
+
+impl<'a> Card<'a> {
+    fn of(id: &'a str, owner: &'a Owner, created: u64) -> Self {
+        Self { id, owner: owner.tenant().unwrap_or(HOUSE), created }
     }
-    let name = server.gateway().check_model(&id)?;
-    let loaded_at = server.catalog().list().into_iter().find(|adapter| Some(&adapter.name) == name.as_ref());
-    Ok(Json(card(&server, &id, loaded_at.map_or(0, |adapter| adapter.loaded_at), Some(base))))
 }
 
 fn base_card(server: &Server) -> Value {
     let base = server.gateway().base();
-    card(server, &base.name, base.created, None)
+    card(server, &Card { id: &base.name, owner: HOUSE, created: base.created }, None)
 }
 
-fn card(server: &Server, id: &str, created: u64, parent: Option<&str>) -> Value {
+fn card(server: &Server, card: &Card<'_>, parent: Option<&str>) -> Value {
     json!({
-        "id": id,
+        "id": card.id,
         "object": "model",
-        "created": created,
-        "owned_by": "switchyard",
-        "root": parent.unwrap_or(id),
+        "created": card.created,
+        "owned_by": card.owner,
+        "root": parent.unwrap_or(card.id),
         "parent": parent,
         "max_model_len": server.gateway().context_length(),
     })

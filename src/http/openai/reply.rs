@@ -3,11 +3,11 @@
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::task::Poll;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use axum::Json;
 use axum::body::{Body, Bytes};
-use axum::http::{HeaderName, HeaderValue, header};
+use axum::http::{HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use futures::stream::unfold;
 use serde::Serialize;
@@ -16,36 +16,68 @@ use tracing::Instrument;
 
 use super::frames::{Frames, Head, KEEP_ALIVE, Reports};
 use super::generation::Delivery;
+use super::sender::ShowCost;
 use super::wire::{self, Endpoint, Logprobs};
 use crate::gateway::{Answer, FinishReason, GenerationRequest, ReportedToken};
 use crate::http::Server;
 use crate::http::error::ApiError;
+use crate::http::limits;
 use crate::http::middleware::random_hex;
 
 /// Says which version answered.
 const ADAPTER_VERSION: HeaderName = HeaderName::from_static("x-adapter-version");
+/// Says what the response cache did.
+const CACHE: HeaderName = HeaderName::from_static("x-cache");
+/// Microseconds that the request took here besides waiting for the backend.
+const OVERHEAD: HeaderName = HeaderName::from_static("x-gateway-overhead-us");
+/// Says what the answer costs, where that was asked for.
+const COST: HeaderName = HeaderName::from_static("x-cost-usd");
 /// A write is not made larger than this by waiting pieces, bytes.
 const WRITE_BYTES: usize = 64 * 1024;
 
+/// How an answer is wanted.
+#[derive(Debug, Clone, Copy)]
+pub struct Wanted {
+    /// Which route.
+    pub endpoint: Endpoint,
+    /// Whole or streamed.
+    pub delivery: Delivery,
+    /// Whether it says what it costs.
+    pub cost: ShowCost,
+}
+
 /// Answers a request.
-pub async fn reply(
-    server: &Server,
-    endpoint: Endpoint,
-    request: GenerationRequest,
-    delivery: Delivery,
-) -> Result<Response, ApiError> {
+pub async fn reply(server: &Server, wanted: Wanted, request: GenerationRequest) -> Result<Response, ApiError> {
+    let Wanted { endpoint, delivery, cost } = wanted;
     let reports = if request.logprobs.is_some() { Reports::Sent } else { Reports::Omitted };
+    let arrived = request.origin.arrived;
     let answer = server.gateway().generate(request).await;
-    let answer = answer.map_err(|error| ApiError::from(error).with_prompt_field(endpoint.prompt_field()))?;
-    let served = answer.served().clone();
+    let answer = answer.map_err(|error| {
+        let error = ApiError::from(error).with_prompt_field(endpoint.prompt_field());
+        if error.status == StatusCode::TOO_MANY_REQUESTS {
+            server.metrics().refused(error.code.unwrap_or_default());
+        }
+        error
+    })?;
+    let submitted = Instant::now();
+    let (served, rate, cache) = (answer.served().clone(), answer.rate(), answer.cache());
     let id = format!("{}{}", endpoint.id_prefix(), random_hex());
     let head = Head { id: &id, created: now(), model: &served.model };
-    let mut response = match delivery {
-        Delivery::Whole => whole(endpoint, &head, answer, reports).await?,
-        Delivery::Stream { usage } => streamed(Frames::new(endpoint, &head, usage, reports), answer, server.config().keep_alive),
+    let (mut response, waited) = match delivery {
+        Delivery::Whole => whole(wanted, &head, answer, reports).await?,
+        Delivery::Stream { usage } => {
+            let frames = Frames::new(endpoint, &head, usage, reports, cost);
+            (streamed(frames, answer, server.config().keep_alive), submitted)
+        }
     };
-    let version = HeaderValue::try_from(served.version).map_err(|error| ApiError::internal(&error))?;
-    response.headers_mut().insert(ADAPTER_VERSION, version);
+    let headers = response.headers_mut();
+    headers.insert(ADAPTER_VERSION, HeaderValue::try_from(served.version).map_err(|error| ApiError::internal(&error))?);
+    headers.insert(CACHE, HeaderValue::from_static(cache.name()));
+    limits::write(headers, rate);
+    // Of a stream, what is known when its head leaves.
+    let overhead = submitted.duration_since(arrived) + waited.elapsed();
+    server.gateway().metrics().overhead(overhead);
+    headers.insert(OVERHEAD, HeaderValue::from(u64::try_from(overhead.as_micros()).unwrap_or(u64::MAX)));
     Ok(response)
 }
 
@@ -62,7 +94,9 @@ struct Choice {
     finish: Option<FinishReason>,
 }
 
-async fn whole(endpoint: Endpoint, head: &Head<'_>, mut answer: Answer, reports: Reports) -> Result<Response, ApiError> {
+/// The response, and when the backend had nothing more to do for it.
+async fn whole(wanted: Wanted, head: &Head<'_>, mut answer: Answer, reports: Reports) -> Result<(Response, Instant), ApiError> {
+    let endpoint = wanted.endpoint;
     let mut choices: Vec<Choice> = (0..answer.choices()).map(|_| Choice::default()).collect();
     while let Some(piece) = answer.next().await {
         let piece = piece?;
@@ -100,7 +134,13 @@ async fn whole(endpoint: Endpoint, head: &Head<'_>, mut answer: Answer, reports:
         choices,
         usage: wire::usage(answer.usage()),
     };
-    Ok(Json(body).into_response())
+    let mut response = Json(body).into_response();
+    if wanted.cost == ShowCost::Shown
+        && let Some(Ok(cost)) = answer.cost_nanos().map(|nanos| HeaderValue::try_from(limits::usd(nanos)))
+    {
+        response.headers_mut().insert(COST, cost);
+    }
+    Ok((response, answer.ended_at()))
 }
 
 #[derive(Serialize)]
@@ -187,7 +227,7 @@ impl Stream {
                     break;
                 }
                 None => {
-                    self.frames.end(&mut out, self.answer.usage());
+                    self.frames.end(&mut out, self.answer.usage(), self.answer.cost_nanos());
                     self.ended = true;
                     break;
                 }

@@ -1,7 +1,9 @@
 //! `POST /tokenize` and `/detokenize`, in vLLM's shapes.
 
+use std::sync::Arc;
+
 use axum::Json;
-use axum::extract::State;
+use axum::extract::{Extension, State};
 use serde_json::{Value, json};
 
 use super::chat_request::take_prompt;
@@ -11,11 +13,16 @@ use crate::http::Server;
 use crate::http::body::JsonBody;
 use crate::http::error::ApiError;
 use crate::http::fields::{Fields, Rule};
+use crate::tenants::Principal;
 
 /// `POST /tokenize`
-pub async fn tokenize(State(server): State<Server>, JsonBody(body): JsonBody) -> Result<Json<Value>, ApiError> {
+pub async fn tokenize(
+    State(server): State<Server>,
+    Extension(caller): Extension<Arc<Principal>>,
+    JsonBody(body): JsonBody,
+) -> Result<Json<Value>, ApiError> {
     let mut fields = Fields::body(body)?;
-    take_model(&server, &mut fields)?;
+    take_model(&server, &caller, &mut fields)?;
     let text = fields.string("prompt")?;
     let return_strings = fields.boolean("return_token_strs")?.unwrap_or(false);
     let prompt = match text {
@@ -49,9 +56,13 @@ pub async fn tokenize(State(server): State<Server>, JsonBody(body): JsonBody) ->
 }
 
 /// `POST /detokenize`
-pub async fn detokenize(State(server): State<Server>, JsonBody(body): JsonBody) -> Result<Json<Value>, ApiError> {
+pub async fn detokenize(
+    State(server): State<Server>,
+    Extension(caller): Extension<Arc<Principal>>,
+    JsonBody(body): JsonBody,
+) -> Result<Json<Value>, ApiError> {
     let mut fields = Fields::body(body)?;
-    take_model(&server, &mut fields)?;
+    take_model(&server, &caller, &mut fields)?;
     let tokens = fields.take("tokens").ok_or_else(|| fields.missing("tokens"))?;
     let tokens = token_ids("tokens", tokens, &server.limits())?;
     fields.finish(&[])?;
@@ -59,9 +70,9 @@ pub async fn detokenize(State(server): State<Server>, JsonBody(body): JsonBody) 
 }
 
 /// The model may be named; all of them share the base's tokenizer.
-fn take_model(server: &Server, fields: &mut Fields) -> Result<(), ApiError> {
+fn take_model(server: &Server, caller: &Principal, fields: &mut Fields) -> Result<(), ApiError> {
     if let Some(model) = fields.string("model")? {
-        server.gateway().check_model(&model)?;
+        server.gateway().check_model(caller, &model)?;
     }
     Ok(())
 }

@@ -3,7 +3,7 @@
 use super::{AdminError, BudgetRow, Change, Done, KeysOf, Page, Paging, invalid, keys, not_found, projects, refused, unchanged};
 use crate::store::budgets as rows;
 pub use crate::store::budgets::Which;
-use crate::tenants::{Enforcement, Period, Subject, Tenants, new_id};
+use crate::tenants::{Enforcement, Office, Period, Subject, clock, new_id};
 
 const WHAT: &str = "budget";
 /// Per cent at which webhooks are called, where nothing else is said.
@@ -50,30 +50,30 @@ pub fn columns(subject: &Subject) -> (&'static str, &str) {
 }
 
 /// Budgets.
-pub async fn list(tenants: &Tenants, which: Which<'_>, paging: &Paging) -> Result<Page<BudgetRow>, AdminError> {
-    let mut connection = tenants.database().connection().await?;
+pub async fn list(office: &Office, which: Which<'_>, paging: &Paging) -> Result<Page<BudgetRow>, AdminError> {
+    let mut connection = office.database.connection().await?;
     Ok(rows::list(&mut connection, which, paging).await?)
 }
 
 /// A budget.
-pub async fn get(tenants: &Tenants, id: &str) -> Result<BudgetRow, AdminError> {
-    let mut connection = tenants.database().connection().await?;
+pub async fn get(office: &Office, id: &str) -> Result<BudgetRow, AdminError> {
+    let mut connection = office.database.connection().await?;
     rows::get(&mut connection, id).await?.ok_or_else(|| not_found(WHAT, id))
 }
 
 /// The hard limit of a month (OpenAI's spend limit).
-pub async fn spend_limit(tenants: &Tenants, subject: &Subject) -> Result<BudgetRow, AdminError> {
+pub async fn spend_limit(office: &Office, subject: &Subject) -> Result<BudgetRow, AdminError> {
     if let Subject::Project(id) = subject {
-        projects::get(tenants, id).await?;
+        projects::get(office, id).await?;
     }
-    let mut connection = tenants.database().connection().await?;
+    let mut connection = office.database.connection().await?;
     let found = rows::find(&mut connection, hard_month(subject)).await?;
     found.into_iter().next().ok_or_else(|| not_found("spend limit", columns(subject).1))
 }
 
 /// The soft limit of a month (OpenAI's spend alert).
-pub async fn spend_alert(tenants: &Tenants, subject: &Subject, id: &str) -> Result<BudgetRow, AdminError> {
-    let mut connection = tenants.database().connection().await?;
+pub async fn spend_alert(office: &Office, subject: &Subject, id: &str) -> Result<BudgetRow, AdminError> {
+    let mut connection = office.database.connection().await?;
     alert(rows::get(&mut connection, id).await?, subject, id)
 }
 
@@ -86,9 +86,9 @@ fn alert(row: Option<BudgetRow>, subject: &Subject, id: &str) -> Result<BudgetRo
 }
 
 /// What was spent of a budget in the period that is running, nano-dollars.
-pub async fn spent(tenants: &Tenants, budget: &BudgetRow) -> Result<i64, AdminError> {
-    let mut connection = tenants.database().connection().await?;
-    let first_hour = first_hour(budget, crate::tenants::live::now());
+pub async fn spent(office: &Office, budget: &BudgetRow) -> Result<i64, AdminError> {
+    let mut connection = office.database.connection().await?;
+    let first_hour = first_hour(budget, clock::unix());
     Ok(rows::spent(&mut connection, &budget.scope, &budget.subject, first_hour).await?)
 }
 

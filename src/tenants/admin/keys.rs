@@ -9,7 +9,7 @@ use super::{
     service_accounts, unchanged,
 };
 use crate::store::keys as rows;
-use crate::tenants::{CacheConsent, Priority, Scope, Scopes, Tenants, new_id, new_key};
+use crate::tenants::{CacheConsent, Office, Priority, Scope, Scopes, new_id, new_key};
 
 const WHAT: &str = "API key";
 /// Most models that a key may be restricted to.
@@ -100,17 +100,17 @@ pub fn usual() -> Scopes {
 }
 
 /// Keys that are not revoked.
-pub async fn list(tenants: &Tenants, of: KeysOf<'_>, paging: &Paging) -> Result<Page<KeyRow>, AdminError> {
+pub async fn list(office: &Office, of: KeysOf<'_>, paging: &Paging) -> Result<Page<KeyRow>, AdminError> {
     if let KeysOf::Project(id) = of {
-        projects::get(tenants, id).await?;
+        projects::get(office, id).await?;
     }
-    let mut connection = tenants.database().connection().await?;
+    let mut connection = office.database.connection().await?;
     Ok(rows::list(&mut connection, of, paging).await?)
 }
 
 /// A key that is not revoked.
-pub async fn get(tenants: &Tenants, of: KeysOf<'_>, id: &str) -> Result<KeyRow, AdminError> {
-    let mut connection = tenants.database().connection().await?;
+pub async fn get(office: &Office, of: KeysOf<'_>, id: &str) -> Result<KeyRow, AdminError> {
+    let mut connection = office.database.connection().await?;
     rows::get(&mut connection, id).await?.filter(|row| belongs(row, of)).ok_or_else(|| not_found(WHAT, id))
 }
 
@@ -126,7 +126,7 @@ pub async fn create(change: &mut Change, spec: KeySpec) -> Result<ShownKey, Admi
     }
     check_scopes(spec.scopes, spec.project.as_deref())?;
     check_expiry(spec.expires_at, change.now)?;
-    let new = new_key(change.tenants.secrets())?;
+    let new = new_key(&change.office.secrets)?;
     let row = KeyRow {
         id: new_id("key")?,
         project_id: spec.project,
@@ -208,7 +208,7 @@ pub async fn rotate(change: &mut Change, of: KeysOf<'_>, id: &str, overlap: i64)
     }
     let ends = change.now + overlap;
     let old = KeyRow { expires_at: Some(before.expires_at.map_or(ends, |at| at.min(ends))), ..before.clone() };
-    let new = new_key(change.tenants.secrets())?;
+    let new = new_key(&change.office.secrets)?;
     let row = KeyRow {
         id: new_id("key")?,
         hash: new.hash,

@@ -4,7 +4,7 @@ use serde_json::json;
 
 use super::{AdminError, Change, Done, KeysOf, LimitRow, PermissionRow, checks, invalid, keys, not_found, projects, unchanged};
 use crate::store::limits as rows;
-use crate::tenants::Tenants;
+use crate::tenants::Office;
 
 /// Largest limit: beyond it there is none in practice, and every JSON reader keeps it exact.
 pub const MOST: i64 = u32::MAX as i64;
@@ -36,23 +36,23 @@ pub struct Amounts {
 }
 
 /// Limits, of one scope and subject where they are given.
-pub async fn list(tenants: &Tenants, scope: Option<&str>, subject: Option<&str>) -> Result<Vec<LimitRow>, AdminError> {
-    let mut connection = tenants.database().connection().await?;
+pub async fn list(office: &Office, scope: Option<&str>, subject: Option<&str>) -> Result<Vec<LimitRow>, AdminError> {
+    let mut connection = office.database.connection().await?;
     Ok(rows::list(&mut connection, scope, subject).await?)
 }
 
 /// A limit.
-pub async fn get(tenants: &Tenants, place: &Place) -> Result<LimitRow, AdminError> {
-    let mut connection = tenants.database().connection().await?;
+pub async fn get(office: &Office, place: &Place) -> Result<LimitRow, AdminError> {
+    let mut connection = office.database.connection().await?;
     let row = rows::get(&mut connection, &place.scope, &place.subject, &place.model).await?;
     row.ok_or_else(|| not_found("limit", &path(place)))
 }
 
 /// The limits in force for a tenant on these models: its own, or those for tenants without any. Version 0: not its own.
-pub async fn in_force(tenants: &Tenants, project: &str, models: &[String]) -> Result<Vec<LimitRow>, AdminError> {
-    projects::get(tenants, project).await?;
-    let own = list(tenants, Some("project"), Some(project)).await?;
-    let defaults = list(tenants, Some("default"), None).await?;
+pub async fn in_force(office: &Office, project: &str, models: &[String]) -> Result<Vec<LimitRow>, AdminError> {
+    projects::get(office, project).await?;
+    let own = list(office, Some("project"), Some(project)).await?;
+    let defaults = list(office, Some("default"), None).await?;
     Ok(models.iter().map(|model| effective(&own, &defaults, project, model)).collect())
 }
 
@@ -170,9 +170,9 @@ fn project_of(place: &Place) -> Option<&str> {
 }
 
 /// A tenant's model permissions.
-pub async fn get_permission(tenants: &Tenants, project: &str) -> Result<PermissionRow, AdminError> {
-    projects::get(tenants, project).await?;
-    let mut connection = tenants.database().connection().await?;
+pub async fn get_permission(office: &Office, project: &str) -> Result<PermissionRow, AdminError> {
+    projects::get(office, project).await?;
+    let mut connection = office.database.connection().await?;
     rows::get_permission(&mut connection, project).await?.ok_or_else(|| not_found("model permissions", project))
 }
 

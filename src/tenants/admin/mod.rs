@@ -13,8 +13,6 @@ pub mod service_accounts;
 pub mod usage;
 pub mod webhooks;
 
-use std::time::{SystemTime, UNIX_EPOCH};
-
 use serde::Serialize;
 use serde_json::json;
 
@@ -25,7 +23,7 @@ pub use crate::store::policy::{BudgetRow, LimitRow, PermissionRow, PriceRow};
 pub use crate::store::projects::{ProjectRow, Projects, ServiceAccountRow};
 pub use crate::store::webhooks::{DeliveryRow, WebhookRow};
 
-use super::{TenantError, Tenants, new_id};
+use super::{Office, TenantError, Tenants, clock, new_id};
 use crate::store::audit::AuditRow;
 use crate::store::{StoreError, Transaction, idempotency};
 
@@ -149,7 +147,9 @@ pub enum Begun {
 /// A change that is being made. Dropped without a commit, nothing has happened.
 pub struct Change {
     transaction: Transaction,
-    tenants: Tenants,
+    office: Office,
+    /// What keeps in memory what is changed; a command beside the server has nothing of that.
+    live: Option<Tenants>,
     intent: Intent,
     now: i64,
 }
@@ -157,8 +157,12 @@ pub struct Change {
 impl Change {
     /// Begins a change. A repetition of one that is being made waits for its end.
     pub async fn begin(tenants: &Tenants, intent: Intent) -> Result<Begun, AdminError> {
-        let now = super::live::now();
-        let mut transaction = tenants.database().begin().await?;
+        Self::begin_in(tenants.office(), Some(tenants.clone()), intent).await
+    }
+
+    async fn begin_in(office: &Office, live: Option<Tenants>, intent: Intent) -> Result<Begun, AdminError> {
+        let now = clock::unix();
+        let mut transaction = office.database.begin().await?;
         if let Some(claim) = &intent.claim
             && let Some(kept) = idempotency::claim(&mut transaction, claim, now, now - KEPT).await?
         {
@@ -167,15 +171,15 @@ impl Change {
             }
             let (Some(headers), Some(body)) = (kept.headers, kept.body) else { return Err(AdminError::Changed) };
             // It may show a new key, and is therefore kept encrypted.
-            let body = tenants.secrets().open_sealed(&sealed_for(claim), &body)?;
+            let body = office.secrets.open_sealed(&sealed_for(claim), &body)?;
             return Ok(Begun::Done(KeptAnswer { headers, body }));
         }
-        Ok(Begun::Fresh(Box::new(Self { transaction, tenants: tenants.clone(), intent, now })))
+        Ok(Begun::Fresh(Box::new(Self { transaction, office: office.clone(), live, intent, now })))
     }
 
-    /// Begins a change that is never repeated.
-    pub async fn by_operator(tenants: &Tenants) -> Result<Box<Self>, AdminError> {
-        match Self::begin(tenants, Intent::of_operator()).await? {
+    /// Begins a change at the command line; running servers take it over within a moment.
+    pub async fn by_operator(office: &Office) -> Result<Box<Self>, AdminError> {
+        match Self::begin_in(office, None, Intent::of_operator()).await? {
             Begun::Fresh(change) => Ok(change),
             Begun::Done(_) => Err(AdminError::KeyReused),
         }
@@ -184,11 +188,13 @@ impl Change {
     /// Makes the change durable and puts it into force, here at once and in other processes within a moment.
     pub async fn commit(mut self, answer: &KeptAnswer) -> Result<(), AdminError> {
         if let Some(claim) = &self.intent.claim {
-            let body = self.tenants.secrets().seal(&sealed_for(claim), &answer.body)?;
+            let body = self.office.secrets.seal(&sealed_for(claim), &answer.body)?;
             idempotency::finish(&mut self.transaction, claim, 200, &answer.headers, &body).await?;
         }
         self.transaction.commit_policy().await?;
-        if let Err(error) = self.tenants.refresh().await {
+        if let Some(tenants) = &self.live
+            && let Err(error) = tenants.refresh().await
+        {
             // It is done; this process takes it over at its next look.
             tracing::warn!(%error, "a change is not in force here yet");
         }
@@ -218,10 +224,9 @@ impl Change {
     /// Writes down what was done.
     async fn audit<T: Serialize>(&mut self, done: Done<'_>, before: Option<&T>, after: Option<&T>) -> Result<(), AdminError> {
         let json = |value: Option<&T>| value.map(|value| json!(value).to_string());
-        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let row = AuditRow {
             id: new_id("audit_log")?,
-            at_micros: i64::try_from(since.as_micros()).unwrap_or(i64::MAX),
+            at_micros: clock::unix_micros(),
             actor: self.intent.actor.clone(),
             action: done.action.to_owned(),
             object_id: done.object.to_owned(),
@@ -252,8 +257,8 @@ fn unchanged(updated: bool) -> Result<(), AdminError> {
 }
 
 /// Forgets answers that are too old to be repeated.
-pub async fn forget_answers(tenants: &Tenants) -> Result<(), AdminError> {
-    let mut transaction = tenants.database().begin().await?;
-    idempotency::forget(&mut transaction, super::live::now() - KEPT).await?;
+pub async fn forget_answers(office: &Office) -> Result<(), AdminError> {
+    let mut transaction = office.database.begin().await?;
+    idempotency::forget(&mut transaction, clock::unix() - KEPT).await?;
     Ok(transaction.commit().await?)
 }

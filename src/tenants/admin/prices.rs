@@ -2,7 +2,7 @@
 
 use super::{AdminError, Change, Done, Page, Paging, PriceRow, checks, invalid, not_found, projects, refused};
 use crate::store::prices as rows;
-use crate::tenants::{Tenants, new_id};
+use crate::tenants::{Office, new_id};
 
 const WHAT: &str = "price";
 /// A time this far back counts as now, seconds: clocks differ.
@@ -29,18 +29,18 @@ pub struct PriceSpec {
 
 /// Prices, of a tenant and a model where they are given.
 pub async fn list(
-    tenants: &Tenants,
+    office: &Office,
     project: Option<&str>,
     model: Option<&str>,
     paging: &Paging,
 ) -> Result<Page<PriceRow>, AdminError> {
-    let mut connection = tenants.database().connection().await?;
+    let mut connection = office.database.connection().await?;
     Ok(rows::list(&mut connection, project, model, paging).await?)
 }
 
 /// A price.
-pub async fn get(tenants: &Tenants, id: &str) -> Result<PriceRow, AdminError> {
-    let mut connection = tenants.database().connection().await?;
+pub async fn get(office: &Office, id: &str) -> Result<PriceRow, AdminError> {
+    let mut connection = office.database.connection().await?;
     rows::get(&mut connection, id).await?.ok_or_else(|| not_found(WHAT, id))
 }
 

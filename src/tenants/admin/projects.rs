@@ -1,20 +1,20 @@
-//! Tenants: made, renamed, archived. An archived one stays for its history; its keys do not work any more.
+//! Office: made, renamed, archived. An archived one stays for its history; its keys do not work any more.
 
 use super::{AdminError, Change, Done, Page, Paging, ProjectRow, Projects, checks, not_found, refused, unchanged};
 use crate::store::projects as rows;
-use crate::tenants::{DEFAULT_TENANT, Tenants, new_id};
+use crate::tenants::{DEFAULT_TENANT, Office, new_id};
 
 const ACTIVE: &str = "active";
 
-/// Tenants.
-pub async fn list(tenants: &Tenants, which: Projects, paging: &Paging) -> Result<Page<ProjectRow>, AdminError> {
-    let mut connection = tenants.database().connection().await?;
+/// Office.
+pub async fn list(office: &Office, which: Projects, paging: &Paging) -> Result<Page<ProjectRow>, AdminError> {
+    let mut connection = office.database.connection().await?;
     Ok(rows::list(&mut connection, which, paging).await?)
 }
 
 /// A tenant, archived or not.
-pub async fn get(tenants: &Tenants, id: &str) -> Result<ProjectRow, AdminError> {
-    let mut connection = tenants.database().connection().await?;
+pub async fn get(office: &Office, id: &str) -> Result<ProjectRow, AdminError> {
+    let mut connection = office.database.connection().await?;
     rows::get(&mut connection, id).await?.ok_or_else(|| not_found("project", id))
 }
 

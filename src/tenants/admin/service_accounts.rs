@@ -3,7 +3,7 @@
 use super::keys::{self, KeySpec, ShownKey};
 use super::{AdminError, Change, Done, KeysOf, Page, Paging, ServiceAccountRow, checks, invalid, not_found, projects, unchanged};
 use crate::store::projects as rows;
-use crate::tenants::{Tenants, new_id};
+use crate::tenants::{Office, new_id};
 
 const WHAT: &str = "service account";
 
@@ -17,15 +17,15 @@ pub enum With {
 }
 
 /// Service accounts of a tenant.
-pub async fn list(tenants: &Tenants, project: &str, paging: &Paging) -> Result<Page<ServiceAccountRow>, AdminError> {
-    super::projects::get(tenants, project).await?;
-    let mut connection = tenants.database().connection().await?;
+pub async fn list(office: &Office, project: &str, paging: &Paging) -> Result<Page<ServiceAccountRow>, AdminError> {
+    super::projects::get(office, project).await?;
+    let mut connection = office.database.connection().await?;
     Ok(rows::list_accounts(&mut connection, project, paging).await?)
 }
 
 /// A service account.
-pub async fn get(tenants: &Tenants, project: &str, id: &str) -> Result<ServiceAccountRow, AdminError> {
-    let mut connection = tenants.database().connection().await?;
+pub async fn get(office: &Office, project: &str, id: &str) -> Result<ServiceAccountRow, AdminError> {
+    let mut connection = office.database.connection().await?;
     rows::get_account(&mut connection, project, id).await?.ok_or_else(|| not_found(WHAT, id))
 }
 

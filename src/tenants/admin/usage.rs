@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::AdminError;
 use crate::store::usage::{self as rows, Span};
 pub use crate::store::usage::{Difference, Field, Source, SumRow, Sums, Which};
-use crate::tenants::Tenants;
+use crate::tenants::Office;
 
 const HOUR: i64 = 3_600;
 
@@ -33,10 +33,10 @@ pub struct Bucket {
 }
 
 /// Buckets from `from` to `to`. They begin at whole minutes, hours or days (UTC); the first and the last are cut to the question.
-pub async fn buckets(tenants: &Tenants, question: &Question) -> Result<Vec<Bucket>, AdminError> {
+pub async fn buckets(office: &Office, question: &Question) -> Result<Vec<Bucket>, AdminError> {
     let width = question.sums.width;
     let mut found: BTreeMap<(i64, [Option<String>; 4]), SumRow> = BTreeMap::new();
-    let mut connection = tenants.database().connection().await?;
+    let mut connection = office.database.connection().await?;
     for span in spans(question) {
         for row in rows::sums(&mut connection, &question.sums, span).await? {
             let sum = found.entry((row.bucket, row.fields.clone())).or_insert_with(|| SumRow {
@@ -108,8 +108,8 @@ impl Verdict {
 }
 
 /// Compares the ledger with the counters that budgets and usage are read from.
-pub async fn verify(tenants: &Tenants) -> Result<Verdict, AdminError> {
-    let mut connection = tenants.database().connection().await?;
+pub async fn verify(office: &Office) -> Result<Verdict, AdminError> {
+    let mut connection = office.database.connection().await?;
     let differences = rows::differences(&mut connection).await?;
     Ok(Verdict { totals: rows::totals(&mut connection).await?, differences })
 }

@@ -4,11 +4,11 @@ use std::net::IpAddr;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use reqwest::Url;
 
 use super::{AdminError, Change, DeliveryRow, Done, Page, Paging, WebhookRow, invalid, not_found, projects, unchanged};
+use crate::outbound::{Address, NoAddress};
 use crate::store::webhooks as rows;
-use crate::tenants::{Tenants, new_id, secrets};
+use crate::tenants::{Office, new_id, secrets};
 
 const WHAT: &str = "webhook";
 /// Begins every signing secret, as the Standard Webhooks scheme has it; base 64 follows.
@@ -28,21 +28,21 @@ pub struct ShownWebhook {
 }
 
 /// Webhooks, of a tenant where it is given.
-pub async fn list(tenants: &Tenants, project: Option<&str>, paging: &Paging) -> Result<Page<WebhookRow>, AdminError> {
-    let mut connection = tenants.database().connection().await?;
+pub async fn list(office: &Office, project: Option<&str>, paging: &Paging) -> Result<Page<WebhookRow>, AdminError> {
+    let mut connection = office.database.connection().await?;
     Ok(rows::list(&mut connection, project, paging).await?)
 }
 
 /// A webhook.
-pub async fn get(tenants: &Tenants, id: &str) -> Result<WebhookRow, AdminError> {
-    let mut connection = tenants.database().connection().await?;
+pub async fn get(office: &Office, id: &str) -> Result<WebhookRow, AdminError> {
+    let mut connection = office.database.connection().await?;
     rows::get(&mut connection, id).await?.ok_or_else(|| not_found(WHAT, id))
 }
 
 /// What was sent to a webhook, or is to be, the newest first.
-pub async fn deliveries(tenants: &Tenants, id: &str, limit: i64) -> Result<Vec<DeliveryRow>, AdminError> {
-    get(tenants, id).await?;
-    let mut connection = tenants.database().connection().await?;
+pub async fn deliveries(office: &Office, id: &str, limit: i64) -> Result<Vec<DeliveryRow>, AdminError> {
+    get(office, id).await?;
+    let mut connection = office.database.connection().await?;
     Ok(rows::deliveries(&mut connection, id, limit).await?)
 }
 
@@ -54,7 +54,7 @@ pub async fn create(change: &mut Change, project: Option<String>, url: &str) -> 
     check_url(url)?;
     let id = new_id("wh")?;
     let secret = new_secret()?;
-    let sealed_secret = change.tenants.secrets().seal(&id, &secret)?;
+    let sealed_secret = change.office.secrets.seal(&id, &secret)?;
     let row = WebhookRow { id, project_id: project, url: url.to_owned(), sealed_secret, created_at: change.now, version: 1 };
     rows::insert(&mut change.transaction, &row).await?;
     let done = Done { action: "webhook.created", object: &row.id, project: row.project_id.as_deref() };
@@ -93,31 +93,18 @@ fn new_secret() -> Result<String, AdminError> {
 
 /// Encrypted connections, or none that leaves the machine. Link-local addresses are where clouds keep their machines' credentials.
 fn check_url(text: &str) -> Result<(), AdminError> {
-    let wrong = |problem: &str| Err(invalid("url", problem));
     if text.len() > MAX_URL {
-        return wrong("it is longer than 2000 bytes");
+        return Err(invalid("url", format!("at most {MAX_URL} bytes are right")));
     }
-    let Ok(url) = Url::parse(text) else { return wrong("an address like https://example.com/hook is right") };
-    let Some(host) = url.host_str() else { return wrong("it names no host") };
-    if !url.username().is_empty() || url.password().is_some() {
-        return wrong("it holds a user or a password; the signature tells the receiver who calls");
-    }
-    let ip: Option<IpAddr> = host.trim_matches(['[', ']']).parse().ok().map(|ip: IpAddr| ip.to_canonical());
-    let loopback = host == "localhost" || ip.is_some_and(|ip| ip.is_loopback());
-    match url.scheme() {
-        "https" => {}
-        "http" if loopback => {}
-        "http" => return wrong("http is only for this machine itself; https is right"),
-        _ => return wrong("https is right"),
-    }
-    let unusable = ip.is_some_and(|ip| {
+    let address: Address = text.parse().map_err(|error: NoAddress| invalid("url", error.to_string()))?;
+    let refused = address.ip().is_some_and(|ip| {
         let link_local = match ip {
             IpAddr::V4(ip) => ip.is_link_local() || ip.is_broadcast(),
             IpAddr::V6(ip) => ip.is_unicast_link_local(),
         };
         link_local || ip.is_unspecified() || ip.is_multicast()
     });
-    if unusable { wrong("this address is refused: link-local, unspecified or multicast") } else { Ok(()) }
+    if refused { Err(invalid("url", "link-local, unspecified and multicast addresses are not called")) } else { Ok(()) }
 }
 
 #[cfg(test)]

@@ -1,0 +1,205 @@
+//! `/admin/adapters`: adapters and their versions for operators, with files sent over HTTP instead of named on the server.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Json;
+use axum::extract::multipart::{Field, Multipart, MultipartError};
+use axum::extract::{Extension, FromRequest, Path, Query, Request, State};
+use axum::http::{HeaderName, HeaderValue, header};
+use axum::response::{IntoResponse, Response};
+use serde_json::{Map, Value, json};
+
+use super::Server;
+use super::adapters::{describe, loaded_by, new_owner, owner_of};
+use super::error::ApiError;
+use super::fields::Fields;
+use crate::registry::{
+    AdapterFile, IfLoaded, LoadRequest, LoadedBy, Owner, RegistryError, Source, Upload, Versions, Viewer, check_name,
+};
+use crate::tenants::Principal;
+
+/// A client that sends nothing for so long has gone.
+const SILENCE: Duration = Duration::from_secs(60);
+/// Longest value of a field that is not a file, bytes.
+const MAX_TEXT: usize = 1024;
+
+/// `GET /admin/adapters`
+pub async fn list(State(server): State<Server>) -> Json<Value> {
+    let adapters = server.catalog().list(Viewer::Operator);
+    let data: Vec<Value> = adapters.iter().map(|adapter| describe(adapter, Viewer::Operator)).collect();
+    Json(json!({"object": "list", "data": data}))
+}
+
+/// `GET /admin/adapters/{name}/versions`
+pub async fn versions(
+    State(server): State<Server>,
+    Path(name): Path<String>,
+    Query(query): Query<Map<String, Value>>,
+) -> Result<Json<Value>, ApiError> {
+    let mut fields = Fields::body(Value::Object(query))?;
+    let owner = owner_of(fields.string("tenant")?);
+    fields.finish(&[])?;
+    let Versions { owner, name, current, versions } = server.catalog().versions(&owner, &name).map_err(named)?;
+    let data: Vec<Value> = versions
+        .iter()
+        .map(|version| {
+            json!({
+                "object": "adapter.version",
+                "name": name,
+                "owner": owner.tenant(),
+                "version": version.number,
+                "digest": version.id,
+                "current": version.number == current,
+                "rank": version.rank,
+                "file_bytes": version.file_bytes,
+                "loaded_at": version.loaded_at,
+                "loaded_by": loaded_by(&version.loaded_by),
+            })
+        })
+        .collect();
+    Ok(Json(json!({"object": "list", "data": data})))
+}
+
+/// `DELETE /admin/adapters/{name}`
+pub async fn remove(
+    State(server): State<Server>,
+    Path(name): Path<String>,
+    Query(query): Query<Map<String, Value>>,
+) -> Result<Json<Value>, ApiError> {
+    let mut fields = Fields::body(Value::Object(query))?;
+    let owner = owner_of(fields.string("tenant")?);
+    let expected = fields.string("expected_version")?;
+    fields.finish(&[])?;
+    server.catalog().unload(&owner, &name, expected.as_deref()).await.map_err(named)?;
+    Ok(Json(json!({"object": "adapter.deleted", "name": name, "owner": owner.tenant(), "deleted": true})))
+}
+
+/// `POST /admin/adapters/{name}/versions`
+pub async fn upload(
+    State(server): State<Server>,
+    Extension(caller): Extension<Arc<Principal>>,
+    Path(name): Path<String>,
+    request: Request,
+) -> Result<Response, ApiError> {
+    // Whatever can be refused before the files come is.
+    check_name(&name, std::slice::from_ref(&server.gateway().base().name)).map_err(named)?;
+    let limit = server.config().upload_limit;
+    let length = request.headers().get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
+    if length.is_some_and(|length| length > limit) {
+        return Err(too_large(limit));
+    }
+    let form = Multipart::from_request(request, &server).await.map_err(|_| {
+        let message = "The request body must be multipart/form-data with a boundary, with the files adapter_config.json and \
+                       adapter_model.safetensors.";
+        ApiError { param: None, ..ApiError::invalid("", "invalid_content_type", message) }
+    })?;
+    let upload = server.catalog().begin_upload().map_err(named)?;
+    let Form { owner, expected_version } = receive(&server, form, &upload).await?;
+    let by = LoadedBy::Api { key_id: caller.key_id.to_string() };
+    let from = Source::Upload(Arc::new(upload));
+    let request = LoadRequest { owner: owner.clone(), name, from, if_loaded: IfLoaded::Replace, expected_version, by };
+    let loaded = server.catalog().load(request).await.map_err(named)?;
+    let body = json!({
+        "object": "adapter.version",
+        "name": loaded.name,
+        "owner": owner.tenant(),
+        "version": loaded.number,
+        "digest": loaded.id,
+        "replaced": loaded.replaced,
+    });
+    let mut response = Json(body).into_response();
+    if let Ok(version) = HeaderValue::try_from(format!("{}@{}+{}", loaded.name, loaded.number, loaded.id.short())) {
+        response.headers_mut().insert(HeaderName::from_static("x-adapter-version"), version);
+    }
+    Ok(response)
+}
+
+/// What comes beside the files.
+#[derive(Default)]
+struct Form {
+    owner: Owner,
+    expected_version: Option<String>,
+}
+
+/// Writes the files into the upload's directory as they come.
+async fn receive(server: &Server, mut form: Multipart, upload: &Upload) -> Result<Form, ApiError> {
+    let limit = server.config().upload_limit;
+    let mut room = limit;
+    let mut texts = Form::default();
+    let mut seen: Vec<String> = Vec::new();
+    while let Some(field) = in_time(form.next_field()).await? {
+        let name = field.name().unwrap_or("").to_owned();
+        if seen.contains(&name) {
+            return Err(ApiError::invalid(name.clone(), "duplicate_parameter", format!("'{name}' is there twice.")));
+        }
+        match AdapterFile::ALL.into_iter().find(|file| file.name() == name) {
+            Some(file) => store(field, upload, file, &mut room, limit).await?,
+            None if name == "tenant" => texts.owner = new_owner(server, Some(text(field, &name).await?))?,
+            None if name == "expected_version" => texts.expected_version = Some(text(field, &name).await?),
+            None => {
+                let name: String = name.chars().take(64).collect();
+                return Err(ApiError::invalid(name.clone(), "unknown_parameter", format!("Unknown parameter: '{name}'.")));
+            }
+        }
+        seen.push(name);
+    }
+    for file in AdapterFile::ALL {
+        if !seen.iter().any(|name| name == file.name()) {
+            let message = format!("Missing required parameter: the file '{}'.", file.name());
+            return Err(ApiError::invalid(file.name(), "missing_required_parameter", message));
+        }
+    }
+    Ok(texts)
+}
+
+async fn store(mut field: Field<'_>, upload: &Upload, file: AdapterFile, room: &mut u64, limit: u64) -> Result<(), ApiError> {
+    let mut writing = upload.file(file).await.map_err(named)?;
+    while let Some(chunk) = in_time(field.chunk()).await? {
+        *room = room.checked_sub(chunk.len() as u64).ok_or_else(|| too_large(limit))?;
+        writing.write(&chunk).await.map_err(named)?;
+    }
+    writing.finish().await.map_err(named)
+}
+
+async fn text(mut field: Field<'_>, name: &str) -> Result<String, ApiError> {
+    let mut bytes = Vec::new();
+    while let Some(chunk) = in_time(field.chunk()).await? {
+        bytes.extend_from_slice(&chunk);
+        if bytes.len() > MAX_TEXT {
+            return Err(ApiError::invalid(name, "string_above_max_length", format!("'{name}' is longer than {MAX_TEXT} bytes.")));
+        }
+    }
+    String::from_utf8(bytes).map_err(|_| ApiError::invalid(name, "invalid_value", format!("'{name}' is not UTF-8.")))
+}
+
+/// The next piece of a body, if it comes.
+async fn in_time<T>(piece: impl Future<Output = Result<T, MultipartError>>) -> Result<T, ApiError> {
+    let incomplete = |reason: String| ApiError {
+        param: None,
+        ..ApiError::invalid("", "body_incomplete", format!("The request body broke off or is not multipart/form-data: {reason}."))
+    };
+    match tokio::time::timeout(SILENCE, piece).await {
+        Ok(Ok(piece)) => Ok(piece),
+        Ok(Err(error)) => Err(incomplete(error.body_text())),
+        Err(_) => Err(incomplete(format!("nothing came for {} seconds", SILENCE.as_secs()))),
+    }
+}
+
+fn too_large(limit: u64) -> ApiError {
+    ApiError::body_too_large(usize::try_from(limit).unwrap_or(usize::MAX))
+}
+
+/// Errors of the registry with this API's names of fields.
+fn named(error: RegistryError) -> ApiError {
+    let param = match &error {
+        RegistryError::InvalidName { .. } | RegistryError::NotFound { .. } => Some("name".to_owned()),
+        RegistryError::Unusable(_) => None,
+        _ => {
+            return ApiError::from(error);
+        }
+    };
+    let code = if matches!(error, RegistryError::NotFound { .. }) { Some("adapter_not_found") } else { None };
+    let error = ApiError::from(error);
+    ApiError { param, code: code.or(error.code), ..error }
+}

@@ -142,6 +142,9 @@ pub struct Options {
     /// File that the result is appended to, as one line of JSON.
     #[arg(long)]
     out: Option<PathBuf>,
+    /// File for every single answer, as CSV.
+    #[arg(long)]
+    samples: Option<PathBuf>,
     #[arg(long, default_value_t = 1)]
     seed: u64,
 }
@@ -192,6 +195,9 @@ impl Options {
             seed: self.seed,
         };
         let outcome = run.run()?;
+        if let Some(file) = &self.samples {
+            std::fs::write(file, outcome.samples()).context("--samples")?;
+        }
         let found = outcome.json(seconds(self.base_ms / 1e3, "base-ms")?);
         let mut result = self.about(&usage);
         if let (Some(result), Value::Object(found)) = (result.as_object_mut(), found) {

@@ -1,6 +1,7 @@
 //! What a run found: every latency, kept whole, so that percentiles are exact.
 
 use std::collections::BTreeMap;
+use std::fmt::Write as _;
 use std::time::Duration;
 
 use serde_json::{Map, Value, json};
@@ -44,6 +45,8 @@ pub struct Sample {
     pub kind: Kind,
     /// Status.
     pub status: u16,
+    /// The intended time of sending, since the beginning.
+    pub at: Duration,
     /// From the intended time of sending to the last byte.
     pub latency: Duration,
     /// The same, to the first byte of the body.
@@ -54,6 +57,8 @@ pub struct Sample {
 struct Class {
     latencies: Vec<Duration>,
     firsts: Vec<Duration>,
+    /// Intended times, in the order of `latencies` before they are sorted.
+    times: Vec<Duration>,
 }
 
 /// Everything that was measured.
@@ -83,6 +88,7 @@ impl Outcome {
         let class = self.classes.entry((sample.kind, sample.status)).or_default();
         class.latencies.push(sample.latency);
         class.firsts.push(sample.first);
+        class.times.push(sample.at);
     }
 
     /// Counts a failure.
@@ -93,6 +99,19 @@ impl Outcome {
     /// Answers, of any status.
     pub fn answered(&self) -> usize {
         self.classes.values().map(|class| class.latencies.len()).sum()
+    }
+
+    /// Every answer on a line: kind, status, intended time and latency in milliseconds.
+    pub fn samples(&self) -> String {
+        let mut out = "kind,status,at_ms,latency_ms\n".to_owned();
+        for ((kind, status), class) in &self.classes {
+            for (at, latency) in class.times.iter().zip(&class.latencies) {
+                let (at, latency) = (at.as_secs_f64() * 1e3, latency.as_secs_f64() * 1e3);
+                // Writing to a string does not fail.
+                let _ = writeln!(out, "{},{status},{at:.3},{latency:.3}", kind.name());
+            }
+        }
+        out
     }
 
     /// Everything as JSON; `base` is what the backend itself takes and is left out of the added latencies.
@@ -200,9 +219,15 @@ mod tests {
         let mut outcome = Outcome { measured: Duration::from_secs(2), ..Outcome::default() };
         for micros in [5200, 5100, 5300] {
             let latency = Duration::from_micros(micros);
-            outcome.record(Sample { kind: Kind::Whole, status: 200, latency, first: latency });
+            outcome.record(Sample { kind: Kind::Whole, status: 200, at: latency, latency, first: latency });
         }
-        outcome.record(Sample { kind: Kind::Whole, status: 429, latency: Duration::ZERO, first: Duration::ZERO });
+        outcome.record(Sample {
+            kind: Kind::Whole,
+            status: 429,
+            at: Duration::ZERO,
+            latency: Duration::ZERO,
+            first: Duration::ZERO,
+        });
         outcome.fail(Failure::Reset);
         let json = outcome.json(Duration::from_millis(5));
         assert_eq!(json["answers_per_second"], 1.5);

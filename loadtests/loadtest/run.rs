@@ -351,7 +351,8 @@ impl Loop<'_> {
             } else {
                 let first = first.unwrap_or(now).saturating_duration_since(intended);
                 let latency = now.saturating_duration_since(intended);
-                self.outcome.record(Sample { kind, status, latency, first });
+                let at = intended.saturating_duration_since(self.start);
+                self.outcome.record(Sample { kind, status, at, latency, first });
             }
         }
         if closes || kind == Kind::Slow {

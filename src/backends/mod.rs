@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
-pub use crate::engine::request::{Event, Finish, Request, Sampling, TokenLogprob};
+pub use crate::engine::request::{Event, Finish, Realm, Request, Sampling, TokenLogprob};
 pub use crate::engine::{Effort, EngineFacts, EngineHandle, Health, PrefixCache, Stats, SubmitError};
 pub use crate::model::lora::PreparedAdapter;
 pub use null::NullBackend;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tokio::sync::mpsc::UnboundedSender;
 
 use super::effort::Meter;
-use super::request::{Event, Finish, Request, TokenLogprob};
+use super::request::{Event, Finish, Realm, Request, TokenLogprob};
 use super::sampling::{SampleError, Sampler, Scratch, logprob};
 use super::scheduler::{PlannedChunk, Sequence};
 use super::stats::QueueSlot;
@@ -63,6 +63,8 @@ pub(super) struct Job {
     pub(super) emitter: Emitter,
     /// Keeps the adapter version in memory.
     pub(super) lease: Option<Arc<PreparedAdapter>>,
+    /// Who shares its prefixes.
+    pub(super) realm: Realm,
     /// Held until the sequence first starts.
     pub(super) slot: Option<QueueSlot>,
     /// Prompt tokens found in the prefix cache at the first start.
@@ -90,6 +92,7 @@ impl Job {
         let job = Self {
             emitter,
             lease: request.adapter,
+            realm: request.realm,
             slot: Some(slot),
             cached_tokens: 0,
             last: None,

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use sha2::{Digest, Sha256};
+
 use crate::model::lora::PreparedAdapter;
 
 /// How the next token is chosen.
@@ -43,9 +45,25 @@ impl Default for Sampling {
     }
 }
 
+/// Whose computed prefixes a sequence may find, and who may find its own: those of the same realm. Otherwise the time of an
+/// answer, and the count of reused tokens, would tell what others have asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub struct Realm(u128);
+
+impl Realm {
+    /// The realm of this name: half of its SHA-256, so that two names do not meet.
+    pub fn named(name: &str) -> Self {
+        let digest: [u8; 32] = Sha256::digest(name).into();
+        let (half, _) = digest.split_at(16);
+        Self(half.iter().fold(0, |number, byte| number << 8 | u128::from(*byte)))
+    }
+}
+
 /// One sequence to generate.
 #[derive(Debug, Clone)]
 pub struct Request {
+    /// Who shares computed prefixes.
+    pub realm: Realm,
     /// Prompt token ids, at least one; leaves room for one more token in the context, unless `max_tokens` is 0.
     pub prompt: Vec<u32>,
     /// Lease on the adapter version that answers; `None` is the base. Kept until the sequence ends.

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use super::handle::EngineConfig;
 use super::job::{ChunkRows, Job, Submission};
-use super::kv::BlockPool;
+use super::kv::{BlockPool, Sharing};
 use super::request::Event;
 use super::sampling::Scratch;
 use super::scheduler::{Limits, PromptRows, Scheduler, StepPlan};
@@ -145,9 +145,9 @@ impl EngineThread {
             return;
         }
         let (prompt, job) = Job::new(submission, self.max_context);
-        let version = job.lease.as_ref().map(|adapter| adapter.id);
+        let sharing = Sharing { version: job.lease.as_ref().map(|adapter| adapter.id), realm: job.realm };
         let rows = if job.wants_prompt_rows() { PromptRows::All } else { PromptRows::Last };
-        self.scheduler.push(prompt, version, rows, job);
+        self.scheduler.push(prompt, sharing, rows, job);
     }
 
     fn drop_abandoned(&mut self) {

@@ -106,11 +106,12 @@ fn report_prompt(tokenizer: &Tokenizer, tokens: &[u32], logprobs: &[Option<Token
 
 /// A token as it is shown, at offset 0.
 pub(super) fn report(tokenizer: &Tokenizer, id: u32, logprob: Option<&TokenLogprob>) -> ReportedToken {
+    let bytes = |id| tokenizer.token_bytes(id).unwrap_or_default().to_vec();
     let top = logprob.map(|logprob| logprob.top.as_slice()).unwrap_or_default();
     ReportedToken {
-        bytes: tokenizer.token_bytes(id).unwrap_or_default(),
+        bytes: bytes(id),
         logprob: logprob.map(|logprob| logprob.logprob),
-        top: top.iter().map(|&(id, logprob)| (tokenizer.token_bytes(id).unwrap_or_default(), logprob)).collect(),
+        top: top.iter().map(|&(id, logprob)| (bytes(id), logprob)).collect(),
         offset: 0,
     }
 }

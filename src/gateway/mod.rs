@@ -37,10 +37,10 @@ use account::Account;
 use cache::{Found, Recorder, ResponseCache};
 use feed::{Reporter, Source};
 
-use crate::backends::{Backend, Request, SubmitError};
+use crate::backends::{Backend, Realm, Request, SubmitError};
 use crate::model::chat_template::ChatTemplate;
 use crate::model::tokenizer::{Position, Tokenizer};
-use crate::registry::{AdapterInfo, Catalog, Lease, Owner, RegistryError, Viewer};
+use crate::registry::{AdapterInfo, Catalog, Lease, LoadRequest, Loaded, Owner, RegistryError, Viewer};
 use crate::tenants::{Ask, CacheUse, NotAdmitted, Principal, Priority, Tenants};
 
 /// Most log-probabilities of prompt tokens in one request, alternatives and all answers counted: about 100 MB on their way.
@@ -103,6 +103,22 @@ impl Gateway {
     /// The base model.
     pub fn base(&self) -> &Base {
         &self.0.base
+    }
+
+    /// Puts an adapter into service; answers of the version that it replaces are dropped.
+    pub async fn load_adapter(&self, request: LoadRequest) -> Result<Loaded, RegistryError> {
+        let loaded = self.0.catalog.load(request).await?;
+        if let Some(old) = loaded.replaced.filter(|old| *old != loaded.number) {
+            self.purge_cache(Purge::Version(format!("{}@{old}", loaded.name)));
+        }
+        Ok(loaded)
+    }
+
+    /// Takes an adapter out of service, and its answers with it.
+    pub async fn unload_adapter(&self, owner: &Owner, name: &str, expected: Option<&str>) -> Result<(), RegistryError> {
+        self.0.catalog.unload(owner, name, expected).await?;
+        self.purge_cache(Purge::Version(name.to_owned()));
+        Ok(())
     }
 
     /// Drops answers from the response cache.
@@ -260,6 +276,7 @@ impl Gateway {
             return Ok(answer);
         }
         answer.record(recorder);
+        let realm = Realm::named(&request.caller.tenant);
         for (prompt, max_tokens) in rendered.into_iter().zip(lengths) {
             let Rendered { tokens, text } = prompt;
             answer.add_prompt(tokens.len(), text);
@@ -270,6 +287,7 @@ impl Gateway {
             });
             for (index, source) in feed::sources(reporter, request.n).into_iter().enumerate() {
                 let request = Request {
+                    realm,
                     prompt: tokens.clone(),
                     adapter: adapter.clone(),
                     sampling: Sampling { seed: seed.wrapping_add(index as u64), ..request.sampling.clone() },

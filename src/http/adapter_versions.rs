@@ -71,7 +71,7 @@ pub async fn remove(
     let owner = owner_of(fields.string("tenant")?);
     let expected = fields.string("expected_version")?;
     fields.finish(&[])?;
-    server.catalog().unload(&owner, &name, expected.as_deref()).await.map_err(named)?;
+    server.gateway().unload_adapter(&owner, &name, expected.as_deref()).await.map_err(named)?;
     Ok(Json(json!({"object": "adapter.deleted", "name": name, "owner": owner.tenant(), "deleted": true})))
 }
 
@@ -99,7 +99,7 @@ pub async fn upload(
     let by = LoadedBy::Api { key_id: caller.key_id.to_string() };
     let from = Source::Upload(Arc::new(upload));
     let request = LoadRequest { owner: owner.clone(), name, from, if_loaded: IfLoaded::Replace, expected_version, by };
-    let loaded = server.catalog().load(request).await.map_err(named)?;
+    let loaded = server.gateway().load_adapter(request).await.map_err(named)?;
     let body = json!({
         "object": "adapter.version",
         "name": loaded.name,

@@ -70,8 +70,8 @@ pub async fn load(
     };
     let by = LoadedBy::Api { key_id: principal.key_id.to_string() };
     let loaded = server
-        .catalog()
-        .load(LoadRequest { owner, name, from: Source::Directory(path.into()), if_loaded, expected_version, by })
+        .gateway()
+        .load_adapter(LoadRequest { owner, name, from: Source::Directory(path.into()), if_loaded, expected_version, by })
         .await?;
     let version = format!("{}@{}+{}", loaded.name, loaded.number, loaded.id.short());
     let mut response = success(format!("Success: LoRA adapter '{}' added successfully.", loaded.name));
@@ -93,7 +93,7 @@ pub async fn unload(State(server): State<Server>, body: Result<JsonBody, ApiErro
         let message = "'lora_name' needs to be provided to unload a LoRA adapter.";
         return Err(ApiError::invalid("lora_name", "missing", message).into());
     };
-    server.catalog().unload(&owner, &name, expected_version.as_deref()).await?;
+    server.gateway().unload_adapter(&owner, &name, expected_version.as_deref()).await?;
     Ok(success(format!("Success: LoRA adapter '{name}' removed successfully.")))
 }
 
@@ -103,7 +103,7 @@ pub async fn list(State(server): State<Server>, Extension(caller): Extension<Arc
         Reach::Organization => Viewer::Operator,
         Reach::Tenant => Viewer::Tenant(&caller.tenant),
     };
-    let seen = |name: &str| caller.models.allows(name);
+    let seen = |name: &str| server.gateway().may_use(&caller, name);
     let adapters: Vec<Value> = server
         .catalog()
         .list(viewer)

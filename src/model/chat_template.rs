@@ -1,5 +1,6 @@
 //! Chat messages to prompt text: Hugging Face's chat templates (Jinja), rendered as `transformers` renders them.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::error::Error as _;
 use std::sync::Arc;
@@ -46,14 +47,22 @@ pub enum Ending {
     Nothing,
 }
 
+/// Name of the one template of an environment.
+const NAME: &str = "chat_template";
+
+thread_local! {
+    /// The time that `strftime_now` writes: functions of a template get nothing of their own from a render.
+    static NOW: Cell<OffsetDateTime> = const { Cell::new(OffsetDateTime::UNIX_EPOCH) };
+}
+
 /// A chat template; cheap to clone.
 #[derive(Clone)]
 pub struct ChatTemplate(Arc<Inner>);
 
 struct Inner {
     text: String,
-    /// The text without tags that only training reads.
-    stripped: String,
+    /// Jinja with the template compiled, under [`NAME`], without tags that only training reads.
+    environment: Environment<'static>,
     bos: Option<String>,
     eos: Option<String>,
 }
@@ -61,12 +70,11 @@ struct Inner {
 impl ChatTemplate {
     /// Checks a template; `bos` and `eos` are the texts of its variables `bos_token` and `eos_token`.
     pub fn new(source: &str, bos: Option<String>, eos: Option<String>) -> Result<Self, ModelError> {
-        let inner = Inner { text: source.to_owned(), stripped: without_training_tags(source), bos, eos };
-        let environment = environment(OffsetDateTime::UNIX_EPOCH);
+        let mut environment = environment();
         environment
-            .template_from_named_str("chat_template", &inner.stripped)
+            .add_template_owned(NAME, without_training_tags(source))
             .map_err(|error| ModelError::Invalid(format!("the chat template cannot be used: {error}")))?;
-        Ok(Self(Arc::new(inner)))
+        Ok(Self(Arc::new(Inner { text: source.to_owned(), environment, bos, eos })))
     }
 
     /// The template's text as the model's files give it.
@@ -86,8 +94,8 @@ impl ChatTemplate {
 
     /// Prompt text of a conversation. It holds the special tokens that the template writes, the beginning of text among them.
     pub fn render(&self, conversation: &Conversation<'_>) -> Result<String, RenderError> {
-        let environment = environment(conversation.now);
-        let template = environment.template_from_named_str("chat_template", &self.0.stripped).map_err(|error| failure(&error))?;
+        NOW.set(conversation.now);
+        let template = self.0.environment.get_template(NAME).map_err(|error| failure(&error))?;
         let mut context: BTreeMap<String, Value> = BTreeMap::new();
         for (name, value) in conversation.variables.into_iter().flatten() {
             context.insert(name.clone(), Value::from_serialize(value));
@@ -143,7 +151,7 @@ fn without_nulls(message: &serde_json::Value) -> Value {
 }
 
 /// Jinja as `transformers` sets it up for chat templates.
-fn environment(now: OffsetDateTime) -> Environment<'static> {
+fn environment() -> Environment<'static> {
     let mut environment = Environment::new();
     environment.set_trim_blocks(true);
     environment.set_lstrip_blocks(true);
@@ -152,7 +160,7 @@ fn environment(now: OffsetDateTime) -> Environment<'static> {
     environment.add_function("raise_exception", |message: String| -> Result<Value, Error> {
         Err(Error::new(ErrorKind::InvalidOperation, message.clone()).with_source(Raised(message)))
     });
-    environment.add_function("strftime_now", move |format: String| strftime(&format, now));
+    environment.add_function("strftime_now", |format: String| strftime(&format, NOW.get()));
     environment.add_filter("tojson", to_json);
     environment
 }

@@ -1,11 +1,19 @@
 //! Text to token ids and back, whole and piece by piece. Knows no model and no file format but `tokenizer.json`.
 
+mod alphabet;
+mod fast;
+pub mod splitting;
+mod stream;
+
 use std::collections::HashSet;
 use std::sync::Arc;
 
 use serde_json::Value;
 
 use crate::model::ModelError;
+use alphabet::byte_of;
+use fast::FastEncoder;
+pub use stream::TextStream;
 
 /// What becomes of special tokens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,8 +47,11 @@ enum Spelling {
 
 struct Inner {
     tokenizer: tokenizers::Tokenizer,
+    /// The short way, where there is one.
+    fast: Option<FastEncoder>,
     spelling: Spelling,
     special: HashSet<u32>,
+    bytes: TokenBytes,
     vocab_size: usize,
     bos: Option<u32>,
 }
@@ -64,7 +75,9 @@ impl Tokenizer {
         if vocab_size == 0 {
             return Err(invalid("it has no tokens"));
         }
-        let mut inner = Inner { tokenizer, spelling, special, vocab_size, bos: None };
+        let bytes = TokenBytes::new(&tokenizer, spelling, vocab_size);
+        let fast = FastEncoder::new(&tokenizer);
+        let mut inner = Inner { tokenizer, fast, spelling, special, bytes, vocab_size, bos: None };
         inner.bos = added_beginning(&inner)?;
         Ok(Self(Arc::new(inner)))
     }
@@ -88,18 +101,17 @@ impl Tokenizer {
     /// Decodes token by token.
     pub fn stream(&self, specials: Specials, position: Position) -> TextStream {
         let drops_space = self.0.spelling == Spelling::SentencePiece { drops_first_space: true } && position == Position::Start;
-        TextStream { tokenizer: self.clone(), specials, pending: Vec::new(), drops_space }
+        TextStream::new(self.clone(), specials, drops_space)
     }
 
     /// Bytes that a token stands for in the middle of a text; `None` outside the vocabulary. Not always whole characters.
-    pub fn token_bytes(&self, id: u32) -> Option<Vec<u8>> {
-        let token = self.0.tokenizer.id_to_token(id)?;
-        Some(self.0.spelling.bytes(&token))
+    pub fn token_bytes(&self, id: u32) -> Option<&[u8]> {
+        self.0.bytes.get(id)
     }
 
     /// The token as text, incomplete characters replaced; `None` outside the vocabulary.
     pub fn token_text(&self, id: u32) -> Option<String> {
-        self.token_bytes(id).map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
+        self.token_bytes(id).map(|bytes| String::from_utf8_lossy(bytes).into_owned())
     }
 
     /// The token as the vocabulary spells it (`Ġthe`, `▁the`).
@@ -143,9 +155,45 @@ impl std::fmt::Debug for Tokenizer {
 
 impl Inner {
     fn encode(&self, text: &str, specials: Specials) -> Result<Vec<u32>, ModelError> {
-        let encoding = self.tokenizer.encode_fast(text, specials == Specials::Keep);
+        let around = specials == Specials::Keep;
+        if let Some(ids) = self.fast.as_ref().and_then(|fast| fast.encode(&self.tokenizer, text, around)) {
+            return ids;
+        }
+        let encoding = self.tokenizer.encode_fast(text, around);
         let encoding = encoding.map_err(|error| ModelError::Invalid(format!("the text cannot be tokenized: {error}")))?;
         Ok(encoding.get_ids().to_vec())
+    }
+}
+
+/// The bytes of every token, one after another: they are asked for with every token that is generated.
+struct TokenBytes {
+    bytes: Vec<u8>,
+    /// Where each token's bytes begin, and how many there are; ids without a token have [`NO_TOKEN`].
+    places: Vec<(u32, u32)>,
+}
+
+const NO_TOKEN: u32 = u32::MAX;
+
+impl TokenBytes {
+    fn new(tokenizer: &tokenizers::Tokenizer, spelling: Spelling, vocab_size: usize) -> Self {
+        let mut table = Self { bytes: Vec::new(), places: Vec::with_capacity(vocab_size) };
+        for id in 0..u32::try_from(vocab_size).unwrap_or(u32::MAX) {
+            let start = u32::try_from(table.bytes.len()).unwrap_or(NO_TOKEN);
+            table.places.push(match tokenizer.id_to_token(id) {
+                Some(token) => {
+                    let bytes = spelling.bytes(&token);
+                    table.bytes.extend_from_slice(&bytes);
+                    (start, u32::try_from(bytes.len()).unwrap_or(NO_TOKEN))
+                }
+                None => (start, NO_TOKEN),
+            });
+        }
+        table
+    }
+
+    fn get(&self, id: u32) -> Option<&[u8]> {
+        let (start, length) = *self.places.get(id as usize)?;
+        self.bytes.get(start as usize..(start as usize).checked_add(length as usize)?)
     }
 }
 
@@ -161,80 +209,6 @@ impl Spelling {
             },
         }
     }
-}
-
-/// Text of a sequence as its tokens come: a character is given out once, when its last byte is there.
-#[derive(Debug, Clone)]
-pub struct TextStream {
-    tokenizer: Tokenizer,
-    specials: Specials,
-    pending: Vec<u8>,
-    drops_space: bool,
-}
-
-impl TextStream {
-    /// Adds a token; returns the text that became complete, which may be empty.
-    pub fn push(&mut self, id: u32) -> String {
-        if self.specials == Specials::Omit && self.tokenizer.is_special(id) {
-            return String::new();
-        }
-        let mut bytes = self.tokenizer.token_bytes(id).unwrap_or_default();
-        if self.drops_space && !bytes.is_empty() {
-            self.drops_space = false;
-            if bytes[0] == b' ' {
-                bytes.remove(0);
-            }
-        }
-        self.pending.append(&mut bytes);
-        self.take_complete()
-    }
-
-    /// The end: what is left of an unfinished character becomes one replacement character.
-    pub fn finish(&mut self) -> String {
-        String::from_utf8_lossy(&std::mem::take(&mut self.pending)).into_owned()
-    }
-
-    /// Bytes that wait for the rest of their character.
-    pub fn pending(&self) -> &[u8] {
-        &self.pending
-    }
-
-    /// Takes everything but an unfinished last character; bytes that can never become one turn into replacement characters.
-    fn take_complete(&mut self) -> String {
-        let mut text = String::new();
-        let mut rest = &self.pending[..];
-        loop {
-            match std::str::from_utf8(rest) {
-                Ok(valid) => {
-                    text.push_str(valid);
-                    rest = &[];
-                    break;
-                }
-                Err(error) => {
-                    let (valid, after) = rest.split_at(error.valid_up_to());
-                    text.push_str(&String::from_utf8_lossy(valid));
-                    rest = after;
-                    let Some(bad) = error.error_len() else { break };
-                    text.push(char::REPLACEMENT_CHARACTER);
-                    rest = &rest[bad..];
-                }
-            }
-        }
-        self.pending = rest.to_vec();
-        text
-    }
-}
-
-/// The byte that GPT-2's alphabet writes as this character: printable Latin-1 for itself, the others in order from U+0100.
-fn byte_of(c: char) -> Option<u8> {
-    let code = u32::from(c);
-    let printable = |code: u32| matches!(code, 0x21..=0x7e | 0xa1..=0xac | 0xae..=0xff);
-    if printable(code) {
-        return u8::try_from(code).ok();
-    }
-    let index = code.checked_sub(0x100)?;
-    let others = (0u8..=255).filter(|byte| !printable((*byte).into()));
-    others.into_iter().nth(usize::try_from(index).ok()?)
 }
 
 /// The byte of a token such as `<0x0A>`.
@@ -274,18 +248,4 @@ fn added_beginning(inner: &Inner) -> Result<Option<u32>, ModelError> {
 
 fn invalid(problem: &str) -> ModelError {
     ModelError::Invalid(format!("the tokenizer cannot be used: {problem}"))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_byte_alphabet_covers_every_byte_once() {
-        let mut seen: Vec<u8> = (0..0x200).filter_map(char::from_u32).filter_map(byte_of).collect();
-        seen.sort_unstable();
-        assert_eq!(seen, (0..=255).collect::<Vec<u8>>());
-        assert_eq!(byte_of('Ġ'), Some(b' '));
-        assert_eq!(byte_of('Ċ'), Some(b'\n'));
-    }
 }

@@ -6,7 +6,7 @@ use std::sync::mpsc::{Receiver, Sender};
 
 use axum::Router;
 use axum::body::Body;
-use axum::http::{HeaderMap, Method, Request, StatusCode};
+use axum::http::{HeaderMap, HeaderName, Method, Request, StatusCode};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use safetensors::tensor::{Dtype, TensorView};
@@ -21,9 +21,10 @@ use switchyard::model::config::LinearSite;
 use switchyard::model::tokenizer::Tokenizer;
 use switchyard::model::{AdapterPreparer, Chunk, Logits, Model, ModelConfig, ModelError};
 use switchyard::registry::{Catalog, Setup, Viewer};
+use switchyard::store::keys::KeyRow;
 use switchyard::store::{DataDir, Database, Location};
 use switchyard::tenants::jwt::TokenVerifier;
-use switchyard::tenants::{Office, Opening, Sync, Tenants};
+use switchyard::tenants::{Office, Opening, Sync, Tenants, new_id, new_key};
 use tempfile::TempDir;
 use tower::ServiceExt;
 
@@ -192,6 +193,58 @@ impl Harness {
             request = request.header(*name, *value);
         }
         self.send(request.body(body).unwrap()).await
+    }
+
+    /// [`Harness::post`] with another key and more headers.
+    pub async fn post_as(&self, key: &str, path: &str, body: &Value, headers: &[(&str, &str)]) -> Reply {
+        let mut request = request(Method::POST, path, Body::from(body.to_string()));
+        request.headers_mut().insert("authorization", format!("Bearer {key}").parse().unwrap());
+        for (name, value) in headers {
+            request.headers_mut().insert(HeaderName::try_from(*name).unwrap(), value.parse().unwrap());
+        }
+        self.send(request).await
+    }
+
+    /// A key for inference of a tenant, which is made where it is missing.
+    pub async fn key_of(&self, tenant: &str) -> String {
+        let office = self.tenants.office();
+        let key = new_key(&office.secrets).unwrap();
+        let row = KeyRow {
+            id: new_id("key").unwrap(),
+            project_id: Some(tenant.to_owned()),
+            service_account_id: None,
+            name: tenant.to_owned(),
+            hash: key.hash,
+            redacted: key.redacted,
+            scopes: "inference".to_owned(),
+            models: None,
+            labels: "{}".to_owned(),
+            priority: "standard".to_owned(),
+            caching: "per_request".to_owned(),
+            created_at: 1,
+            expires_at: None,
+            revoked_at: None,
+            last_used_at: None,
+            replaces: None,
+            version: 1,
+            project_active: true,
+        };
+        let mut transaction = office.database.begin().await.unwrap();
+        let project =
+            "INSERT INTO projects (id, name, status, created_at, version) VALUES ($1, $1, 'active', 1, 1) ON CONFLICT DO NOTHING";
+        sqlx::query(project).bind(tenant.to_owned()).execute(&mut *transaction).await.unwrap();
+        switchyard::store::keys::insert(&mut transaction, &row).await.unwrap();
+        transaction.commit_policy().await.unwrap();
+        self.tenants.refresh().await.unwrap();
+        key.key
+    }
+
+    /// Changes the policy by a statement.
+    pub async fn policy(&self, sql: &'static str) {
+        let mut transaction = self.tenants.database().begin().await.unwrap();
+        sqlx::query(sql).execute(&mut *transaction).await.unwrap();
+        transaction.commit_policy().await.unwrap();
+        self.tenants.refresh().await.unwrap();
     }
 
     /// A successful request's JSON.

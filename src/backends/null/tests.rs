@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
 
 use super::*;
-use crate::backends::Sampling;
+use crate::backends::{Realm, Sampling};
 use crate::model::config::{Architecture, RopeScaling};
 
 const LONG: Duration = Duration::from_secs(3600);
@@ -52,6 +52,7 @@ fn request(max_tokens: usize) -> Request {
         stop_tokens: Arc::default(),
         logprobs: None,
         prompt_logprobs: None,
+        realm: Realm::default(),
     }
 }
 

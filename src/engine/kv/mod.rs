@@ -1,10 +1,10 @@
-//! KV blocks: who holds which, and which of them can be read again. Knows block numbers, token ids and adapter versions;
+//! KV blocks: who holds which, and which of them can be read again. Knows block numbers, token ids, adapter versions and realms;
 //! never the tensors behind them, nor who is scheduled when.
 
 mod pool;
 mod table;
 
-pub use pool::{BlockCounts, BlockPool, PrefixCache};
+pub use pool::{BlockCounts, BlockPool, PrefixCache, Sharing};
 pub use table::BlockTable;
 
 use crate::model::BLOCK_TOKENS;

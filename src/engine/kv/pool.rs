@@ -8,6 +8,7 @@ use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};
 use std::rc::Rc;
 
+use crate::engine::request::Realm;
 use crate::ids::VersionId;
 use crate::model::{BLOCK_TOKENS, BlockId};
 
@@ -39,11 +40,20 @@ impl BlockCounts {
     }
 }
 
-/// What stands before a block: nothing (then the adapter version names the history), or an indexed block.
+/// Which sequences may read each other's blocks: those whose keys and values are computed with the same weights, in the same realm.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub struct Sharing {
+    /// Adapter version; `None` is the base.
+    pub version: Option<VersionId>,
+    /// Realm.
+    pub realm: Realm,
+}
+
+/// What stands before a block: nothing (then it is the first of its kind of sequence), or an indexed block.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) enum Before {
-    /// The block is the first one of a sequence of this version; `None` is the base.
-    Root(Option<VersionId>),
+    /// The block is the first one of a sequence.
+    Root(Sharing),
     /// The unique number of the entry before.
     Entry(u64),
 }

@@ -1,8 +1,7 @@
 //! The block table of one sequence: takes blocks from the pool, shares full ones, gives all of them back when dropped.
 
 use super::blocks_for;
-use super::pool::{Before, BlockPool, BlockTokens};
-use crate::ids::VersionId;
+use super::pool::{Before, BlockPool, BlockTokens, Sharing};
 use crate::model::{BLOCK_TOKENS, BlockId};
 
 /// Blocks of one sequence in order of position. Whoever holds a block holds all the blocks before it, too, so a cached block is
@@ -10,7 +9,7 @@ use crate::model::{BLOCK_TOKENS, BlockId};
 #[derive(Debug)]
 pub struct BlockTable {
     pool: BlockPool,
-    version: Option<VersionId>,
+    sharing: Sharing,
     blocks: Vec<BlockId>,
     /// Blocks at the front that are in the prefix index.
     indexed: usize,
@@ -19,9 +18,9 @@ pub struct BlockTable {
 }
 
 impl BlockTable {
-    /// An empty table for a sequence of this adapter version (`None` is the base).
-    pub const fn new(pool: BlockPool, version: Option<VersionId>) -> Self {
-        Self { pool, version, blocks: Vec::new(), indexed: 0, tail: Before::Root(version) }
+    /// An empty table for a sequence.
+    pub const fn new(pool: BlockPool, sharing: Sharing) -> Self {
+        Self { pool, sharing, blocks: Vec::new(), indexed: 0, tail: Before::Root(sharing) }
     }
 
     /// Block numbers in order of position.
@@ -81,7 +80,7 @@ impl BlockTable {
             self.pool.give_back(block);
         }
         self.indexed = 0;
-        self.tail = Before::Root(self.version);
+        self.tail = Before::Root(self.sharing);
     }
 }
 

@@ -13,8 +13,7 @@ mod tests;
 
 use std::collections::VecDeque;
 
-use super::kv::{BlockPool, BlockTable};
-use crate::ids::VersionId;
+use super::kv::{BlockPool, BlockTable, Sharing};
 use crate::model::LogitRows;
 
 /// Bounds of one step.
@@ -136,7 +135,7 @@ impl<T> Scheduler<T> {
     }
 
     /// Adds a sequence behind all others. Its longest possible history must fit the pool.
-    pub fn push(&mut self, prompt: Vec<u32>, version: Option<VersionId>, rows: PromptRows, payload: T) {
+    pub fn push(&mut self, prompt: Vec<u32>, sharing: Sharing, rows: PromptRows, payload: T) {
         let prompt_len = prompt.len();
         self.waiting.push_back(Sequence {
             tokens: prompt,
@@ -146,7 +145,7 @@ impl<T> Scheduler<T> {
                 PromptRows::All if prompt_len > 1 => Some(0),
                 PromptRows::All | PromptRows::Last => None,
             },
-            table: BlockTable::new(self.pool.clone(), version),
+            table: BlockTable::new(self.pool.clone(), sharing),
             payload,
         });
     }

@@ -24,7 +24,7 @@ fn limits(batch_tokens: usize, sequences: usize) -> Limits {
 /// Prompts of different sequences share nothing.
 fn push(scheduler: &mut Scheduler<Toy>, number: usize, prompt_len: usize, answer: usize) {
     let prompt = (0..prompt_len).map(|position| (number * 1000 + position) as u32).collect();
-    scheduler.push(prompt, None, PromptRows::Last, Toy { number, full_len: prompt_len + answer });
+    scheduler.push(prompt, Sharing::default(), PromptRows::Last, Toy { number, full_len: prompt_len + answer });
 }
 
 /// Plays the engine's part in a step; returns `(number, start, len)` of the chunks and the numbers that ended.
@@ -140,7 +140,7 @@ fn prompt_rows_are_bounded_and_never_skipped() {
     push(&mut scheduler, 1, 20, 1);
     step(&mut scheduler);
     let prompt: Vec<u32> = (1000..1020).collect();
-    scheduler.push(prompt, None, PromptRows::All, Toy { number: 1, full_len: 21 });
+    scheduler.push(prompt, Sharing::default(), PromptRows::All, Toy { number: 1, full_len: 21 });
     let mut chunks = Vec::new();
     while !scheduler.is_idle() {
         let plan = scheduler.plan();

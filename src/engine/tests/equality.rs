@@ -56,7 +56,7 @@ prop_compose! {
         let mut prompt: Vec<u32> = (0..shared as u32).map(|position| (position / 3 + kind) % 15).collect();
         prompt.extend(own);
         let stop_tokens = if stops { Arc::new([EOS]) as Arc<[u32]> } else { Arc::default() };
-        Request { prompt, adapter: adapter.map(seeded_adapter), sampling, max_tokens, stop_tokens, logprobs, prompt_logprobs }
+        Request { realm: Realm::default(), prompt, adapter: adapter.map(seeded_adapter), sampling, max_tokens, stop_tokens, logprobs, prompt_logprobs }
     }
 }
 
@@ -148,6 +148,7 @@ fn two_thousand_requests_with_random_cancels_and_stops_hold_nothing_at_the_end()
         let mut prompt: Vec<u32> = (0..random.random_range(0..60)).map(|position| (position / 2 + kind) % 15).collect();
         prompt.push(random.random_range(0..16));
         let request = Request {
+            realm: Realm::default(),
             prompt,
             adapter: random.random_bool(0.6).then(|| Arc::clone(adapters.choose(&mut random).unwrap())),
             sampling: Sampling { seed: number, ..Sampling::default() },

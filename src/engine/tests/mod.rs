@@ -6,7 +6,7 @@ mod equality;
 
 use std::sync::Arc;
 
-use super::request::{Event, Finish, Request, Sampling, TokenLogprob};
+use super::request::{Event, Finish, Realm, Request, Sampling, TokenLogprob};
 use super::seeded::{Fault, SeededModel, SeededOptions, StepGate, seeded_adapter};
 use super::*;
 use crate::model::lora::PreparedAdapter;
@@ -20,6 +20,7 @@ fn request(prompt: &str, max_tokens: usize) -> Request {
         stop_tokens: Arc::new([256]),
         logprobs: None,
         prompt_logprobs: None,
+        realm: Realm::default(),
     }
 }
 

@@ -18,7 +18,7 @@ const HOUSE: &str = "switchyard";
 pub async fn list_models(State(server): State<Server>, Extension(caller): Extension<Arc<Principal>>) -> Json<Value> {
     let base = &server.gateway().base().name;
     let adapters = server.gateway().adapters(&caller);
-    let base_card = caller.models.allows(base).then(|| base_card(&server));
+    let base_card = server.gateway().may_use(&caller, base).then(|| base_card(&server));
     let cards = base_card.into_iter().chain(
         adapters.iter().map(|adapter| card(&server, &Card::of(&adapter.name, &adapter.owner, adapter.loaded_at), Some(base))),
     );

@@ -6,6 +6,7 @@ use super::gguf_metadata::{Metadata, Value as GgufValue};
 use crate::model::ModelError;
 use crate::model::chat_template::ChatTemplate;
 use crate::model::tokenizer::Tokenizer;
+use crate::model::tokenizer::splitting::Splitting;
 
 /// What metadata says about text.
 pub(super) struct Tokens {
@@ -147,20 +148,20 @@ impl<'a> Vocabulary<'a> {
     fn byte_level(&self, metadata: &Metadata) -> Result<Value, String> {
         let merges = metadata.strings("tokenizer.ggml.merges")?.ok_or("metadata key \"tokenizer.ggml.merges\" is missing")?;
         let pre = metadata.text("tokenizer.ggml.pre")?.unwrap_or("default");
-        let splitting = Splitting::named(pre)?;
+        let cutting = Cutting::named(pre)?;
         Ok(json!({
             "version": "1.0",
             "truncation": null,
             "padding": null,
             "added_tokens": self.added(),
-            "normalizer": if splitting.composes { json!({"type": "NFC"}) } else { Value::Null },
-            "pre_tokenizer": splitting.pre_tokenizer(),
-            "post_processor": self.post_processor(metadata, splitting.begins)?,
+            "normalizer": if cutting.composes { json!({"type": "NFC"}) } else { Value::Null },
+            "pre_tokenizer": cutting.pre_tokenizer(),
+            "post_processor": self.post_processor(metadata, cutting.begins)?,
             "decoder": {"type": "ByteLevel", "add_prefix_space": true, "trim_offsets": true, "use_regex": true},
             "model": {
                 "type": "BPE", "dropout": null, "unk_token": null, "continuing_subword_prefix": null,
                 "end_of_word_suffix": null, "fuse_unk": false, "byte_fallback": false,
-                "ignore_merges": splitting.whole_words, "vocab": self.ids(), "merges": merges,
+                "ignore_merges": cutting.whole_words, "vocab": self.ids(), "merges": merges,
             },
         }))
     }
@@ -257,9 +258,9 @@ fn merges_by_score(tokens: &[&str], scores: &[f64], ids: &Map<String, Value>) ->
 }
 
 /// How byte-level vocabularies cut text before merging.
-struct Splitting {
-    /// Expressions applied one after another; each cuts what the one before left. Empty is GPT-2's own.
-    patterns: &'static [&'static str],
+struct Cutting {
+    /// Where it is cut.
+    splitting: Splitting,
     /// Text is composed (NFC) first.
     composes: bool,
     /// A word that is a token is taken whole, whatever its merges.
@@ -268,22 +269,15 @@ struct Splitting {
     begins: bool,
 }
 
-/// Llama 3's expression; Qwen2's is the same with single digits.
-const LLAMA3: &str =
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
-const QWEN2: &str =
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
-const GPT2: &str = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+";
-
-impl Splitting {
+impl Cutting {
     /// The splitting of a `tokenizer.ggml.pre`.
     fn named(pre: &str) -> Result<Self, String> {
-        let plain = |patterns| Self { patterns, composes: false, whole_words: false, begins: false };
+        let plain = |splitting| Self { splitting, composes: false, whole_words: false, begins: false };
         Ok(match pre {
-            "llama-bpe" | "llama3" | "llama-v3" => Self { whole_words: true, begins: true, ..plain(&[LLAMA3]) },
-            "qwen2" | "deepseek-r1-qwen" => Self { composes: true, ..plain(&[QWEN2]) },
-            "gpt-2" | "default" => plain(&[GPT2]),
-            "smollm" => plain(&[r"\p{N}", GPT2]),
+            "llama-bpe" | "llama3" | "llama-v3" => Self { whole_words: true, begins: true, ..plain(Splitting::Llama3) },
+            "qwen2" | "deepseek-r1-qwen" => Self { composes: true, ..plain(Splitting::Qwen2) },
+            "gpt-2" | "default" => plain(Splitting::Gpt2),
+            "smollm" => plain(Splitting::Smollm),
             other => {
                 return Err(format!(
                     "tokenizer.ggml.pre is {other:?}; llama-bpe, qwen2, deepseek-r1-qwen, gpt-2, default and smollm are supported"
@@ -294,7 +288,7 @@ impl Splitting {
 
     fn pre_tokenizer(&self) -> Value {
         let mut steps: Vec<Value> = Vec::new();
-        for pattern in self.patterns {
+        for pattern in self.splitting.patterns() {
             steps.push(json!({"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": false}));
         }
         steps.push(json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": false, "use_regex": false}));
@@ -302,29 +296,14 @@ impl Splitting {
     }
 }
 
-/// GGUF's name of the way in which a `tokenizer.json` cuts text; `None` when it has none.
-pub(super) fn recognise_splitting(pre_tokenizer: &Value) -> Option<&'static str> {
-    let steps = match pre_tokenizer["pretokenizers"].as_array() {
-        Some(steps) => steps.iter().collect(),
-        None => vec![pre_tokenizer],
-    };
-    let mut patterns = Vec::new();
-    for step in steps {
-        match step["type"].as_str()? {
-            "Split" if step["behavior"] == "Isolated" && step["invert"] == false => {
-                patterns.push(step["pattern"]["Regex"].as_str()?);
-            }
-            "Digits" if step["individual_digits"] == true => patterns.push(r"\p{N}"),
-            "ByteLevel" if step["add_prefix_space"] == false => {
-                if step["use_regex"] != false {
-                    patterns.push(GPT2);
-                }
-            }
-            _ => return None,
-        }
+/// GGUF's name of a way to cut text.
+pub(super) const fn splitting_name(splitting: Splitting) -> &'static str {
+    match splitting {
+        Splitting::Gpt2 => "gpt-2",
+        Splitting::Llama3 => "llama-bpe",
+        Splitting::Qwen2 => "qwen2",
+        Splitting::Smollm => "smollm",
     }
-    let known = ["gpt-2", "llama-bpe", "qwen2", "smollm"];
-    known.into_iter().find(|name| Splitting::named(name).is_ok_and(|splitting| splitting.patterns == patterns))
 }
 
 #[cfg(test)]

@@ -3,10 +3,11 @@
 use serde_json::Value;
 
 use super::Checkpoint;
-use super::gguf_tokenizer::{END_TOKENS, recognise_splitting, token_type};
+use super::gguf_tokenizer::{END_TOKENS, splitting_name, token_type};
 use super::write::MetadataWriter;
 use crate::model::ModelError;
 use crate::model::tokenizer::Tokenizer;
+use crate::model::tokenizer::splitting::Splitting;
 
 /// Writes everything about text.
 pub(super) fn write(checkpoint: &Checkpoint, metadata: &mut MetadataWriter, notes: &mut Vec<String>) -> Result<(), ModelError> {
@@ -19,8 +20,8 @@ pub(super) fn write(checkpoint: &Checkpoint, metadata: &mut MetadataWriter, note
         metadata.text("tokenizer.ggml.model", "llama");
     } else {
         metadata.text("tokenizer.ggml.model", "gpt2");
-        match recognise_splitting(&document["pre_tokenizer"]) {
-            Some(name) => metadata.text("tokenizer.ggml.pre", name),
+        match Splitting::recognise(&document["pre_tokenizer"]) {
+            Some(splitting) => metadata.text("tokenizer.ggml.pre", splitting_name(splitting)),
             None => notes.push(
                 "the tokenizer cuts text in a way that GGUF has no name for; it is exact here (tokenizer.huggingface.json), \
                  other programs may cut differently"

@@ -12,6 +12,7 @@ mod limits;
 mod mistakes;
 mod official_client;
 mod operations;
+mod strangers;
 mod streams;
 mod support;
 mod together;

@@ -160,6 +160,11 @@ impl Ledger {
         }
     }
 
+    /// [`Ledger::flush`] with an end; false where rows are left.
+    pub async fn flush_within(&self, patience: Duration) -> bool {
+        tokio::time::timeout(patience, self.flush()).await.is_ok()
+    }
+
     /// Rows that wait for the database, and how long the oldest has waited.
     pub fn lag(&self) -> (usize, Duration) {
         let queue = self.queue();
@@ -211,7 +216,7 @@ impl Ledger {
 
     /// Moves the last rows into the database; for the end of the process. What does not get there stays in the journal.
     pub async fn close(&self, patience: Duration) {
-        if tokio::time::timeout(patience, self.flush()).await.is_err() {
+        if !self.flush_within(patience).await {
             tracing::warn!(rows = self.lag().0, "rows of the ledger stay in the journal until the next start");
             return;
         }

@@ -5,6 +5,7 @@ mod absent;
 mod admin_keys;
 mod audit_logs;
 mod budgets;
+mod cache;
 mod change;
 mod keys;
 mod limits;
@@ -26,6 +27,7 @@ use axum::routing::{delete, get, post, put};
 use serde_json::{Value, json};
 
 pub use absent::feature as absent_feature;
+pub use change::idempotency_key;
 
 use super::routes::{Access, Route};
 use crate::tenants::Scope;
@@ -104,6 +106,7 @@ pub fn routes() -> Vec<Route> {
         at("/admin/budgets/{budget_id}",                                    LOOK,  g.clone(), get(budgets::retrieve)),
         at("/admin/budgets/{budget_id}",                                    ADMIN, p.clone(), post(budgets::update)),
         at("/admin/budgets/{budget_id}",                                    ADMIN, d.clone(), delete(budgets::remove)),
+        at("/admin/cache/purge",                                            ADMIN, p.clone(), post(cache::purge)),
         at("/admin/prices",                                                 LOOK,  g.clone(), get(prices::list_all)),
         at("/admin/prices",                                                 ADMIN, p.clone(), post(prices::create)),
         at("/admin/prices/{price_id}",                                      LOOK,  g.clone(), get(prices::retrieve)),

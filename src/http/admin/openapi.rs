@@ -93,6 +93,7 @@ fn lines() -> Vec<Line> {
         get("/admin/budgets/{budget_id}", "retrieveBudget", "A budget and what is spent of it.", "Budget", &[]),
         post("/admin/budgets/{budget_id}", "updateBudget", "Change a budget.", Some("BudgetUpdate"), "Budget"),
         delete("/admin/budgets/{budget_id}", "removeBudget", "Remove a budget."),
+        post("/admin/cache/purge", "purgeResponseCache", "Drop answers from the response cache of this process.", Some("CachePurge"), "CachePurged"),
         get("/admin/prices", "listPrices", "The price book.", "PriceList", &["limit", "after", "project_id", "model"]),
         post("/admin/prices", "createPrice", "Add a price.", Some("PriceCreate"), "Price"),
         get("/admin/prices/{price_id}", "retrievePrice", "A price.", "Price", &[]),

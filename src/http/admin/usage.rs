@@ -37,6 +37,9 @@ impl FromRequestParts<Server> for Asked {
 }
 
 /// How long buckets are, how many come at once, and how many can.
+/// Longest wait for rows that are on their way into the database.
+const PATIENCE: std::time::Duration = std::time::Duration::from_secs(1);
+
 #[derive(Clone, Copy)]
 struct Width {
     seconds: i64,
@@ -180,6 +183,8 @@ impl Span {
 
     async fn answer(&self, server: &Server, sums: Sums, render: impl Fn(&SumRow) -> Value) -> Result<Json<Value>, ApiError> {
         let question = Question { sums, from: self.from, to: self.page_end };
+        // What was answered before this question is part of the answer; a database that is behind is not waited for.
+        server.tenants().ledger().flush_within(PATIENCE).await;
         let buckets = usage::buckets(server.tenants().office(), &question).await?;
         let bucket = |bucket: &Bucket| {
             json!({

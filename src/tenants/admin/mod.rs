@@ -3,6 +3,7 @@
 
 pub mod audit;
 pub mod budgets;
+pub mod cache;
 mod checks;
 pub mod keys;
 pub mod limits;

@@ -64,7 +64,8 @@ pub struct LedgerRow {
     pub outcome: String,
 }
 
-const COLUMNS: &str = "id, node, at_micros, request_id, project_id, key_id, end_user, endpoint, model, version, arm, input_tokens, \
+/// In the order of the fields.
+pub(super) const COLUMNS: &str = "id, node, at_micros, request_id, project_id, key_id, end_user, endpoint, model, version, arm, input_tokens, \
                        cached_tokens, output_tokens, reasoning_tokens, queue_micros, first_token_micros, total_micros, \
                        engine_micros, kv_block_micros, price_id, cost_nanos, cache, outcome";
 const COLUMN_COUNT: usize = 24;

@@ -22,6 +22,7 @@ mod repeat;
 mod secrets;
 mod ticket;
 mod wallet;
+pub mod webhooks;
 mod window;
 
 pub use admission::{CacheUse, Done, NotAdmitted, Outcome, Requested, Settled};
@@ -69,6 +70,9 @@ pub enum TenantError {
          the file `pepper` of the data directory where it was made must be there"
     )]
     ForeignDatabase,
+    /// Rows of the ledger cannot be written as text.
+    #[error("rows of the ledger cannot be written as text: {0}")]
+    Export(String),
     /// An encrypted secret does not open.
     #[error("a secret in the database cannot be decrypted: it was damaged or written under another secret key")]
     Sealed,

@@ -111,6 +111,7 @@ pub fn routes() -> Vec<Route> {
         at("/admin/prices",                                                 ADMIN, p.clone(), post(prices::create)),
         at("/admin/prices/{price_id}",                                      LOOK,  g.clone(), get(prices::retrieve)),
         at("/admin/prices/{price_id}",                                      ADMIN, d.clone(), delete(prices::remove)),
+        at("/admin/usage/export",                                           LOOK,  g.clone(), get(usage::export)),
         at("/admin/webhooks",                                               LOOK,  g.clone(), get(webhooks::list_all)),
         at("/admin/webhooks",                                               ADMIN, p.clone(), post(webhooks::create)),
         at("/admin/webhooks/{webhook_id}",                                  LOOK,  g.clone(), get(webhooks::retrieve)),

@@ -70,8 +70,13 @@ impl Address {
     }
 
     fn is_local(&self) -> bool {
-        let host = self.0.host_str().unwrap_or("").trim_start_matches('[').trim_end_matches(']');
-        host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
+        self.0.host_str() == Some("localhost") || self.ip().is_some_and(|address| address.is_loopback())
+    }
+
+    /// The host, where it is a number and not a name.
+    pub fn ip(&self) -> Option<IpAddr> {
+        let host = self.0.host_str()?.trim_start_matches('[').trim_end_matches(']');
+        host.parse().ok().map(|address: IpAddr| address.to_canonical())
     }
 }
 
@@ -173,6 +178,15 @@ impl Caller {
         let request = self.client.post(self.address.0.clone()).bearer_auth(key);
         let request = request.header(CONTENT_TYPE, form.content_type).header(CONTENT_LENGTH, form.length).body(form.body);
         self.send(request, limit).await
+    }
+
+    /// Posts JSON with headers; the answer's status.
+    pub async fn post_json(&self, headers: &[(&'static str, String)], body: String, limit: usize) -> Result<u16, OutboundError> {
+        let mut request = self.client.post(self.address.0.clone()).header(CONTENT_TYPE, "application/json").body(body);
+        for (name, value) in headers {
+            request = request.header(*name, value);
+        }
+        self.send(request, limit).await.map(|(status, _)| status)
     }
 
     async fn send(&self, request: RequestBuilder, limit: usize) -> Result<(u16, Vec<u8>), OutboundError> {

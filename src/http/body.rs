@@ -6,7 +6,7 @@ use axum::body::{Body, BodyDataStream};
 use axum::extract::{FromRequest, Request};
 use axum::http::{HeaderMap, header};
 use futures::StreamExt;
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::Server;
 use super::error::ApiError;
@@ -27,6 +27,12 @@ impl FromRequest<Server> for JsonBody {
         let bytes = read(&parts.headers, body, server.config().body_limit).await?;
         Ok(Self(parse(&bytes)?))
     }
+}
+
+/// A JSON body where there is one, else an empty object.
+pub async fn optional(headers: &HeaderMap, body: Body, limit: usize) -> Result<Value, ApiError> {
+    let bytes = read(headers, body, limit).await?;
+    if bytes.trim_ascii().is_empty() { Ok(Value::Object(Map::new())) } else { parse(&bytes) }
 }
 
 async fn read(headers: &HeaderMap, body: Body, limit: usize) -> Result<Vec<u8>, ApiError> {

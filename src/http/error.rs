@@ -8,8 +8,9 @@ use serde_json::json;
 
 use crate::gateway::GatewayError;
 use crate::registry::RegistryError;
-use crate::tenants::Scope;
+use crate::tenants::admin::AdminError;
 use crate::tenants::jwt::TokenError;
+use crate::tenants::{Scope, TenantError};
 
 /// An error on its way to a client.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -91,6 +92,23 @@ impl ApiError {
     pub fn missing_scope(scope: Scope) -> Self {
         let message = format!("This API key does not have the scope '{}', which this request needs.", scope.name());
         Self::new(StatusCode::FORBIDDEN, "invalid_request_error", Some("insufficient_permissions"), message)
+    }
+
+    /// 403: the key belongs to a tenant.
+    pub fn organization_only() -> Self {
+        let message = "This request needs a key of the organization (with the scope 'admin', or 'read_only' to look).";
+        Self::new(StatusCode::FORBIDDEN, "invalid_request_error", Some("insufficient_permissions"), message)
+    }
+
+    /// 404 of anything but models.
+    pub fn not_found(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::NOT_FOUND, "invalid_request_error", Some("not_found"), message)
+    }
+
+    /// 501: OpenAI has it, this server has not.
+    pub fn not_supported(feature: &str) -> Self {
+        let message = format!("This server has no '{feature}'. /openapi.json lists what there is.");
+        Self::new(StatusCode::NOT_IMPLEMENTED, "invalid_request_error", Some("not_supported"), message)
     }
 
     /// 503: what is asked for is in the database.
@@ -197,6 +215,23 @@ impl From<GatewayError> for ApiError {
                 Self::invalid(field, "invalid_value", format!("Invalid '{field}': {field} {problem}."))
             }
             GatewayError::Tokenizer(_) | GatewayError::Engine(_) => Self::internal(&error),
+        }
+    }
+}
+
+impl From<AdminError> for ApiError {
+    fn from(error: AdminError) -> Self {
+        let message = error.to_string();
+        let of = |status, code| Self::new(status, "invalid_request_error", Some(code), message.clone());
+        match error {
+            AdminError::NotFound { .. } => of(StatusCode::NOT_FOUND, "not_found"),
+            AdminError::Invalid { field, .. } => Self::invalid(field, "invalid_value", message),
+            AdminError::Refused { code, .. } => of(StatusCode::BAD_REQUEST, code),
+            AdminError::Changed => of(StatusCode::CONFLICT, "conflict"),
+            AdminError::Outdated { .. } => of(StatusCode::PRECONDITION_FAILED, "precondition_failed"),
+            AdminError::KeyReused => of(StatusCode::CONFLICT, "idempotency_key_reused"),
+            AdminError::Tenant(TenantError::Store(error)) if error.is_outage() => Self::database_down(&error),
+            AdminError::Tenant(error) => Self::internal(&error),
         }
     }
 }

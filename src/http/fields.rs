@@ -73,6 +73,30 @@ impl Fields {
         }
     }
 
+    /// Takes a list of non-empty strings.
+    pub fn strings(&mut self, name: &str, most: usize) -> Result<Option<Vec<String>>, ApiError> {
+        let path = self.path(name);
+        let values = match self.take(name) {
+            None => return Ok(None),
+            Some(Value::Array(values)) => values,
+            Some(other) => return Err(wrong_type(&path, "an array of strings", &other)),
+        };
+        if values.len() > most {
+            let message = format!("Invalid '{path}': array too long. Expected at most {most} items, but got {}.", values.len());
+            return Err(ApiError::invalid(path, "array_above_max_length", message));
+        }
+        let string = |(index, value)| match value {
+            Value::String(text) if !text.is_empty() => Ok(text),
+            other => Err(wrong_type(&format!("{path}[{index}]"), "a non-empty string", &other)),
+        };
+        values.into_iter().enumerate().map(string).collect::<Result<_, _>>().map(Some)
+    }
+
+    /// Takes a field that `null` says something in: absent is `None`, `null` is `Some(None)`.
+    pub fn take_nullable(&mut self, name: &str) -> Option<Option<Value>> {
+        self.map.remove(name).map(|value| Some(value).filter(|value| !value.is_null()))
+    }
+
     /// Takes a number within a range.
     pub fn number(&mut self, name: &str, range: RangeInclusive<f64>) -> Result<Option<f64>, ApiError> {
         let path = self.path(name);
@@ -169,6 +193,15 @@ pub fn integer(path: &str, value: &Value, range: RangeInclusive<i64>) -> Result<
         return Err(outside(path, "above maximum", "<=", *range.end(), value));
     }
     Ok(integer)
+}
+
+/// One of some words.
+pub fn word<T: Copy>(path: &str, text: &str, words: &[(&str, T)]) -> Result<T, ApiError> {
+    words.iter().find(|(word, _)| *word == text).map(|(_, value)| *value).ok_or_else(|| {
+        let right: Vec<String> = words.iter().map(|(word, _)| format!("'{word}'")).collect();
+        let message = format!("Invalid value: {text:?}. Supported values of '{path}' are: {}.", right.join(", "));
+        ApiError::invalid(path, "invalid_value", message)
+    })
 }
 
 fn outside(path: &str, how: &str, sign: &str, bound: impl std::fmt::Display, value: &Value) -> ApiError {

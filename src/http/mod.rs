@@ -2,6 +2,7 @@
 
 mod adapter_versions;
 mod adapters;
+mod admin;
 mod auth;
 mod body;
 mod error;

@@ -4,6 +4,7 @@ use axum::Json;
 use axum::http::Method;
 use serde_json::{Map, Value, json};
 
+use super::admin;
 use super::openapi_schemas::schemas;
 use super::routes::{Access, Route, routes};
 
@@ -225,6 +226,10 @@ fn build() -> Value {
         let entry = paths.entry(path).or_insert_with(|| json!({}));
         entry[route.method.as_str().to_ascii_lowercase()] = describe(operation, route.access);
     }
+    for (method, path, description) in admin::openapi::operations() {
+        let entry = paths.entry(path).or_insert_with(|| json!({}));
+        entry[method.as_str().to_ascii_lowercase()] = description;
+    }
     json!({
         "openapi": "3.1.0",
         "info": {
@@ -311,8 +316,9 @@ mod tests {
     fn every_route_is_described_and_every_description_has_a_route() {
         let routes: BTreeSet<String> =
             routes().iter().map(|route| format!("{} {}", route.method, described_path(route))).collect();
-        let described: BTreeSet<String> =
-            operations().iter().map(|operation| format!("{} {}", operation.method, operation.path)).collect();
+        let own = operations().into_iter().map(|operation| (operation.method, operation.path));
+        let of_admin = admin::openapi::operations().into_iter().map(|(method, path, _)| (method, path));
+        let described: BTreeSet<String> = own.chain(of_admin).map(|(method, path)| format!("{method} {path}")).collect();
         assert_eq!(routes, described);
         let document = build();
         let written: usize = document["paths"].as_object().unwrap().values().map(|path| path.as_object().unwrap().len()).sum();

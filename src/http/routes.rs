@@ -8,7 +8,7 @@ use tower::ServiceBuilder;
 
 use super::auth::require;
 use super::error::ApiError;
-use super::{Server, adapter_versions, adapters, health, metrics, middleware, openai, openapi};
+use super::{Server, adapter_versions, adapters, admin, health, metrics, middleware, openai, openapi};
 use crate::tenants::Scope;
 
 /// Who may call a route.
@@ -31,6 +31,13 @@ pub struct Route {
     handler: MethodRouter<Server>,
 }
 
+impl Route {
+    /// A line of a list of routes.
+    pub fn new(method: Method, path: &'static str, access: Access, handler: MethodRouter<Server>) -> Self {
+        Self { method, path, access, handler }
+    }
+}
+
 /// The API. `openapi.rs` describes the same routes; a test compares the two.
 #[rustfmt::skip]
 pub fn routes() -> Vec<Route> {
@@ -38,8 +45,8 @@ pub fn routes() -> Vec<Route> {
     const ADMIN: Access = Access::Scope(Scope::Admin);
     const USE: Access = Access::Scope(Scope::Inference);
     const LOOK: Access = Access::Scope(Scope::ReadOnly);
-    let route = |method, path, access, handler| Route { method, path, access, handler };
-    vec![
+    let route = Route::new;
+    let mut routes = vec![
         route(Method::POST, "/v1/chat/completions",     USE,   post(openai::chat)),
         route(Method::POST, "/v1/completions",          USE,   post(openai::completions)),
         route(Method::GET,  "/v1/models",               LOOK,  get(openai::list_models)),
@@ -57,7 +64,9 @@ pub fn routes() -> Vec<Route> {
         route(Method::GET,  "/ready",                   Open,  get(health::ready)),
         route(Method::GET,  "/metrics",                 Open,  get(metrics::render)),
         route(Method::GET,  "/openapi.json",            Open,  get(openapi::document)),
-    ]
+    ];
+    routes.extend(admin::routes());
+    routes
 }
 
 /// The router with its middleware.
@@ -86,6 +95,9 @@ pub fn router(server: Server) -> Router {
 }
 
 async fn not_found(method: Method, uri: axum::http::Uri) -> ApiError {
+    if let Some(feature) = admin::absent_feature(uri.path()) {
+        return ApiError::not_supported(feature);
+    }
     let message = format!("Unknown request URL: {method} {}. /openapi.json lists what there is.", uri.path());
     ApiError::new(StatusCode::NOT_FOUND, "invalid_request_error", Some("unknown_url"), message)
 }

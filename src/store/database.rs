@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use sqlx::any::{AnyConnectOptions, AnyPoolOptions};
 use sqlx::migrate::{Migration, MigrationType, Migrator};
+use sqlx::pool::PoolConnection;
 use sqlx::{Any, AnyConnection, AnyPool, Executor, SqlSafeStr};
 use tokio::sync::{Mutex, OwnedMutexGuard};
 
@@ -110,6 +111,11 @@ impl Database {
     /// For reading.
     pub const fn pool(&self) -> &AnyPool {
         &self.pool
+    }
+
+    /// A connection for reading.
+    pub async fn connection(&self) -> Result<PoolConnection<Any>, StoreError> {
+        self.pool.acquire().await.map_err(StoreError::sql("reach the database"))
     }
 
     /// For changes: all or none. Nothing is changed unless [`Transaction::commit`] is called.

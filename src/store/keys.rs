@@ -1,12 +1,14 @@
 //! Rows of keys. Knows hashes, never keys, and no rule about who may do what.
 
+use serde::Serialize;
 use sqlx::any::AnyRow;
 use sqlx::{AnyConnection, Row};
 
+use super::list::{Listed, Page, Paging, Query, first};
 use super::{Database, StoreError};
 
 /// A key as it is stored.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct KeyRow {
     /// `key_...`, or `admin` for the first one.
     pub id: String,
@@ -17,6 +19,7 @@ pub struct KeyRow {
     /// For people.
     pub name: String,
     /// Keyed hash, hexadecimal.
+    #[serde(skip)]
     pub hash: String,
     /// What may be shown of it.
     pub redacted: String,
@@ -42,6 +45,7 @@ pub struct KeyRow {
     pub replaces: Option<String>,
     /// Counts changes.
     pub version: i64,
+    #[serde(skip)]
     /// Whether its tenant is active; keys of the organization have none to ask.
     pub project_active: bool,
 }
@@ -77,10 +81,14 @@ fn row(row: &AnyRow) -> Result<KeyRow, sqlx::Error> {
 /// Which keys are listed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum KeysOf<'a> {
+    /// All of them.
+    Everybody,
     /// Of the organization.
     Organization,
     /// Of a tenant.
     Project(&'a str),
+    /// Of a service account.
+    ServiceAccount(&'a str),
 }
 
 /// The key with this hash.
@@ -104,19 +112,21 @@ async fn one(database: &Database, condition: &'static str, value: &str) -> Resul
     found.map_err(doing)
 }
 
-/// Keys that are not revoked, the oldest first.
-pub async fn list(database: &Database, of: KeysOf<'_>) -> Result<Vec<KeyRow>, StoreError> {
-    let condition = match of {
-        KeysOf::Organization => "k.project_id IS NULL",
-        KeysOf::Project(_) => "k.project_id = $1",
-    };
-    let sql = sqlx::AssertSqlSafe(format!("{COLUMNS} WHERE {condition} AND k.revoked_at IS NULL ORDER BY k.created_at, k.id"));
+/// The key with this id, as this transaction sees it.
+pub async fn get(connection: &mut AnyConnection, id: &str) -> Result<Option<KeyRow>, StoreError> {
+    Query::new(COLUMNS).then("WHERE").with(" k.id = ?", id).read(connection, "read a key", row).await.map(first)
+}
+
+/// Keys that are not revoked.
+pub async fn list(connection: &mut AnyConnection, of: KeysOf<'_>, paging: &Paging) -> Result<Page<KeyRow>, StoreError> {
+    let query = Query::new(COLUMNS).then("WHERE k.revoked_at IS NULL");
     let query = match of {
-        KeysOf::Organization => sqlx::query(sql),
-        KeysOf::Project(id) => sqlx::query(sql).bind(id.to_owned()),
+        KeysOf::Everybody => query,
+        KeysOf::Organization => query.then(" AND k.project_id IS NULL"),
+        KeysOf::Project(id) => query.and("k.project_id = ?", Some(id)),
+        KeysOf::ServiceAccount(id) => query.and("k.service_account_id = ?", Some(id)),
     };
-    let rows = query.fetch_all(database.pool()).await.map_err(StoreError::sql("list keys"))?;
-    rows.iter().map(row).collect::<Result<_, _>>().map_err(StoreError::sql("list keys"))
+    query.page(connection, &Listed { table: "keys", prefix: "k.", time: "created_at" }, paging, row).await
 }
 
 /// Adds a key.

@@ -1,11 +1,20 @@
 //! Durable state: one data directory, owned by one process, with files that are replaced whole or not at all, and the database.
 //! Knows no rules about what the files and tables say.
 
+pub mod audit;
+pub mod budgets;
 mod database;
 mod dir;
+pub mod idempotency;
 pub mod keys;
 pub mod ledger;
+pub mod limits;
+pub mod list;
 pub mod policy;
+pub mod prices;
+pub mod projects;
+pub mod usage;
+pub mod webhooks;
 
 pub use database::{Database, FILE as DATABASE_FILE, Location, Transaction};
 pub use dir::{Access, DataDir, read_json, read_limited, rename_durably, write_durably};
@@ -48,6 +57,9 @@ pub enum StoreError {
     /// The database's tables are not those of this version.
     #[error("cannot bring the database up to date: {0}")]
     Migration(String),
+    /// A list was to begin at a row that is not there.
+    #[error("there is no row {0:?} that a list could go on from")]
+    UnknownCursor(String),
     /// A row holds what this version does not write.
     #[error("the database's table {table} holds {value:?} where this version expects {expected}")]
     Row {
@@ -70,6 +82,20 @@ impl StoreError {
     /// Wraps an error of the database; for use in `map_err`.
     pub fn sql(doing: &'static str) -> impl FnOnce(sqlx::Error) -> Self {
         move |source| Self::Sql { doing, source }
+    }
+
+    /// Whether the database could not be asked, so that asking again may help: no connection, too many, locked.
+    pub fn is_outage(&self) -> bool {
+        let Self::Sql { source, .. } = self else { return false };
+        match source {
+            sqlx::Error::Io(_) | sqlx::Error::Tls(_) | sqlx::Error::PoolTimedOut | sqlx::Error::PoolClosed => true,
+            // SQLite: BUSY in the low byte. PostgreSQL: deadlocks (40), resources (53), intervention (57), lock timeouts (55P03).
+            sqlx::Error::Database(error) => error.code().is_some_and(|code| {
+                let postgres = ["40", "53", "55", "57"].iter().any(|class| code.len() == 5 && code.starts_with(class));
+                postgres || code.parse::<u32>().is_ok_and(|code| code.to_string().len() < 5 && code & 0xff == 5)
+            }),
+            _ => false,
+        }
     }
 
     /// Whether a row could not be written because one like it is there.

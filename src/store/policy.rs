@@ -1,12 +1,13 @@
 //! Everything that servers keep in memory to decide without asking the database: limits, permissions, budgets, prices, tenants.
 
+use serde::Serialize;
 use sqlx::Row;
 use sqlx::any::AnyRow;
 
 use super::{Database, StoreError};
 
 /// A row of `limits`; `None` is no limit.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct LimitRow {
     /// `default`, `project`, `key`.
     pub scope: String,
@@ -27,7 +28,7 @@ pub struct LimitRow {
 }
 
 /// A row of `model_permissions`.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct PermissionRow {
     /// The tenant.
     pub project_id: String,
@@ -40,7 +41,7 @@ pub struct PermissionRow {
 }
 
 /// A row of `budgets`.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct BudgetRow {
     /// `budget_...`
     pub id: String,
@@ -65,7 +66,7 @@ pub struct BudgetRow {
 }
 
 /// A row of `prices`: nano-dollars per million tokens.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct PriceRow {
     /// `price_...`
     pub id: String,
@@ -124,12 +125,7 @@ pub async fn read(database: &Database) -> Result<PolicyRows, StoreError> {
     }
     let permissions = "SELECT project_id, mode, models, version FROM model_permissions";
     for row in sqlx::query(permissions).fetch_all(pool).await.map_err(StoreError::sql(doing))? {
-        rows.permissions.push(PermissionRow {
-            project_id: text(&row, 0)?,
-            mode: text(&row, 1)?,
-            models: text(&row, 2)?,
-            version: row.try_get(3).map_err(StoreError::sql(doing))?,
-        });
+        rows.permissions.push(permission(&row).map_err(StoreError::sql(doing))?);
     }
     let budgets = "SELECT id, scope, subject, period, limit_nanos, enforcement, thresholds, notification, created_at, version \
                    FROM budgets ORDER BY created_at, id";
@@ -160,6 +156,11 @@ pub(super) fn limit(row: &AnyRow) -> Result<LimitRow, sqlx::Error> {
         concurrent_requests: row.try_get(6)?,
         version: row.try_get(7)?,
     })
+}
+
+/// Columns in the order of the table.
+pub(super) fn permission(row: &AnyRow) -> Result<PermissionRow, sqlx::Error> {
+    Ok(PermissionRow { project_id: row.try_get(0)?, mode: row.try_get(1)?, models: row.try_get(2)?, version: row.try_get(3)? })
 }
 
 /// Columns in the order of the table.

@@ -27,6 +27,11 @@ impl Period {
         }
     }
 
+    /// The period with this name.
+    pub fn named(name: &str) -> Option<Self> {
+        [Self::Day, Self::Month, Self::Total].into_iter().find(|period| period.name() == name)
+    }
+
     /// The first hour (hours since 1970) of the period that `now` (seconds since 1970) is in.
     pub fn first_hour(self, now: i64) -> i64 {
         match self {
@@ -48,6 +53,21 @@ pub enum Enforcement {
     Hard,
     /// Webhooks are called.
     Soft,
+}
+
+impl Enforcement {
+    /// The name in the database and the API.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Hard => "hard",
+            Self::Soft => "soft",
+        }
+    }
+
+    /// The one with this name.
+    pub fn named(name: &str) -> Option<Self> {
+        [Self::Hard, Self::Soft].into_iter().find(|enforcement| enforcement.name() == name)
+    }
 }
 
 /// A budget.
@@ -77,12 +97,7 @@ impl Budget {
             "key" => Subject::Key(row.subject),
             _ => return Err(odd("budgets", row.scope, "organization, project or key")),
         };
-        let period = [Period::Day, Period::Month, Period::Total].into_iter().find(|period| period.name() == row.period);
-        let enforcement = match row.enforcement.as_str() {
-            "hard" => Enforcement::Hard,
-            "soft" => Enforcement::Soft,
-            _ => return Err(odd("budgets", row.enforcement, "hard or soft")),
-        };
+        let enforcement = Enforcement::named(&row.enforcement).ok_or_else(|| odd("budgets", row.enforcement, "hard or soft"))?;
         let thresholds = row.thresholds.split(',').filter(|part| !part.is_empty()).map(|part| part.trim().parse());
         let mut thresholds: Vec<u32> =
             thresholds.collect::<Result<_, _>>().map_err(|_| odd("budgets", row.thresholds, "per cent between commas"))?;
@@ -90,7 +105,7 @@ impl Budget {
         Ok(Self {
             id: row.id,
             subject,
-            period: period.ok_or_else(|| odd("budgets", row.period, "day, month or total"))?,
+            period: Period::named(&row.period).ok_or_else(|| odd("budgets", row.period, "day, month or total"))?,
             limit: row.limit_nanos,
             enforcement,
             thresholds,

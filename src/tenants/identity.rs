@@ -179,11 +179,7 @@ pub fn principal(row: &KeyRow) -> Result<Principal, StoreError> {
             ModelAccess::Only(names.into())
         }
     };
-    let cached = match row.caching.as_str() {
-        "per_request" => CacheConsent::PerRequest,
-        "always" => CacheConsent::Always,
-        other => return Err(odd(other, "per_request or always")),
-    };
+    let cached = CacheConsent::named(&row.caching).ok_or_else(|| odd(&row.caching, "per_request or always"))?;
     Ok(Principal {
         key_id: row.id.as_str().into(),
         tenant: row.project_id.as_deref().unwrap_or(DEFAULT_TENANT).into(),

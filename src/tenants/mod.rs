@@ -4,6 +4,7 @@
 //! A key is `sk-sy-` and 43 characters of URL-safe base 64 (256 random bits). It is shown once and kept only as
 //! HMAC-SHA-256 under a secret key that lives outside the database, so that neither alone verifies guesses.
 
+pub mod admin;
 mod admission;
 mod budget;
 mod clock;
@@ -24,6 +25,7 @@ mod window;
 
 pub use admission::{CacheUse, Done, NotAdmitted, Outcome, Requested, Settled};
 pub use budget::{Budget, Enforcement, Period};
+pub use clock::unix as unix_now;
 pub use clock::{now, unix};
 pub use identity::{
     ADMIN_KEY_ID, AuthError, Identity, NewKey, check_given, ensure_admin, new_key, principal as principal_of, redacted,

@@ -43,7 +43,7 @@ pub struct Policy {
     pub revision: i64,
     active: HashSet<String>,
     limits: HashMap<Subject, Vec<(String, Limit)>>,
-    /// For tenants without any of their own.
+    /// For tenants without one of their own on that model.
     default_limits: Vec<(String, Limit)>,
     permissions: HashMap<String, Permission>,
     /// Budgets of all subjects.
@@ -97,11 +97,13 @@ impl Policy {
     pub fn limits_of(&self, tenant: &str, key: &str, model: &str) -> Vec<(Subject, String, Limit)> {
         let mut found = Vec::new();
         let project = Subject::Project(tenant.to_owned());
-        let of_project = self.limits.get(&project).unwrap_or(&self.default_limits);
         let key = Subject::Key(key.to_owned());
-        let of_key = self.limits.get(&key).map_or(&[][..], Vec::as_slice);
-        for (subject, limits) in [(key, of_key), (project, of_project.as_slice())] {
-            for (name, limit) in limits.iter().filter(|(name, _)| name == "*" || name == model) {
+        for subject in [key, project] {
+            let own = self.limits.get(&subject).map_or(&[][..], Vec::as_slice);
+            // A tenant without an own limit on a model, or on all together, has the default one.
+            let defaults = if matches!(subject, Subject::Project(_)) { self.default_limits.as_slice() } else { &[] };
+            let defaults = defaults.iter().filter(|(name, _)| own.iter().all(|(named, _)| named != name));
+            for (name, limit) in own.iter().chain(defaults).filter(|(name, _)| name == "*" || name == model) {
                 found.push((subject.clone(), name.clone(), *limit));
             }
         }

@@ -194,6 +194,21 @@ pub enum CacheConsent {
     Always,
 }
 
+impl CacheConsent {
+    /// The name in the API and the database.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::PerRequest => "per_request",
+            Self::Always => "always",
+        }
+    }
+
+    /// The one with this name.
+    pub fn named(name: &str) -> Option<Self> {
+        [Self::PerRequest, Self::Always].into_iter().find(|consent| consent.name() == name)
+    }
+}
+
 impl Principal {
     /// Whether it may see and change everything.
     pub const fn is_admin(&self) -> bool {

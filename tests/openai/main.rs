@@ -2,6 +2,8 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stderr, reason = "tests")]
 
 mod adapters;
+mod admin;
+mod admin_changes;
 mod bundled;
 mod caching;
 mod chat;

@@ -62,8 +62,8 @@ pub struct Harness {
     router: Router,
     pub server: Server,
     pub engine: EngineHandle,
-    pub readiness: Readiness,
     pub tenants: Tenants,
+    pub readiness: Readiness,
     /// Adapter root.
     pub root: TempDir,
     /// Data directory.
@@ -167,7 +167,7 @@ impl Harness {
         .unwrap();
         let router = router(server.clone());
         let leaks = LeakCheck::new(engine.clone());
-        Self { router, server, engine, readiness, tenants, root, data, _leaks: leaks, _leases: leases }
+        Self { router, server, engine, tenants, readiness, root, data, _leaks: leaks, _leases: leases }
     }
 
     pub async fn send(&self, request: Request<Body>) -> Reply {
@@ -183,6 +183,16 @@ impl Harness {
 
     pub async fn get(&self, path: &str) -> Reply {
         self.send(request(Method::GET, path, Body::empty())).await
+    }
+
+    /// A request with a key and headers of its own.
+    pub async fn call(&self, method: Method, path: &str, body: Option<&Value>, key: &str, headers: &[(&str, &str)]) -> Reply {
+        let body = body.map_or_else(Body::empty, |body| Body::from(body.to_string()));
+        let mut request = Request::builder().method(method).uri(path).header("authorization", format!("Bearer {key}"));
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        self.send(request.body(body).unwrap()).await
     }
 
     /// [`Harness::post`] with another key and more headers.

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stderr, reason = "tests")]
 
 mod commands;
+mod killed;
 mod lifecycle;
 mod null_backend;
 mod refusals;

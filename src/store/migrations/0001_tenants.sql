@@ -92,6 +92,8 @@ CREATE TABLE budgets (
     version BIGINT NOT NULL
 );
 CREATE INDEX budgets_of_subject ON budgets (scope, subject);
+-- One hard limit at most for a period.
+CREATE UNIQUE INDEX budgets_hard ON budgets (scope, subject, period) WHERE enforcement = 'hard';
 
 CREATE TABLE webhooks (
     id TEXT NOT NULL PRIMARY KEY,
@@ -191,7 +193,7 @@ CREATE INDEX idempotency_age ON idempotency (created_at);
 CREATE TABLE audit (
     id TEXT NOT NULL PRIMARY KEY,
     at_micros BIGINT NOT NULL,
-    actor TEXT NOT NULL,                -- key id
+    actor TEXT NOT NULL,                -- key id, or cli
     action TEXT NOT NULL,               -- project.created ...
     object_id TEXT NOT NULL,
     project_id TEXT,

@@ -26,6 +26,7 @@ use crate::model::BLOCK_TOKENS;
 use crate::registry::{Catalog, IfLoaded, LoadRequest, LoadedBy, Owner, Setup, Source, Viewer};
 use crate::store::{DataDir, Database};
 use crate::tenants::jwt::TokenVerifier;
+use crate::tenants::webhooks::Deliveries;
 use crate::tenants::{DEFAULT_TENANT, Office, Opening, Tenants};
 
 /// Time for the last rows of the ledger to reach the database; what does not stays in the journal.
@@ -40,7 +41,7 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
     let data = Arc::new(DataDir::open(&config.data_dir)?);
     let listener = bind(&config).await?;
     let office = open_office(&config.database, data.path(), config.secret_key.as_ref()).await?;
-    let (tenants, _reached) = Tenants::open(Opening { office, data_dir: data.path(), sync: config.ledger_sync }).await?;
+    let (tenants, reached) = Tenants::open(Opening { office, data_dir: data.path(), sync: config.ledger_sync }).await?;
     let tokens = token_verifier(&config, &tenants).await?;
     let built = tokio::select! {
         built = build(&config, &data, &tenants) => built?,
@@ -53,6 +54,7 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
     let new_key = tenants.ensure_admin(data.path(), config.admin_key.as_ref().map(|key| key.0.as_str())).await?;
     tokio::spawn(tenants.clone().keep_up());
     tokio::spawn(tenants.ledger().clone().drain());
+    tokio::spawn(Deliveries::new(tenants.office().clone()).run(reached));
     let address = listener.local_addr().context("the address of the listening socket")?;
     let readiness = Readiness::default();
     let starting = readiness.latch("start");

@@ -48,7 +48,9 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>, environment: Vec<(OsSt
             return if error.use_stderr() { ExitCode::from(BAD_CONFIGURATION) } else { ExitCode::SUCCESS };
         }
     };
-    match dispatch(&matches, environment) {
+    let outcome = dispatch(&matches, environment);
+    telemetry::flush();
+    match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(Failure::Config(problems)) => {
             complain("the configuration cannot be used:");

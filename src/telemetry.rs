@@ -1,7 +1,12 @@
 //! Logging: one subscriber for the process, lines on standard error. Metrics are registered by the rooms that count them.
 
-use std::io::IsTerminal;
+mod lines;
 
+use std::io::IsTerminal;
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use lines::Lines;
 use tracing_subscriber::EnvFilter;
 
 /// Form of log lines.
@@ -36,14 +41,34 @@ impl LogConfig {
     }
 }
 
+/// Lines that are not written yet.
+static LINES: OnceLock<Lines> = OnceLock::new();
+
 /// Starts logging. A second call changes nothing: tests start many servers in one process.
 pub fn start(config: &LogConfig) {
     let filter = EnvFilter::try_new(&config.level).unwrap_or_else(|_| EnvFilter::new("info"));
-    let builder =
-        tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(std::io::stderr().is_terminal());
+    let lines = match LINES.get() {
+        Some(lines) => lines.clone(),
+        // Without a thread there is nothing to serve with either: whoever needs one next says so.
+        None => match Lines::start(std::io::stderr()) {
+            Ok(lines) => LINES.get_or_init(|| lines).clone(),
+            Err(_) => return,
+        },
+    };
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(lines).with_ansi(std::io::stderr().is_terminal());
     // An error here means that a subscriber is set already.
     let _ = match config.format {
         LogFormat::Text => builder.with_target(false).try_init(),
         LogFormat::Json => builder.json().flatten_event(true).try_init(),
     };
 }
+
+/// Waits until every line is written: before the process ends, and before anything else is written to standard error.
+pub fn flush() {
+    if let Some(lines) = LINES.get() {
+        lines.flush(PATIENCE);
+    }
+}
+
+/// A reader of standard error that takes nothing does not hold the end of the process up for longer.
+const PATIENCE: Duration = Duration::from_secs(2);

@@ -310,6 +310,7 @@ impl Writer {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
     use rand::SeedableRng;
     use rand_chacha::ChaCha8Rng;
     use serde_json::json;

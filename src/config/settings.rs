@@ -81,7 +81,7 @@ pub const SETTINGS: &[Setting] = &[
     one("listen", "listen", "ADDR", "127.0.0.1:8080", "Address and port to serve on; port 0 takes a free one."),
     one("data_dir", "data-dir", "DIR", "the platform's data directory", "Keys, adapters in service and their versions live here."),
     one("database", "database", "URL", "sqlite", "Where tenants, keys and the ledger are: sqlite (a file in the data directory), or postgres://user@host/name, which several processes can share."),
-    one("ledger_sync", "ledger-sync", "WHEN", "group", "When rows of the ledger, which are with the operating system before an answer ends, are put on the disk: group (at once, nobody waits), wait (answers wait), never."),
+    one("ledger_sync", "ledger-sync", "WHEN", "group", "When rows of the ledger, which are with the operating system before an answer ends, are put on the disk: group (within 10 ms, nobody waits), wait (answers wait), never."),
     many("adapter_roots", "adapter-root", "DIR", "DATA_DIR/adapters and the bundled adapters",
         "Directory that the API may load adapters from. May be repeated."),
     many("adapters", "adapter", "NAME=PATH", "the bundled adapters, on the bundled base",

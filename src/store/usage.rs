@@ -5,6 +5,7 @@ use sqlx::any::AnyRow;
 use sqlx::{AnyConnection, Row};
 
 use super::StoreError;
+use super::ledger::{COLUMNS, LedgerRow};
 use super::list::{Query, number};
 
 /// What sums can be told apart by.
@@ -139,6 +140,58 @@ fn sum_row(row: &AnyRow) -> Result<SumRow, sqlx::Error> {
         cached_tokens: number(row, 7)?,
         output_tokens: number(row, 8)?,
         cost_nanos: number(row, 9)?,
+    })
+}
+
+/// Rows of the ledger in the order of their admission, after the row `after` (its time in microseconds and its id).
+pub async fn rows(
+    connection: &mut AnyConnection,
+    which: &Which,
+    from: i64,
+    to: i64,
+    after: Option<(i64, &str)>,
+    limit: i64,
+) -> Result<Vec<LedgerRow>, StoreError> {
+    let query = Query::new(&format!("SELECT {COLUMNS} FROM ledger WHERE"))
+        .with(" at_micros >= ?", after.map_or(from, |(at, _)| at.max(from)))
+        .and("at_micros < ?", Some(to))
+        .and_any("project_id", &which.projects)
+        .and_any("key_id", &which.keys)
+        .and_any("model", &which.models)
+        .and_any("end_user", &which.users);
+    let query = match after {
+        Some((at, id)) => query.with(" AND (at_micros > ?", at).with(" OR id > ?)", id),
+        None => query,
+    };
+    query.with(" ORDER BY at_micros, id LIMIT ?", limit).read(connection, "read the ledger", ledger_row).await
+}
+
+fn ledger_row(row: &AnyRow) -> Result<LedgerRow, sqlx::Error> {
+    Ok(LedgerRow {
+        id: row.try_get(0)?,
+        node: row.try_get(1)?,
+        at_micros: row.try_get(2)?,
+        request_id: row.try_get(3)?,
+        project_id: row.try_get(4)?,
+        key_id: row.try_get(5)?,
+        end_user: row.try_get(6)?,
+        endpoint: row.try_get(7)?,
+        model: row.try_get(8)?,
+        version: row.try_get(9)?,
+        arm: row.try_get(10)?,
+        input_tokens: row.try_get(11)?,
+        cached_tokens: row.try_get(12)?,
+        output_tokens: row.try_get(13)?,
+        reasoning_tokens: row.try_get(14)?,
+        queue_micros: row.try_get(15)?,
+        first_token_micros: row.try_get(16)?,
+        total_micros: row.try_get(17)?,
+        engine_micros: row.try_get(18)?,
+        kv_block_micros: row.try_get(19)?,
+        price_id: row.try_get(20)?,
+        cost_nanos: row.try_get(21)?,
+        cache: row.try_get(22)?,
+        outcome: row.try_get(23)?,
     })
 }
 

@@ -191,9 +191,11 @@ pub async fn note(connection: &mut AnyConnection, row: &DeliveryRow, attempts_be
     Ok(done.rows_affected() == 1)
 }
 
-/// Forgets deliveries that are done and were planned before this time. Returns how many.
+/// Forgets deliveries that are done and were planned before this time, except those of budgets without an end, whose period begins
+/// at 0: they could be reported again. Returns how many.
 pub async fn forget(connection: &mut AnyConnection, before: i64) -> Result<u64, StoreError> {
-    let query = sqlx::query("DELETE FROM deliveries WHERE next_attempt_at IS NULL AND created_at < $1").bind(before);
-    let done = query.execute(connection).await.map_err(StoreError::sql("forget deliveries"))?;
+    let query =
+        sqlx::query("DELETE FROM deliveries WHERE next_attempt_at IS NULL AND created_at < $1 AND event_id NOT LIKE '%:0:%'");
+    let done = query.bind(before).execute(connection).await.map_err(StoreError::sql("forget deliveries"))?;
     Ok(done.rows_affected())
 }

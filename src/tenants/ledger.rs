@@ -59,7 +59,8 @@ struct Inner {
 
 #[derive(Default)]
 struct Queue {
-    rows: VecDeque<(LedgerRow, u64, Instant)>,
+    /// Shared, so that the lock is not held for copying them.
+    rows: VecDeque<(Arc<LedgerRow>, u64, Instant)>,
     appended: u64,
 }
 
@@ -125,7 +126,7 @@ impl Ledger {
         let written = line.and_then(|line| self.0.journal.append(&line).map_err(|error| LedgerError::Journal(error.to_string())));
         match written {
             Ok(written) => {
-                queue.rows.push_back((row, written.segment, Instant::now()));
+                queue.rows.push_back((Arc::new(row), written.segment, Instant::now()));
                 let first = queue.rows.len() == 1;
                 drop(queue);
                 if first {
@@ -159,6 +160,11 @@ impl Ledger {
         }
     }
 
+    /// [`Ledger::flush`] with an end; false where rows are left.
+    pub async fn flush_within(&self, patience: Duration) -> bool {
+        tokio::time::timeout(patience, self.flush()).await.is_ok()
+    }
+
     /// Rows that wait for the database, and how long the oldest has waited.
     pub fn lag(&self) -> (usize, Duration) {
         let queue = self.queue();
@@ -185,7 +191,7 @@ impl Ledger {
         loop {
             let (batch, segment) = {
                 let queue = self.queue();
-                let batch: Vec<LedgerRow> = queue.rows.iter().take(BATCH).map(|(row, _, _)| row.clone()).collect();
+                let batch: Vec<Arc<LedgerRow>> = queue.rows.iter().take(BATCH).map(|(row, _, _)| Arc::clone(row)).collect();
                 (batch, queue.rows.get(BATCH).or(queue.rows.back()).map(|(_, segment, _)| *segment))
             };
             let Some(segment) = segment else { return };
@@ -210,7 +216,7 @@ impl Ledger {
 
     /// Moves the last rows into the database; for the end of the process. What does not get there stays in the journal.
     pub async fn close(&self, patience: Duration) {
-        if tokio::time::timeout(patience, self.flush()).await.is_err() {
+        if !self.flush_within(patience).await {
             tracing::warn!(rows = self.lag().0, "rows of the ledger stay in the journal until the next start");
             return;
         }

@@ -18,9 +18,11 @@ mod office;
 mod policy;
 mod price;
 mod principal;
+mod repeat;
 mod secrets;
 mod ticket;
 mod wallet;
+pub mod webhooks;
 mod window;
 
 pub use admission::{CacheUse, Done, NotAdmitted, Outcome, Requested, Settled};
@@ -39,6 +41,7 @@ pub use office::Office;
 pub use policy::{Limit, Policy, Subject};
 pub use price::{Price, PriceBook, Tokens};
 pub use principal::{CacheConsent, DEFAULT_TENANT, ModelAccess, Principal, Priority, Reach, Scope, Scopes, UnknownScope};
+pub use repeat::{Kept, Pending, Repeated};
 pub use secrets::{Secrets, new_id, sha256_hex};
 pub use ticket::{Ask, Now, Rate, Refusal, Ticket};
 pub use wallet::{BudgetReached, OverBudget, Spent};
@@ -67,6 +70,9 @@ pub enum TenantError {
          the file `pepper` of the data directory where it was made must be there"
     )]
     ForeignDatabase,
+    /// Rows of the ledger cannot be written as text.
+    #[error("rows of the ledger cannot be written as text: {0}")]
+    Export(String),
     /// An encrypted secret does not open.
     #[error("a secret in the database cannot be decrypted: it was damaged or written under another secret key")]
     Sealed,

@@ -83,6 +83,60 @@ async fn nobody_gets_anothers_answer_nor_learns_that_there_is_one() {
 }
 
 #[tokio::test]
+async fn the_cache_is_emptied_by_tenant_by_model_or_whole() {
+    let server = Harness::new().await;
+    let (a, b) = (server.key_of("acme").await, server.key_of("other").await);
+    let ask = async |key: &str| cache(&server.post_as(key, CHAT, &chat_body(), ALLOW).await).to_owned();
+    assert_eq!([ask(&a).await, ask(&b).await, ask(&a).await, ask(&b).await], ["miss", "miss", "hit", "hit"]);
+    server.ok("/admin/cache/purge", &json!({"project_id": "acme"})).await;
+    assert_eq!([ask(&a).await, ask(&b).await], ["miss", "hit"]);
+    server.ok("/admin/cache/purge", &json!({"model": "base"})).await;
+    assert_eq!([ask(&a).await, ask(&b).await], ["miss", "miss"]);
+    server.ok("/admin/cache/purge", &json!({})).await;
+    assert_eq!(ask(&a).await, "miss");
+    let both = server.post("/admin/cache/purge", &json!({"model": "base", "project_id": "acme"})).await;
+    assert_eq!(both.error().2, json!("invalid_parameter_combination"));
+    assert_eq!(server.post_as(&a, "/admin/cache/purge", &json!({}), &[]).await.status.as_u16(), 403);
+    let audit = server.get("/v1/organization/audit_logs").await;
+    assert!(audit.text.contains("response_cache.purged"), "{}", audit.text);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_same_request_with_the_same_idempotency_key_is_answered_and_billed_once() {
+    let server = Harness::new().await;
+    let (a, b) = (server.key_of("acme").await, server.key_of("other").await);
+    let body = merged(chat_body(), &json!({"temperature": 1}));
+    let ask = async |key: &str, body: &Value, name: &str| server.post_as(key, CHAT, body, &[("idempotency-key", name)]).await;
+    let replayed = |reply: &Reply| reply.headers.contains_key("idempotent-replayed");
+    let first = ask(&a, &body, "one").await;
+    assert_eq!((first.status.as_u16(), replayed(&first)), (200, false), "{}", first.text);
+    let again = ask(&a, &body, "one").await;
+    assert_eq!((again.text == first.text, replayed(&again)), (true, true));
+    assert_eq!(again.headers["x-adapter-version"], first.headers["x-adapter-version"]);
+    let other = ask(&a, &chat_body(), "one").await;
+    assert_eq!((other.error().0, other.error().2), (409, json!("idempotency_key_reused")));
+    assert!(!replayed(&ask(&b, &body, "one").await), "another tenant's keys are its own");
+    let stream = merged(body.clone(), &json!({"stream": true}));
+    let first_stream = ask(&a, &stream, "two").await;
+    let again = ask(&a, &stream, "two").await;
+    assert_eq!((again.text == first_stream.text, replayed(&again)), (true, true));
+    assert!(again.headers["content-type"].to_str().unwrap().starts_with("text/event-stream"));
+    // What was refused is not kept.
+    let wrong = merged(chat_body(), &json!({"model": "nothing"}));
+    assert_eq!(ask(&a, &wrong, "three").await.status.as_u16(), 404);
+    while ask(&a, &body, "three").await.status.as_u16() == 409 {}
+    assert_eq!(ask(&a, &body, "").await.error().3, json!("Idempotency-Key"));
+    server.tenants.ledger().flush().await;
+    let rows: i64 = sqlx::query_scalar("SELECT COUNT(*) FROM ledger").fetch_one(server.tenants.database().pool()).await.unwrap();
+    assert_eq!(rows, 4);
+    let kept: Vec<(String,)> = sqlx::query_as("SELECT body FROM idempotency WHERE body IS NOT NULL")
+        .fetch_all(server.tenants.database().pool())
+        .await
+        .unwrap();
+    assert!(kept.len() == 4 && kept.iter().all(|(body,)| !body.contains("choices")), "answers are kept encrypted");
+}
+
+#[tokio::test]
 async fn a_replaced_version_takes_its_answers_along() {
     let server = Harness::new().await;
     let key = server.key_of("acme").await;

@@ -4,6 +4,7 @@
 mod adapters;
 mod admin;
 mod admin_changes;
+mod admin_usage;
 mod bundled;
 mod caching;
 mod chat;
@@ -18,3 +19,4 @@ mod support;
 mod together;
 mod tokens;
 mod uploads;
+mod webhooks;

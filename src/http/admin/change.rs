@@ -201,7 +201,8 @@ pub(super) fn caller(parts: &Parts) -> Result<Arc<Principal>, ApiError> {
     parts.extensions.get::<Arc<Principal>>().cloned().ok_or_else(missing)
 }
 
-pub(super) fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, ApiError> {
+/// Names a request, so that a repetition of it does nothing new.
+pub fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, ApiError> {
     let Some(value) = headers.get(IDEMPOTENCY_KEY) else { return Ok(None) };
     let key = value.to_str().ok().filter(|key| (1..=MAX_KEY).contains(&key.len()));
     let message = format!("Invalid 'Idempotency-Key': 1 to {MAX_KEY} visible ASCII characters are right.");

@@ -6,6 +6,7 @@ pub(super) mod adapters;
 mod admin_keys;
 mod audit_logs;
 mod budgets;
+mod cache;
 pub(super) mod change;
 pub(super) mod conditions;
 mod keys;
@@ -28,6 +29,7 @@ use axum::routing::{delete, get, post, put};
 use serde_json::{Value, json};
 
 pub use absent::feature as absent_feature;
+pub use change::idempotency_key;
 
 use super::routes::{Access, Route};
 use crate::tenants::Scope;
@@ -111,10 +113,12 @@ pub fn routes() -> Vec<Route> {
         at("/admin/budgets/{budget_id}",                                    LOOK,  g.clone(), get(budgets::retrieve)),
         at("/admin/budgets/{budget_id}",                                    ADMIN, p.clone(), post(budgets::update)),
         at("/admin/budgets/{budget_id}",                                    ADMIN, d.clone(), delete(budgets::remove)),
+        at("/admin/cache/purge",                                            ADMIN, p.clone(), post(cache::purge)),
         at("/admin/prices",                                                 LOOK,  g.clone(), get(prices::list_all)),
         at("/admin/prices",                                                 ADMIN, p.clone(), post(prices::create)),
         at("/admin/prices/{price_id}",                                      LOOK,  g.clone(), get(prices::retrieve)),
         at("/admin/prices/{price_id}",                                      ADMIN, d.clone(), delete(prices::remove)),
+        at("/admin/usage/export",                                           LOOK,  g.clone(), get(usage::export)),
         at("/admin/webhooks",                                               LOOK,  g.clone(), get(webhooks::list_all)),
         at("/admin/webhooks",                                               ADMIN, p.clone(), post(webhooks::create)),
         at("/admin/webhooks/{webhook_id}",                                  LOOK,  g.clone(), get(webhooks::retrieve)),

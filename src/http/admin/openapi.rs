@@ -93,10 +93,12 @@ fn lines() -> Vec<Line> {
         get("/admin/budgets/{budget_id}", "retrieveBudget", "A budget and what is spent of it.", "Budget", &[]),
         post("/admin/budgets/{budget_id}", "updateBudget", "Change a budget.", Some("BudgetUpdate"), "Budget"),
         delete("/admin/budgets/{budget_id}", "removeBudget", "Remove a budget."),
+        post("/admin/cache/purge", "purgeResponseCache", "Drop answers from the response cache of this process.", Some("CachePurge"), "CachePurged"),
         get("/admin/prices", "listPrices", "The price book.", "PriceList", &["limit", "after", "project_id", "model"]),
         post("/admin/prices", "createPrice", "Add a price.", Some("PriceCreate"), "Price"),
         get("/admin/prices/{price_id}", "retrievePrice", "A price.", "Price", &[]),
         delete("/admin/prices/{price_id}", "removePrice", "Take a price back that does not hold yet."),
+        get("/admin/usage/export", "exportUsage", "Rows of the ledger, streamed; a tenant's key sees its own.", "UsageExport", &["format", "start_time", "end_time", "project_ids"]),
         get("/admin/webhooks", "listWebhooks", "Webhooks.", "WebhookList", &["limit", "after", "project_id"]),
         post("/admin/webhooks", "createWebhook", "Make a webhook; its signing secret is shown once.", Some("WebhookCreate"), "WebhookCreated"),
         get("/admin/webhooks/{webhook_id}", "retrieveWebhook", "A webhook.", "Webhook", &[]),
@@ -115,7 +117,14 @@ fn describe(line: &Line) -> Value {
     let content = |schema: &str| json!({"application/json": {"schema": {"$ref": format!("#/components/schemas/{schema}")}}});
     let changes = line.method != Method::GET;
     let named = line.path.contains('{');
-    let mut responses = json!({"200": {"description": "Success.", "content": content(line.response)}});
+    let success = match line.response {
+        "UsageExport" => json!({
+            "text/csv": {"schema": {"type": "string"}},
+            "application/jsonl": {"schema": {"type": "string"}},
+        }),
+        schema => content(schema),
+    };
+    let mut responses = json!({"200": {"description": "Success.", "content": success}});
     let errors = [
         (400, true, "The request is wrong; the error names the field and what would be right."),
         (401, true, "The key is missing or wrong (`invalid_api_key`)."),
@@ -168,6 +177,7 @@ fn query(name: &str) -> Value {
         "owner_project_access" => (name, false, words(&["active", "inactive", "any"])),
         "start_time" => (name, true, time),
         "end_time" | "effective_at[gt]" | "effective_at[gte]" | "effective_at[lt]" | "effective_at[lte]" => (name, false, time),
+        "format" => (name, false, words(&["csv", "jsonl"])),
         "bucket_width" => (name, false, words(&["1m", "1h", "1d"])),
         "costs_bucket_width" => ("bucket_width", false, words(&["1d"])),
         "group_by" => (name, false, list_of(&["project_id", "api_key_id", "model", "user_id"])),

@@ -282,6 +282,8 @@ fn own() -> Value {
         })),
         "Webhook": webhook,
         "WebhookCreated": with(&webhook, json!({"secret": text()})),
+        "CachePurge": body(&[], json!({"project_id": maybe_text(), "model": maybe_text()})),
+        "CachePurged": object(json!({"purged": {"const": true}})),
         "WebhookCreate": body(&["url"], json!({"url": url, "project_id": maybe_text()})),
         "WebhookUpdate": body(&[], json!({"url": url})),
         "Delivery": object(json!({

@@ -1,18 +1,25 @@
-//! `/v1/organization/usage/completions` and `/v1/organization/costs`: what was used, in buckets of time. A tenant's key sees what
+//! `/v1/organization/usage/completions` and `/v1/organization/costs`: what was used, in buckets of time; and
+//! `/admin/usage/export`: all of it. A tenant's key sees what
 //! its tenant used.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Json;
+use axum::body::Body;
 use axum::extract::{Extension, FromRequestParts, State};
 use axum::http::request::Parts;
+use axum::http::{HeaderValue, header};
+use axum::response::Response;
+use futures::StreamExt;
 use serde_json::{Value, json};
 
 use super::query::Parameters;
 use crate::http::Server;
 use crate::http::error::ApiError;
 use crate::http::fields;
-use crate::tenants::admin::usage::{self, Bucket, Field, Question, SumRow, Sums, Which};
+use crate::tenants::admin::AdminError;
+use crate::tenants::admin::usage::{self, Bucket, Export, Field, Format, Question, SumRow, Sums, Which};
 use crate::tenants::{Principal, Reach, unix_now};
 
 const MINUTE: i64 = 60;
@@ -22,6 +29,8 @@ const DAY: i64 = 86_400;
 const MAX_TIME: i64 = 1 << 36;
 /// Begins the name of a page; the time at which it begins follows.
 const PAGE: &str = "page_";
+/// Longest wait for what is on its way to the database.
+const FRESH: Duration = Duration::from_millis(500);
 /// Nano-dollars of a dollar.
 const DOLLAR: f64 = 1e9;
 
@@ -37,6 +46,9 @@ impl FromRequestParts<Server> for Asked {
 }
 
 /// How long buckets are, how many come at once, and how many can.
+/// Longest wait for rows that are on their way into the database.
+const PATIENCE: std::time::Duration = std::time::Duration::from_secs(1);
+
 #[derive(Clone, Copy)]
 struct Width {
     seconds: i64,
@@ -126,6 +138,47 @@ pub async fn costs(
         .await
 }
 
+/// `GET /admin/usage/export`: rows of the ledger, streamed.
+pub async fn export(
+    State(server): State<Server>,
+    Extension(caller): Extension<Arc<Principal>>,
+    Asked(mut query): Asked,
+) -> Result<Response, ApiError> {
+    let formats = [("csv", Format::Csv), ("jsonl", Format::JsonLines)];
+    let format = query.word("format", &formats)?.unwrap_or(Format::Csv);
+    let which = of_caller(&mut query, &caller)?;
+    let from = query.integer("start_time", 0..=MAX_TIME)?.ok_or_else(missing_start)?;
+    let to = query.integer("end_time", 0..=MAX_TIME)?.unwrap_or_else(|| unix_now() + 1);
+    query.finish()?;
+    fresh(&server).await;
+    let mut export = Export::new(server.tenants().office().clone(), which, from, to, format);
+    // The first piece is read before the status is sent, so that a database that is down is an error and not half a file.
+    let first = export.next().await?;
+    let rest = futures::stream::try_unfold(export, async |mut export: Export| {
+        let piece = export.next().await?;
+        Ok::<_, AdminError>(piece.map(|piece| (piece, export)))
+    });
+    let pieces = futures::stream::iter(first.map(Ok)).chain(rest);
+    let (kind, name) = match format {
+        Format::Csv => ("text/csv; charset=utf-8", "attachment; filename=\"usage.csv\""),
+        Format::JsonLines => ("application/jsonl", "attachment; filename=\"usage.jsonl\""),
+    };
+    let mut response = Response::new(Body::from_stream(pieces));
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
+    response.headers_mut().insert(header::CONTENT_DISPOSITION, HeaderValue::from_static(name));
+    Ok(response)
+}
+
+/// What this process has answered until now is to be seen, unless the database takes long.
+async fn fresh(server: &Server) {
+    // What is still on its way is in the next answer.
+    let _ = tokio::time::timeout(FRESH, server.tenants().ledger().flush()).await;
+}
+
+fn missing_start() -> ApiError {
+    ApiError::invalid("start_time", "missing_required_parameter", "Missing required parameter: 'start_time'.")
+}
+
 fn words(query: &mut Parameters, name: &str, words: &[(&str, Field)]) -> Result<Vec<Field>, ApiError> {
     query.list(name)?.iter().map(|text| fields::word(name, text, words)).collect()
 }
@@ -152,11 +205,7 @@ struct Span {
 
 impl Span {
     fn read(query: &mut Parameters, width: Width) -> Result<Self, ApiError> {
-        let missing = || {
-            let message = "Missing required parameter: 'start_time'.";
-            ApiError::invalid("start_time", "missing_required_parameter", message)
-        };
-        let start = query.integer("start_time", 0..=MAX_TIME)?.ok_or_else(missing)?;
+        let start = query.integer("start_time", 0..=MAX_TIME)?.ok_or_else(missing_start)?;
         let end = query.integer("end_time", 0..=MAX_TIME)?;
         if end.is_some_and(|end| end <= start) {
             let message = format!("Invalid 'end_time': a time after 'start_time' ({start}) is right.");
@@ -179,7 +228,10 @@ impl Span {
     }
 
     async fn answer(&self, server: &Server, sums: Sums, render: impl Fn(&SumRow) -> Value) -> Result<Json<Value>, ApiError> {
+        fresh(server).await;
         let question = Question { sums, from: self.from, to: self.page_end };
+        // What was answered before this question is part of the answer; a database that is behind is not waited for.
+        server.tenants().ledger().flush_within(PATIENCE).await;
         let buckets = usage::buckets(server.tenants().office(), &question).await?;
         let bucket = |bucket: &Bucket| {
             json!({

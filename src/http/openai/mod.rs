@@ -5,6 +5,7 @@ mod completions_request;
 mod frames;
 mod generation;
 mod models;
+mod repeated;
 mod reply;
 mod sender;
 mod tokenize;
@@ -25,8 +26,13 @@ use super::error::ApiError;
 /// `POST /v1/chat/completions`
 pub async fn chat(State(server): State<Server>, Head(sender): Head, JsonBody(body): JsonBody) -> Result<Response, ApiError> {
     let sender = sender?;
-    let (request, delivery) = chat_request::parse(body, &sender, &server.limits())?;
-    reply::reply(&server, reply::Wanted { endpoint: wire::Endpoint::Chat, delivery, cost: sender.show_cost }, request).await
+    let again = sender.idempotency_key.as_ref().map(|_| body.clone()).unwrap_or_default();
+    let answer = async {
+        let (request, delivery) = chat_request::parse(body, &sender, &server.limits())?;
+        let wanted = reply::Wanted { endpoint: wire::Endpoint::Chat, delivery, cost: sender.show_cost };
+        reply::reply(&server, wanted, request).await
+    };
+    repeated::once(&server, &sender, "/v1/chat/completions", &again, answer).await
 }
 
 /// `POST /v1/completions`
@@ -36,7 +42,11 @@ pub async fn completions(
     JsonBody(body): JsonBody,
 ) -> Result<Response, ApiError> {
     let sender = sender?;
-    let (request, delivery) = completions_request::parse(body, &sender, &server.limits())?;
-    reply::reply(&server, reply::Wanted { endpoint: wire::Endpoint::Completions, delivery, cost: sender.show_cost }, request)
-        .await
+    let again = sender.idempotency_key.as_ref().map(|_| body.clone()).unwrap_or_default();
+    let answer = async {
+        let (request, delivery) = completions_request::parse(body, &sender, &server.limits())?;
+        let wanted = reply::Wanted { endpoint: wire::Endpoint::Completions, delivery, cost: sender.show_cost };
+        reply::reply(&server, wanted, request).await
+    };
+    repeated::once(&server, &sender, "/v1/completions", &again, answer).await
 }

@@ -10,6 +10,7 @@ use axum::http::request::Parts;
 
 use crate::gateway::{Caching, Origin};
 use crate::http::Server;
+use crate::http::admin::idempotency_key;
 use crate::http::error::ApiError;
 use crate::http::middleware::{Arrived, RequestId};
 use crate::tenants::Principal;
@@ -42,6 +43,8 @@ pub struct Sender {
     pub caching: Caching,
     /// Whether the answer says what it costs.
     pub show_cost: ShowCost,
+    /// Names the request, so that a repetition gets the same answer.
+    pub idempotency_key: Option<String>,
 }
 
 impl Sender {
@@ -78,7 +81,14 @@ fn sender(parts: &Parts) -> Result<Sender, ApiError> {
         Some("true") => ShowCost::Shown,
         Some(other) => return Err(wrong(SHOW_COST, other, "'true' or 'false'")),
     };
-    Ok(Sender { caller, request_id: request_id.into(), arrived, caching, show_cost })
+    Ok(Sender {
+        caller,
+        request_id: request_id.into(),
+        arrived,
+        caching,
+        show_cost,
+        idempotency_key: idempotency_key(&parts.headers)?,
+    })
 }
 
 fn text<'a>(headers: &'a HeaderMap, name: &str) -> Result<Option<&'a str>, ApiError> {

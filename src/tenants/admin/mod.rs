@@ -4,6 +4,7 @@
 pub mod adapters;
 pub mod audit;
 pub mod budgets;
+pub mod cache;
 mod checks;
 pub mod keys;
 pub mod limits;

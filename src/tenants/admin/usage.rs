@@ -4,11 +4,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::AdminError;
+use crate::store::ledger::LedgerRow;
 use crate::store::usage::{self as rows, Span};
 pub use crate::store::usage::{Difference, Field, Source, SumRow, Sums, Which};
-use crate::tenants::Office;
+use crate::tenants::{Office, TenantError};
 
 const HOUR: i64 = 3_600;
+/// Rows of a piece of an export.
+const PIECE: i64 = 1_000;
 
 /// A question.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -89,6 +92,94 @@ fn spans(question: &Question) -> Vec<Span> {
         spans.push(Span::Ledger(micros(last * HOUR), micros(*to)));
     }
     spans
+}
+
+/// The form of an export.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Format {
+    /// Comma-separated values with a line of names.
+    Csv,
+    /// A JSON object a line.
+    JsonLines,
+}
+
+/// Rows of the ledger as text, piece by piece: an export of any size needs the memory of one piece.
+pub struct Export {
+    office: Office,
+    which: Which,
+    from: i64,
+    to: i64,
+    format: Format,
+    at: Place,
+}
+
+enum Place {
+    Beginning,
+    After((i64, String)),
+    End,
+}
+
+impl Export {
+    /// Rows admitted from `from` to `to` (seconds since 1970, the end not included).
+    pub const fn new(office: Office, which: Which, from: i64, to: i64, format: Format) -> Self {
+        Self { office, which, from, to, format, at: Place::Beginning }
+    }
+
+    /// The next piece; `None` at the end.
+    pub async fn next(&mut self) -> Result<Option<String>, AdminError> {
+        let (after, first) = match &self.at {
+            Place::Beginning => (None, true),
+            Place::After((at, id)) => (Some((*at, id.as_str())), false),
+            Place::End => return Ok(None),
+        };
+        let micros = |seconds: i64| seconds.saturating_mul(1_000_000);
+        let mut connection = self.office.database.connection().await?;
+        let found = rows::rows(&mut connection, &self.which, micros(self.from), micros(self.to), after, PIECE).await?;
+        drop(connection);
+        self.at = match found.last() {
+            Some(last) if i64::try_from(found.len()).is_ok_and(|count| count == PIECE) => {
+                Place::After((last.at_micros, last.id.clone()))
+            }
+            _ => Place::End,
+        };
+        let text = match self.format {
+            Format::Csv => csv_text(&found, if first { Names::First } else { Names::Written }),
+            Format::JsonLines => json_lines(&found),
+        };
+        text.map(Some)
+    }
+}
+
+/// Whether the line of names is to be written.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Names {
+    First,
+    Written,
+}
+
+fn csv_text(rows: &[LedgerRow], names: Names) -> Result<String, AdminError> {
+    let mut writer = csv::WriterBuilder::new().has_headers(names == Names::First).from_writer(Vec::new());
+    let failed = |error: &dyn std::fmt::Display| AdminError::Tenant(TenantError::Export(error.to_string()));
+    if rows.is_empty() && names == Names::First {
+        let row = serde_json::to_value(LedgerRow::default()).map_err(|error| failed(&error))?;
+        let names = row.as_object().into_iter().flat_map(|map| map.keys());
+        writer.write_record(names).map_err(|error| failed(&error))?;
+    }
+    for row in rows {
+        writer.serialize(row).map_err(|error| failed(&error))?;
+    }
+    let bytes = writer.into_inner().map_err(|error| failed(&error))?;
+    String::from_utf8(bytes).map_err(|error| failed(&error))
+}
+
+fn json_lines(rows: &[LedgerRow]) -> Result<String, AdminError> {
+    let mut text = String::new();
+    for row in rows {
+        let line = serde_json::to_string(row).map_err(|error| AdminError::Tenant(TenantError::Export(error.to_string())))?;
+        text.push_str(&line);
+        text.push('\n');
+    }
+    Ok(text)
 }
 
 /// What comparing the ledger with its counters has found.

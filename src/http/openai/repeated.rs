@@ -1,0 +1,118 @@
+//! `Idempotency-Key` on requests for answers: the same request gets the answer that it got before, unbilled; another request with
+//! the same key is refused.
+
+use std::convert::Infallible;
+
+use axum::body::{Body, Bytes};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use futures::StreamExt;
+use futures::stream::unfold;
+use serde_json::{Map, Value, json};
+
+use super::sender::Sender;
+use crate::http::Server;
+use crate::http::error::ApiError;
+use crate::tenants::{Kept, Pending, Repeated, sha256_hex};
+
+/// Says that an answer is the one of an earlier request.
+const REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
+/// Headers that are kept with an answer.
+const KEPT_HEADERS: [&str; 3] = ["content-type", "x-adapter-version", "x-cost-usd"];
+/// Larger answers are not kept, bytes.
+const MOST_BYTES: usize = 4 << 20;
+/// Ends a stream.
+const DONE: &[u8] = b"data: [DONE]\n\n";
+/// Begins the event of a failure.
+const FAILURE: &[u8] = b"data: {\"error\":";
+
+/// Answers by `answer`, unless the same was answered before.
+pub async fn once<F>(server: &Server, sender: &Sender, path: &'static str, body: &Value, answer: F) -> Result<Response, ApiError>
+where
+    F: Future<Output = Result<Response, ApiError>>,
+{
+    let Some(key) = &sender.idempotency_key else { return answer.await };
+    let hash = sha256_hex(format!("{path}\n{body}").as_bytes());
+    let repeated = server.tenants().office().repeated(&sender.caller.tenant, key, hash).await;
+    let conflict = |code, message: &str| {
+        let error = ApiError::new(StatusCode::CONFLICT, "invalid_request_error", Some(code), message);
+        Err(ApiError { param: Some("Idempotency-Key".to_owned()), ..error })
+    };
+    match repeated.map_err(|error| ApiError::database_down(&error))? {
+        Repeated::No(pending) => keep(answer.await?, *pending).await,
+        Repeated::Answered(kept) => Ok(replay(kept)),
+        Repeated::Underway => {
+            conflict("idempotency_key_in_use", "The first request with this Idempotency-Key is still being answered.")
+        }
+        Repeated::AnotherRequest => conflict(
+            "idempotency_key_reused",
+            "This Idempotency-Key came with another request before; a new request needs a new key.",
+        ),
+    }
+}
+
+async fn keep(response: Response, pending: Pending) -> Result<Response, ApiError> {
+    let (parts, body) = response.into_parts();
+    let headers = kept_headers(&parts.headers);
+    let streamed = parts.headers.get(header::CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"text/event-stream"));
+    let body = if streamed {
+        record(body, headers, pending)
+    } else {
+        let bytes = axum::body::to_bytes(body, usize::MAX).await.map_err(|error| ApiError::internal(&error))?;
+        store(pending, headers, &bytes).await;
+        Body::from(bytes)
+    };
+    Ok(Response::from_parts(parts, body))
+}
+
+/// Passes a stream on and keeps it before its last piece leaves.
+fn record(body: Body, headers: String, pending: Pending) -> Body {
+    let state = (body.into_data_stream(), Vec::new(), Some((pending, headers)));
+    Body::from_stream(unfold(state, |(mut stream, mut seen, mut left)| async move {
+        let chunk: Bytes = stream.next().await?.ok()?;
+        if left.is_some() {
+            seen.extend_from_slice(&chunk);
+            if seen.len() > MOST_BYTES {
+                left = None;
+                seen = Vec::new();
+            } else if seen.ends_with(DONE)
+                && let Some((pending, headers)) = left.take()
+            {
+                let failed = seen.windows(FAILURE.len()).any(|window| window == FAILURE);
+                if !failed {
+                    store(pending, headers, &seen).await;
+                }
+            }
+        }
+        Some((Ok::<_, Infallible>(chunk), (stream, seen, left)))
+    }))
+}
+
+async fn store(pending: Pending, headers: String, bytes: &[u8]) {
+    let Ok(body) = std::str::from_utf8(bytes) else { return };
+    if bytes.len() > MOST_BYTES {
+        return;
+    }
+    // The answer is billed and given all the same; a repetition would be answered anew.
+    if let Err(error) = pending.keep(&Kept { headers, body: body.to_owned() }).await {
+        tracing::warn!(%error, "an answer is not kept for its Idempotency-Key");
+    }
+}
+
+fn kept_headers(headers: &HeaderMap) -> String {
+    let pair = |name: &str| Some((name.to_owned(), json!(headers.get(name)?.to_str().ok()?)));
+    Value::Object(KEPT_HEADERS.iter().filter_map(|name| pair(name)).collect()).to_string()
+}
+
+fn replay(kept: Kept) -> Response {
+    let mut response = (StatusCode::OK, kept.body).into_response();
+    let headers: Map<String, Value> = serde_json::from_str(&kept.headers).unwrap_or_default();
+    for (name, value) in &headers {
+        let pair = (HeaderName::try_from(name.as_str()), value.as_str().map(HeaderValue::try_from));
+        if let (Ok(name), Some(Ok(value))) = pair {
+            response.headers_mut().insert(name, value);
+        }
+    }
+    response.headers_mut().insert(REPLAYED, HeaderValue::from_static("true"));
+    response
+}

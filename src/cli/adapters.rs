@@ -11,14 +11,17 @@ use clap::ArgMatches;
 use super::open_data;
 use crate::app::announce::say;
 use crate::app::memory::human;
-use crate::app::{adapter_roots, base};
+use crate::app::{adapter_roots, base, open_office};
 use crate::config::{Config, StateConfig};
 use crate::model::lora::peft::AdapterFiles;
 use crate::model::lora::{LoraWeights, PreparedAdapter};
 use crate::model::{AdapterPreparer, ModelError};
 use crate::outbound::{Address, Caller, Part};
 use crate::registry::{self, AdapterFile, Catalog, IfLoaded, InService, LoadRequest, LoadedBy, Offline, Owner, Setup, Source};
-use crate::store::{self, Database};
+use crate::store;
+use crate::tenants::Office;
+use crate::tenants::admin::Change;
+use crate::tenants::admin::adapters::{AdapterChange, record};
 
 const ASK_THE_SERVER: &str =
     "ask it over its API: switchyard adapters push, POST /v1/load_lora_adapter, POST /v1/unload_lora_adapter";
@@ -80,21 +83,27 @@ pub(super) fn add(matches: &ArgMatches, config: &Config) -> anyhow::Result<()> {
     let roots = adapter_roots(config)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start the runtime")?;
     let loaded = runtime.block_on(async {
+        let office = open_office(&config.database, &config.data_dir, config.secret_key.as_ref()).await?;
         if let Some(tenant) = owner.tenant() {
-            check_tenant(config, tenant).await?;
+            // An adapter of nobody would be out of everybody's reach.
+            let active = store::policy::read(&office.database).await?.active;
+            anyhow::ensure!(active.iter().any(|id| id == tenant), "there is no project {tenant:?}, or it is archived (--tenant)");
         }
         let setup =
             Setup { data, roots, reserved_names: vec![base.name], base: base.checkpoint.config, preparer: Arc::new(CheckOnly) };
         let (catalog, _) = Catalog::open(setup).await?;
         let request = LoadRequest {
-            owner,
+            owner: owner.clone(),
             name,
             from: Source::Directory(path),
             if_loaded: IfLoaded::Replace,
             expected_version: None,
             by: LoadedBy::Operator,
         };
-        anyhow::Ok(catalog.load(request).await?)
+        let loaded = catalog.load(request).await?;
+        let did = AdapterChange::loaded(owner.tenant(), &loaded.name, (loaded.number, loaded.id)).instead_of(loaded.replaced);
+        note(&office, &did).await?;
+        anyhow::Ok(loaded)
     })?;
     say(&format!("{}@{} ({}) will be served from the next start\n", loaded.name, loaded.number, loaded.id.short()));
     Ok(())
@@ -126,19 +135,23 @@ pub(super) fn push(matches: &ArgMatches, key: Option<&str>) -> anyhow::Result<()
     Ok(())
 }
 
-/// An adapter of nobody would be out of everybody's reach.
-async fn check_tenant(config: &Config, tenant: &str) -> anyhow::Result<()> {
-    let database = Database::open(&config.database).await?;
-    let rows = store::policy::read(&database).await?;
-    database.close().await;
-    anyhow::ensure!(rows.active.iter().any(|id| id == tenant), "there is no project {tenant:?}, or it is archived (--tenant)");
-    Ok(())
+/// Writes a change into the audit log.
+async fn note(office: &Office, did: &AdapterChange) -> anyhow::Result<()> {
+    let mut change = Change::by_operator(office).await?;
+    record(&mut change, did).await?;
+    Ok(change.finish().await?)
 }
 
 pub(super) fn remove(matches: &ArgMatches, config: &StateConfig) -> anyhow::Result<()> {
     let name = name(matches)?;
     let data = open_data(&config.data_dir, ASK_THE_SERVER)?;
-    Offline::open(&data)?.remove(&owner(matches), &name)?;
+    let owner = owner(matches);
+    Offline::open(&data)?.remove(&owner, &name)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start the runtime")?;
+    runtime.block_on(async {
+        let office = open_office(&config.database, &config.data_dir, config.secret_key.as_ref()).await?;
+        note(&office, &AdapterChange::unloaded(owner.tenant(), &name)).await
+    })?;
     say(&format!("{name} is out of service\n"));
     Ok(())
 }

@@ -4,15 +4,20 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::{Extension, State};
+use axum::http::request::Parts;
 use axum::http::{HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
 
 use super::Server;
+use super::admin::adapters::{current, put_into_service};
+use super::admin::change::Halt;
+use super::admin::conditions::Conditions;
 use super::body::JsonBody;
 use super::error::ApiError;
 use super::fields::{Fields, Rule};
 use crate::registry::{AdapterInfo, IfLoaded, LoadRequest, LoadedBy, Owner, RegistryError, Source, Viewer};
+use crate::tenants::admin::adapters::AdapterChange;
 use crate::tenants::{Principal, Reach};
 
 /// An error in vLLM's words: its types, the status as `code`.
@@ -36,6 +41,16 @@ impl From<ApiError> for VllmError {
     }
 }
 
+impl From<Halt> for VllmError {
+    fn from(halt: Halt) -> Self {
+        match halt {
+            Halt::Error(error) => Self::from(error),
+            // Only requests with a key have answers that are kept.
+            Halt::Replay(_) => Self::from(ApiError::internal(&"an answer was kept for a request without a key")),
+        }
+    }
+}
+
 impl From<RegistryError> for VllmError {
     fn from(error: RegistryError) -> Self {
         // vLLM tells mistakes in the request from files that cannot be used.
@@ -46,11 +61,7 @@ impl From<RegistryError> for VllmError {
 }
 
 /// `POST /v1/load_lora_adapter`
-pub async fn load(
-    State(server): State<Server>,
-    Extension(principal): Extension<Arc<Principal>>,
-    body: Result<JsonBody, ApiError>,
-) -> Result<Response, VllmError> {
+pub async fn load(State(server): State<Server>, parts: Parts, body: Result<JsonBody, ApiError>) -> Result<Response, VllmError> {
     let mut fields = Fields::body(body?.0)?;
     let name = fields.string("lora_name")?.filter(|name| !name.is_empty());
     let path = fields.string("lora_path")?.filter(|path| !path.is_empty());
@@ -68,11 +79,22 @@ pub async fn load(
     let (Some(name), Some(path)) = (name, path) else {
         return Err(ApiError::invalid("lora_name", "missing", "Both 'lora_name' and 'lora_path' must be provided.").into());
     };
-    let by = LoadedBy::Api { key_id: principal.key_id.to_string() };
+    let conditions = Conditions::of(&server, &parts)?.without_key();
+    // Without the database nothing is changed, as it could not be written down.
+    drop(conditions.begin("").await?);
+    let by = LoadedBy::Api { key_id: conditions.actor().to_owned() };
     let loaded = server
         .gateway()
-        .load_adapter(LoadRequest { owner, name, from: Source::Directory(path.into()), if_loaded, expected_version, by })
+        .load_adapter(LoadRequest {
+            owner: owner.clone(),
+            name,
+            from: Source::Directory(path.into()),
+            if_loaded,
+            expected_version,
+            by,
+        })
         .await?;
+    conditions.note(&put_into_service(&owner, &loaded)).await?;
     let version = format!("{}@{}+{}", loaded.name, loaded.number, loaded.id.short());
     let mut response = success(format!("Success: LoRA adapter '{}' added successfully.", loaded.name));
     if let Ok(version) = HeaderValue::try_from(version) {
@@ -82,7 +104,7 @@ pub async fn load(
 }
 
 /// `POST /v1/unload_lora_adapter`
-pub async fn unload(State(server): State<Server>, body: Result<JsonBody, ApiError>) -> Result<Response, VllmError> {
+pub async fn unload(State(server): State<Server>, parts: Parts, body: Result<JsonBody, ApiError>) -> Result<Response, VllmError> {
     let mut fields = Fields::body(body?.0)?;
     let name = fields.string("lora_name")?.filter(|name| !name.is_empty());
     let expected_version = expected_version(&mut fields)?;
@@ -93,7 +115,11 @@ pub async fn unload(State(server): State<Server>, body: Result<JsonBody, ApiErro
         let message = "'lora_name' needs to be provided to unload a LoRA adapter.";
         return Err(ApiError::invalid("lora_name", "missing", message).into());
     };
+    let conditions = Conditions::of(&server, &parts)?.without_key();
+    drop(conditions.begin("").await?);
+    let before = current(&server, &owner, &name);
     server.gateway().unload_adapter(&owner, &name, expected_version.as_deref()).await?;
+    conditions.note(&AdapterChange::unloaded(owner.tenant(), &name).instead_of(before)).await?;
     Ok(success(format!("Success: LoRA adapter '{name}' removed successfully.")))
 }
 

@@ -1,6 +1,5 @@
 //! The only room that knows HTTP: routes, wire types, statuses. Knows nothing of scheduling, files or weights.
 
-mod adapter_versions;
 mod adapters;
 mod admin;
 mod auth;

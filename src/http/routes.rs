@@ -2,13 +2,13 @@
 
 use axum::http::{Method, StatusCode};
 use axum::middleware::{from_fn, from_fn_with_state};
-use axum::routing::{MethodRouter, delete, get, post};
+use axum::routing::{MethodRouter, get, post};
 use axum::{Router, extract::DefaultBodyLimit};
 use tower::ServiceBuilder;
 
 use super::auth::require;
 use super::error::ApiError;
-use super::{Server, adapter_versions, adapters, admin, health, metrics, middleware, openai, openapi};
+use super::{Server, adapters, admin, health, metrics, middleware, openai, openapi};
 use crate::tenants::Scope;
 
 /// Who may call a route.
@@ -56,10 +56,6 @@ pub fn routes() -> Vec<Route> {
         route(Method::POST, "/v1/load_lora_adapter",    ADMIN, post(adapters::load)),
         route(Method::POST, "/v1/unload_lora_adapter",  ADMIN, post(adapters::unload)),
         route(Method::GET,  "/v1/lora_adapters",        LOOK,  get(adapters::list)),
-        route(Method::GET,  "/admin/adapters",          ADMIN, get(adapter_versions::list)),
-        route(Method::DELETE, "/admin/adapters/{name}", ADMIN, delete(adapter_versions::remove)),
-        route(Method::GET,  "/admin/adapters/{name}/versions", ADMIN, get(adapter_versions::versions)),
-        route(Method::POST, "/admin/adapters/{name}/versions", ADMIN, post(adapter_versions::upload)),
         route(Method::GET,  "/health",                  Open,  get(health::health)),
         route(Method::GET,  "/ready",                   Open,  get(health::ready)),
         route(Method::GET,  "/metrics",                 Open,  get(metrics::render)),

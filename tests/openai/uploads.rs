@@ -133,3 +133,52 @@ async fn what_is_wrong_with_an_upload_is_named_and_nothing_of_it_stays() {
     assert_eq!(on_disk(&server), (0, 0));
     assert_eq!(server.get("/admin/adapters").await.json()["data"], json!([]));
 }
+
+#[tokio::test]
+async fn repetitions_conditions_and_the_audit_log_are_those_of_the_admin_api() {
+    let server = Harness::new().await;
+    let send = async |seed: u32, header: (&str, &str)| {
+        let request = Request::post("/admin/adapters/voice/versions")
+            .header("authorization", format!("Bearer {KEY}"))
+            .header("content-type", format!("multipart/form-data; boundary={BOUNDARY}"))
+            .header(header.0, header.1);
+        server.send(request.body(Body::from(form(&files(seed)))).unwrap()).await
+    };
+    let first = send(1, ("idempotency-key", "once")).await;
+    assert_eq!((first.status.as_u16(), first.headers["etag"].to_str().unwrap()), (200, "\"1\""), "{}", first.text);
+    assert_eq!(send(2, ("if-match", "\"1\"")).await.json()["version"], 2);
+    // The repetition gets the old answer and does not move the name back.
+    let again = send(1, ("idempotency-key", "once")).await;
+    assert_eq!((again.text, again.headers["idempotent-replayed"].to_str().unwrap()), (first.text, "true"));
+    assert_eq!(server.get("/v1/lora_adapters").await.json()["data"][0]["version"], 2);
+    assert_eq!(send(3, ("idempotency-key", "once")).await.error().2, json!("idempotency_key_reused"));
+    assert_eq!(send(3, ("if-match", "\"1\"")).await.error().0, 412);
+    let remove = async |tag: &str| {
+        let request = Request::delete("/admin/adapters/voice").header("authorization", format!("Bearer {KEY}"));
+        server.send(request.header("if-match", tag).body(Body::empty()).unwrap()).await
+    };
+    assert_eq!(remove("\"1\"").await.error().0, 412);
+    assert_eq!(remove("\"2\"").await.status.as_u16(), 200);
+    assert_eq!(remove("*").await.error().0, 412, "nothing is there");
+    server.load("other", 4).await;
+    assert_eq!(server.post("/v1/unload_lora_adapter", &json!({"lora_name": "other"})).await.status.as_u16(), 200);
+    let log = server.get("/v1/organization/audit_logs").await.json();
+    let seen: Vec<String> = log["data"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|row| {
+            let kind = row["type"].as_str().unwrap();
+            format!("{kind} {} {} {}", row[kind]["id"], row["before"]["version"], row["after"]["version"])
+        })
+        .collect();
+    let expected = [
+        "adapter.unloaded \"other\" 1 null",
+        "adapter.loaded \"other\" null 1",
+        "adapter.unloaded \"voice\" 2 null",
+        "adapter.loaded \"voice\" 1 2",
+        "adapter.loaded \"voice\" null 1",
+    ];
+    assert_eq!(seen, expected, "{log}");
+    assert_eq!(log["data"][0]["actor"]["api_key"]["id"], "admin");
+}

@@ -196,7 +196,7 @@ fn etag(version: i64) -> String {
 }
 
 /// The principal that the route's guard has found.
-fn caller(parts: &Parts) -> Result<Arc<Principal>, ApiError> {
+pub(super) fn caller(parts: &Parts) -> Result<Arc<Principal>, ApiError> {
     let missing = || ApiError::internal(&"a route of the admin API has no guard");
     parts.extensions.get::<Arc<Principal>>().cloned().ok_or_else(missing)
 }
@@ -210,7 +210,7 @@ pub fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, ApiError> 
 }
 
 /// What is not an entity tag of ours matches nothing, weak ones too (RFC 9110, 13.1.1).
-fn expected(headers: &HeaderMap) -> Expected {
+pub(super) fn expected(headers: &HeaderMap) -> Expected {
     let mut values = headers.get_all(header::IF_MATCH).iter().peekable();
     if values.peek().is_none() {
         return Expected::Anything;

@@ -2,11 +2,13 @@
 //! of changes are in `tenants::admin`.
 
 mod absent;
+pub(super) mod adapters;
 mod admin_keys;
 mod audit_logs;
 mod budgets;
 mod cache;
-mod change;
+pub(super) mod change;
+pub(super) mod conditions;
 mod keys;
 mod limits;
 pub(super) mod openapi;
@@ -90,6 +92,11 @@ pub fn routes() -> Vec<Route> {
         at("/v1/organization/usage/completions",                            LOOK,  g.clone(), get(usage::completions)),
         at("/v1/organization/costs",                                        LOOK,  g.clone(), get(usage::costs)),
         at("/v1/organization/audit_logs",                                   LOOK,  g.clone(), get(audit_logs::list_all)),
+
+        at("/admin/adapters",                                               LOOK,  g.clone(), get(adapters::list_all)),
+        at("/admin/adapters/{name}",                                        ADMIN, d.clone(), delete(adapters::remove)),
+        at("/admin/adapters/{name}/versions",                               LOOK,  g.clone(), get(adapters::versions)),
+        at("/admin/adapters/{name}/versions",                               ADMIN, p.clone(), post(adapters::upload)),
 
         at("/admin/keys",                                                   LOOK,  g.clone(), get(keys::list_all)),
         at("/admin/keys",                                                   ADMIN, p.clone(), post(keys::create)),

@@ -1,6 +1,7 @@
 //! Changes to tenants, keys and rules: one transaction each, with its row in the audit log and, where the caller sent a key for
 //! that, the answer that a repetition gets. What may be changed into what is decided here, for the API and the command line alike.
 
+pub mod adapters;
 pub mod audit;
 pub mod budgets;
 pub mod cache;

@@ -363,3 +363,27 @@ fn keys_that_cannot_be_used_are_left_out_with_a_reason() {
         assert!(keys::KeySet::parse(wrong.as_bytes()).is_err(), "{wrong}");
     }
 }
+
+proptest::proptest! {
+    #![proptest_config(proptest::test_runner::Config { cases: 512, ..proptest::test_runner::Config::default() })]
+
+    /// Whatever is changed in a token, it is refused, without a panic.
+    #[test]
+    fn no_changed_token_is_good(at_byte in 0usize..4096, put in proptest::char::range('!', '~'), cut in 0usize..4096, who in 0usize..3) {
+        static SIGNERS: std::sync::LazyLock<[Signer; 3]> = std::sync::LazyLock::new(|| [Signer::es256(), Signer::eddsa(), secret()]);
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let (verifier, _dir) = over(&[SIGNERS[0].jwk("e"), SIGNERS[1].jwk("d")]).await;
+            let token = SIGNERS[who].token(["e", "d", "h"][who], &claims());
+            verifier.verify(&token, at(NOW)).await.unwrap();
+            let mut changed: Vec<char> = token.chars().collect();
+            let place = at_byte % changed.len();
+            changed[place] = put;
+            let changed: String = changed.into_iter().collect();
+            if changed != token {
+                assert!(verifier.verify(&changed, at(NOW)).await.is_err(), "{changed}");
+            }
+            assert!(verifier.verify(&token[..cut % token.len()], at(NOW)).await.is_err());
+        });
+    }
+}

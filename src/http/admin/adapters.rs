@@ -5,19 +5,23 @@ use std::time::Duration;
 
 use axum::Json;
 use axum::extract::multipart::{Field, Multipart, MultipartError};
-use axum::extract::{Extension, FromRequest, Path, Query, Request, State};
+use axum::extract::{FromRequest, Path, Request, State};
 use axum::http::{HeaderName, HeaderValue, header};
-use axum::response::{IntoResponse, Response};
-use serde_json::{Map, Value, json};
+use axum::response::Response;
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
 
-use super::Server;
-use super::adapters::{describe, loaded_by, new_owner, owner_of};
-use super::error::ApiError;
-use super::fields::Fields;
+use super::change::{Halt, Looking, changed, done};
+use super::conditions::Conditions;
+use super::query::Parameters;
+use crate::http::Server;
+use crate::http::adapters::{describe, loaded_by, new_owner, owner_of};
+use crate::http::error::ApiError;
+use crate::ids::VersionId;
 use crate::registry::{
-    AdapterFile, IfLoaded, LoadRequest, LoadedBy, Owner, RegistryError, Source, Upload, Versions, Viewer, check_name,
+    AdapterFile, IfLoaded, LoadRequest, Loaded, LoadedBy, Owner, RegistryError, Source, Upload, Versions, Viewer, check_name,
 };
-use crate::tenants::Principal;
+use crate::tenants::admin::adapters::{AdapterChange, record};
 
 /// A client that sends nothing for so long has gone.
 const SILENCE: Duration = Duration::from_secs(60);
@@ -25,21 +29,17 @@ const SILENCE: Duration = Duration::from_secs(60);
 const MAX_TEXT: usize = 1024;
 
 /// `GET /admin/adapters`
-pub async fn list(State(server): State<Server>) -> Json<Value> {
+pub async fn list_all(looking: Looking) -> Result<Json<Value>, ApiError> {
+    let server = looking.without_parameters()?;
     let adapters = server.catalog().list(Viewer::Operator);
     let data: Vec<Value> = adapters.iter().map(|adapter| describe(adapter, Viewer::Operator)).collect();
-    Json(json!({"object": "list", "data": data}))
+    Ok(Json(json!({"object": "list", "data": data})))
 }
 
 /// `GET /admin/adapters/{name}/versions`
-pub async fn versions(
-    State(server): State<Server>,
-    Path(name): Path<String>,
-    Query(query): Query<Map<String, Value>>,
-) -> Result<Json<Value>, ApiError> {
-    let mut fields = Fields::body(Value::Object(query))?;
-    let owner = owner_of(fields.string("tenant")?);
-    fields.finish(&[])?;
+pub async fn versions(Path(name): Path<String>, mut looking: Looking) -> Result<Json<Value>, ApiError> {
+    let owner = owner_of(looking.query.text("tenant")?);
+    let server = looking.without_parameters()?;
     let Versions { owner, name, current, versions } = server.catalog().versions(&owner, &name).map_err(named)?;
     let data: Vec<Value> = versions
         .iter()
@@ -62,45 +62,48 @@ pub async fn versions(
 }
 
 /// `DELETE /admin/adapters/{name}`
-pub async fn remove(
-    State(server): State<Server>,
-    Path(name): Path<String>,
-    Query(query): Query<Map<String, Value>>,
-) -> Result<Json<Value>, ApiError> {
-    let mut fields = Fields::body(Value::Object(query))?;
-    let owner = owner_of(fields.string("tenant")?);
-    let expected = fields.string("expected_version")?;
-    fields.finish(&[])?;
+pub async fn remove(State(server): State<Server>, Path(name): Path<String>, request: Request) -> Result<Response, Halt> {
+    let (parts, _) = request.into_parts();
+    let mut query = Parameters::of(&parts)?;
+    let (owner, expected) = (owner_of(query.text("tenant")?), query.text("expected_version")?);
+    query.finish()?;
+    let conditions = Conditions::of(&server, &parts)?;
+    drop(conditions.begin("").await?);
+    let before = current(&server, &owner, &name);
+    let expected = conditions.expected_version(expected, before)?;
     server.gateway().unload_adapter(&owner, &name, expected.as_deref()).await.map_err(named)?;
-    Ok(Json(json!({"object": "adapter.deleted", "name": name, "owner": owner.tenant(), "deleted": true})))
+    let mut change = conditions.begin("").await?;
+    record(&mut change, &AdapterChange::unloaded(owner.tenant(), &name).instead_of(before)).await?;
+    done(change, &json!({"object": "adapter.deleted", "name": name, "owner": owner.tenant(), "deleted": true})).await
 }
 
 /// `POST /admin/adapters/{name}/versions`
-pub async fn upload(
-    State(server): State<Server>,
-    Extension(caller): Extension<Arc<Principal>>,
-    Path(name): Path<String>,
-    request: Request,
-) -> Result<Response, ApiError> {
+pub async fn upload(State(server): State<Server>, Path(name): Path<String>, request: Request) -> Result<Response, Halt> {
     // Whatever can be refused before the files come is.
     check_name(&name, std::slice::from_ref(&server.gateway().base().name)).map_err(named)?;
     let limit = server.config().upload_limit;
     let length = request.headers().get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
     if length.is_some_and(|length| length > limit) {
-        return Err(too_large(limit));
+        return Err(too_large(limit).into());
     }
-    let form = Multipart::from_request(request, &server).await.map_err(|_| {
+    let (parts, body) = request.into_parts();
+    Parameters::of(&parts)?.finish()?;
+    let conditions = Conditions::of(&server, &parts)?;
+    let form = Multipart::from_request(Request::from_parts(parts, body), &server).await.map_err(|_| {
         let message = "The request body must be multipart/form-data with a boundary, with the files adapter_config.json and \
                        adapter_model.safetensors.";
         ApiError { param: None, ..ApiError::invalid("", "invalid_content_type", message) }
     })?;
     let upload = server.catalog().begin_upload().map_err(named)?;
-    let Form { owner, expected_version } = receive(&server, form, &upload).await?;
-    let by = LoadedBy::Api { key_id: caller.key_id.to_string() };
+    let Form { owner, expected_version, content } = receive(&server, form, &upload).await?;
+    drop(conditions.begin(&content).await?);
+    let before = current(&server, &owner, &name);
+    let expected_version = conditions.expected_version(expected_version, before)?;
+    let by = LoadedBy::Api { key_id: conditions.actor().to_owned() };
     let from = Source::Upload(Arc::new(upload));
     let request = LoadRequest { owner: owner.clone(), name, from, if_loaded: IfLoaded::Replace, expected_version, by };
     let loaded = server.gateway().load_adapter(request).await.map_err(named)?;
-    let body = json!({
+    let object = json!({
         "object": "adapter.version",
         "name": loaded.name,
         "owner": owner.tenant(),
@@ -108,11 +111,23 @@ pub async fn upload(
         "digest": loaded.id,
         "replaced": loaded.replaced,
     });
-    let mut response = Json(body).into_response();
+    let mut change = conditions.begin(&content).await?;
+    record(&mut change, &put_into_service(&owner, &loaded)).await?;
+    let mut response = changed(change, &object, i64::from(loaded.number)).await?;
     if let Ok(version) = HeaderValue::try_from(format!("{}@{}+{}", loaded.name, loaded.number, loaded.id.short())) {
         response.headers_mut().insert(HeaderName::from_static("x-adapter-version"), version);
     }
     Ok(response)
+}
+
+/// Number of the version in service.
+pub fn current(server: &Server, owner: &Owner, name: &str) -> Option<u32> {
+    server.catalog().versions(owner, name).ok().map(|versions| versions.current)
+}
+
+/// What the audit log says of a load.
+pub fn put_into_service(owner: &Owner, loaded: &Loaded) -> AdapterChange {
+    AdapterChange::loaded(owner.tenant(), &loaded.name, (loaded.number, loaded.id)).instead_of(loaded.replaced)
 }
 
 /// What comes beside the files.
@@ -120,6 +135,8 @@ pub async fn upload(
 struct Form {
     owner: Owner,
     expected_version: Option<String>,
+    /// Stands for all of it, so that repetitions are known.
+    content: String,
 }
 
 /// Writes the files into the upload's directory as they come.
@@ -128,13 +145,14 @@ async fn receive(server: &Server, mut form: Multipart, upload: &Upload) -> Resul
     let mut room = limit;
     let mut texts = Form::default();
     let mut seen: Vec<String> = Vec::new();
+    let mut digests = AdapterFile::ALL.map(|_| String::new());
     while let Some(field) = in_time(form.next_field()).await? {
         let name = field.name().unwrap_or("").to_owned();
         if seen.contains(&name) {
             return Err(ApiError::invalid(name.clone(), "duplicate_parameter", format!("'{name}' is there twice.")));
         }
-        match AdapterFile::ALL.into_iter().find(|file| file.name() == name) {
-            Some(file) => store(field, upload, file, &mut room, limit).await?,
+        match AdapterFile::ALL.into_iter().zip(&mut digests).find(|(file, _)| file.name() == name) {
+            Some((file, digest)) => *digest = store(field, upload, file, &mut room, limit).await?,
             None if name == "tenant" => texts.owner = new_owner(server, Some(text(field, &name).await?))?,
             None if name == "expected_version" => texts.expected_version = Some(text(field, &name).await?),
             None => {
@@ -150,16 +168,21 @@ async fn receive(server: &Server, mut form: Multipart, upload: &Upload) -> Resul
             return Err(ApiError::invalid(file.name(), "missing_required_parameter", message));
         }
     }
+    texts.content = json!([texts.owner.tenant(), texts.expected_version, digests]).to_string();
     Ok(texts)
 }
 
-async fn store(mut field: Field<'_>, upload: &Upload, file: AdapterFile, room: &mut u64, limit: u64) -> Result<(), ApiError> {
+/// Returns a digest of the content.
+async fn store(mut field: Field<'_>, upload: &Upload, file: AdapterFile, room: &mut u64, limit: u64) -> Result<String, ApiError> {
+    let mut digest = Sha256::new();
     let mut writing = upload.file(file).await.map_err(named)?;
     while let Some(chunk) = in_time(field.chunk()).await? {
         *room = room.checked_sub(chunk.len() as u64).ok_or_else(|| too_large(limit))?;
+        digest.update(&chunk);
         writing.write(&chunk).await.map_err(named)?;
     }
-    writing.finish().await.map_err(named)
+    writing.finish().await.map_err(named)?;
+    Ok(VersionId::new(digest.finalize().into()).to_string())
 }
 
 async fn text(mut field: Field<'_>, name: &str) -> Result<String, ApiError> {

@@ -8,5 +8,6 @@ mod killed;
 mod lifecycle;
 mod null_backend;
 mod refusals;
+mod security;
 mod support;
 mod tools;

@@ -169,8 +169,7 @@ impl Server {
 
     /// Waits for the end; what it wrote to standard error comes with it.
     pub fn wait(mut self) -> (ExitStatus, String) {
-        let mut err = String::new();
-        self.child.stderr.take().unwrap().read_to_string(&mut err).unwrap();
+        let err = self.log();
         let status = self.child.wait().unwrap();
         let mut rest = String::new();
         let _ = self.stdout.read_to_string(&mut rest);
@@ -187,6 +186,31 @@ impl Server {
     pub fn kill(mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
+        self.log();
+    }
+}
+
+impl Server {
+    /// What it has logged, to its end; whatever the test is about, no key may be in it.
+    fn log(&mut self) -> String {
+        let mut log = String::new();
+        if let Some(mut stderr) = self.child.stderr.take() {
+            let _ = stderr.read_to_string(&mut log);
+        }
+        assert_no_secret(&log);
+        log
+    }
+}
+
+/// Keys as they are made, and tokens of other issuers.
+pub fn assert_no_secret(log: &str) {
+    let is_long =
+        |text: &str, least: usize| text.chars().take_while(|c| c.is_ascii_alphanumeric() || "-_".contains(*c)).count() >= least;
+    for (prefix, least) in [("sk-sy-", 20), ("whsec_", 16), ("eyJ", 30)] {
+        for (at, _) in log.match_indices(prefix) {
+            let rest = &log[at + prefix.len()..];
+            assert!(!is_long(rest, least), "a secret is in the log: {}...", log[at..].chars().take(10).collect::<String>());
+        }
     }
 }
 
@@ -195,6 +219,9 @@ impl Drop for Server {
         // Already ended is as good.
         let _ = self.child.kill();
         let _ = self.child.wait();
+        if !std::thread::panicking() {
+            self.log();
+        }
     }
 }
 

@@ -5,7 +5,12 @@
 mod adapters;
 mod arguments;
 mod bench;
+mod dates;
+mod keys;
+mod prices;
 mod quantize;
+mod tenants;
+mod usage;
 
 use std::ffi::OsString;
 use std::io::Write;
@@ -75,8 +80,10 @@ fn dispatch(matches: &ArgMatches, environment: Vec<(OsString, OsString)>) -> Res
             Ok(bench::run(matches, &resolved(&given)?)?)
         }
         "quantize" => Ok(quantize::run(matches)?),
-        // `reset-admin` is the only one.
-        "keys" => Ok(reset_admin(&state_config(innermost(matches), environment)?)?),
+        "keys" => Ok(keys::run(matches, &state_config(innermost(matches), environment)?)?),
+        "prices" => Ok(prices::run(matches, &state_config(innermost(matches), environment)?)?),
+        "tenants" => Ok(tenants::run(matches, &state_config(innermost(matches), environment)?)?),
+        "usage" => Ok(usage::run(matches, &state_config(innermost(matches), environment)?)?),
         "adapters" => match matches.subcommand() {
             Some(("list", matches)) => Ok(adapters::list(&state_config(matches, environment)?)?),
             Some(("push", matches)) => Ok(adapters::push(matches, variable(&environment, API_KEY_VARIABLE))?),
@@ -126,19 +133,6 @@ fn check_config(matches: &ArgMatches, environment: Vec<(OsString, OsString)>) ->
     let given: Given = arguments::given(matches, environment);
     let (_, lines) = Config::explain(&given).map_err(Failure::Config)?;
     say(&(lines.join("\n") + "\n\nno problems\n"));
-    Ok(())
-}
-
-fn reset_admin(config: &StateConfig) -> anyhow::Result<()> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start the runtime")?;
-    let key = runtime.block_on(async {
-        let office = app::open_office(&config.database, &config.data_dir, config.secret_key.as_ref()).await?;
-        anyhow::Ok(office.reset_admin().await?)
-    })?;
-    say(&format!("The new admin key, shown only this once; the old one is void:\n\n  {key}\n"));
-    if config.admin_key.is_some() {
-        complain("SWITCHYARD_ADMIN_KEY is set: the next start with it replaces this key");
-    }
     Ok(())
 }
 

@@ -29,6 +29,11 @@ Examples:
   switchyard adapters push NAME PATH --server URL   send an adapter to a running server
   switchyard bench --model M --batches 1,16         how fast this machine is
   switchyard quantize DIR base.gguf --type q4_k     a Hugging Face directory as a GGUF file
+  switchyard tenants create Acme                    a tenant
+  switchyard keys create worker --tenant proj_...   a key of a tenant, shown once
+  switchyard prices set --input 0.15 --output 0.60  what tokens cost, in dollars a million
+  switchyard usage show --by tenant                 requests, tokens and money by the day
+  switchyard usage verify                           whether the ledger and its counters agree
   switchyard keys reset-admin                       a new admin key, if it was lost";
 
 /// The whole command line.
@@ -58,15 +63,11 @@ pub(super) fn command() -> Command {
                 .about("Write a base as one GGUF file with smaller weights")
                 .args(super::quantize::arguments()),
         )
-        .subcommand(keys())
+        .subcommand(super::tenants::command())
+        .subcommand(super::keys::command())
+        .subcommand(super::prices::command())
+        .subcommand(super::usage::command())
         .subcommand(adapters())
-}
-
-fn keys() -> Command {
-    Command::new("keys")
-        .about("Keys of the API")
-        .subcommand_required(true)
-        .subcommand(Command::new("reset-admin").about("Make a new admin key and show it once").args(settings(of_state)))
 }
 
 fn adapters() -> Command {
@@ -107,6 +108,11 @@ fn adapters() -> Command {
                 .arg(path())
                 .args(settings(of_base)),
         )
+}
+
+/// Flags of commands that need the database only.
+pub(super) fn state_flags() -> Vec<Arg> {
+    settings(of_state)
 }
 
 fn of_state(setting: &Setting) -> bool {

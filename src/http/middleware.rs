@@ -15,6 +15,7 @@ use tracing::Instrument;
 
 use super::Server;
 use super::error::ApiError;
+use super::trace_context::TraceContext;
 use crate::tenants::Principal;
 
 /// Names a request in answers and logs.
@@ -62,7 +63,7 @@ pub fn random_hex() -> String {
     format!("{:032x}", u128::from_be_bytes(bytes))
 }
 
-/// Counts and logs each request; what is logged while it is answered carries its id. The line at its end has method, route, status, time to the response's head, id and key; never its content.
+/// Counts and logs each request; what is logged while it is answered carries its id, and the trace that the caller says it belongs to. The line at its end has method, route, status, time to the response's head, id and key; never its content.
 pub async fn trace(State(server): State<Server>, request: Request, next: Next) -> Response {
     let started = Instant::now();
     let method = request.method().clone();
@@ -70,14 +71,26 @@ pub async fn trace(State(server): State<Server>, request: Request, next: Next) -
     let id = request.extensions().get::<RequestId>().cloned();
     let id = id.as_ref().and_then(|id| id.0.to_str().ok()).unwrap_or("-");
     // At the level of errors, so that no filter that lets an error through leaves its request's id out.
-    let span = tracing::error_span!(target: "switchyard::http", "answering", request_id = id);
+    let context = TraceContext::of(request.headers());
+    let span = match &context {
+        None => tracing::error_span!(target: "switchyard::http", "answering", request_id = id),
+        Some(TraceContext { trace_id, span_id, .. }) => {
+            tracing::error_span!(target: "switchyard::http", "answering", request_id = id, trace_id, span_id)
+        }
+    };
     let response = next.run(request).instrument(span).await;
     let status = response.status();
     server.metrics().answered(&method, &route, status);
     let key = response.extensions().get::<Arc<Principal>>().map_or("-", |principal| &*principal.key_id);
     #[expect(clippy::cast_possible_truncation, reason = "milliseconds of a request")]
     let ms = started.elapsed().as_millis() as u64;
-    tracing::info!(target: "switchyard::http", %method, route, status = status.as_u16(), ms, request_id = id, key, "request");
+    let status = status.as_u16();
+    match &context {
+        None => tracing::info!(target: "switchyard::http", %method, route, status, ms, request_id = id, key, "request"),
+        Some(TraceContext { trace_id, parent_id, span_id }) => tracing::info!(
+            target: "switchyard::http", %method, route, status, ms, request_id = id, key, trace_id, span_id, parent_id, "request"
+        ),
+    }
     response
 }
 

@@ -16,6 +16,7 @@ mod openapi;
 mod openapi_schemas;
 mod routes;
 mod serve;
+mod trace_context;
 
 use std::sync::Arc;
 

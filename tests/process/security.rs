@@ -59,7 +59,7 @@ async fn no_secret_is_in_the_log_at_any_level() {
     assert!(!log.contains("a-private-matter"), "what people say is in the log");
 }
 
-/// Requests that schemathesis makes up from `/openapi.json`, sound and broken ones: whatever they are, they are not our mistake.
+/// (One worker: CPython 3.11 loses count in `ast.parse` when two threads use it.) Requests that schemathesis makes up from `/openapi.json`, sound and broken ones: whatever they are, they are not our mistake.
 #[tokio::test(flavor = "multi_thread")]
 async fn no_request_that_the_description_allows_or_forbids_is_a_server_error() {
     let Some(python) = std::env::vars_os().find_map(|(name, value)| (name == "SWITCHYARD_TEST_PYTHON").then_some(value)) else {
@@ -76,7 +76,7 @@ async fn no_request_that_the_description_allows_or_forbids_is_a_server_error() {
     for which in ["--exclude-path-regex", "--include-path-regex"] {
         let output = Command::new(&program)
             .args(["run", &url, "--header", &key, "--checks", "not_a_server_error", "--phases", "coverage,fuzzing"])
-            .args(["--max-examples", "6", "--seed", "1", "--workers", "2", "--continue-on-failure", "--no-color", which, own_key])
+            .args(["--max-examples", "6", "--seed", "1", "--workers", "1", "--continue-on-failure", "--no-color", which, own_key])
             .args(["--suppress-health-check", "all", "--request-timeout", "60"])
             .current_dir(home.dir.path())
             .output()

@@ -52,9 +52,9 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
     };
     // The admin key comes last: a new one is shown once, and only by a server that could start.
     let new_key = tenants.ensure_admin(data.path(), config.admin_key.as_ref().map(|key| key.0.as_str())).await?;
-    tokio::spawn(tenants.clone().keep_up());
-    tokio::spawn(tenants.ledger().clone().drain());
-    tokio::spawn(Deliveries::new(tenants.office().clone()).run(reached));
+    let mut upkeep = tokio::spawn(tenants.clone().keep_up());
+    let mut ledger = tokio::spawn(tenants.ledger().clone().drain());
+    let mut webhooks = tokio::spawn(Deliveries::new(tenants.office().clone()).run(reached));
     let address = listener.local_addr().context("the address of the listening socket")?;
     let readiness = Readiness::default();
     let starting = readiness.latch("start");
@@ -109,6 +109,9 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
             Ok(())
         }
         ended = &mut serving => Err(anyhow!("the HTTP server ended by itself: {ended:?}")),
+        ended = &mut upkeep => Err(anyhow!("what keeps up with other processes ended by itself: {ended:?}")),
+        ended = &mut ledger => Err(anyhow!("what moves the ledger into the database ended by itself: {ended:?}")),
+        ended = &mut webhooks => Err(anyhow!("what calls webhooks ended by itself: {ended:?}")),
         _ = health.wait_for(Health::is_over) => Err(anyhow!("the engine ended by itself")),
     };
     if let Err(error) = &outcome {

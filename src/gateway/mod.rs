@@ -43,6 +43,8 @@ use crate::model::tokenizer::{Position, Tokenizer};
 use crate::registry::{AdapterInfo, Catalog, Lease, LoadRequest, Loaded, Owner, RegistryError, Viewer};
 use crate::tenants::{Ask, CacheUse, NotAdmitted, Principal, Priority, Tenants};
 
+/// Longest wait for an equal request's answer.
+const FOLLOW: std::time::Duration = std::time::Duration::from_secs(30);
 /// Most log-probabilities of prompt tokens in one request, alternatives and all answers counted: about 100 MB on their way.
 pub const MAX_PROMPT_LOGPROBS: usize = 1 << 20;
 
@@ -223,9 +225,13 @@ impl Gateway {
                     Found::Underway(mut underway) => {
                         // Others need the places meanwhile.
                         drop(places);
-                        // It closes when the answer is there, or when whoever was at it has gone.
-                        let _ = underway.changed().await;
+                        // It closes when the answer is there, or when whoever was at it has gone. A leader whose client reads
+                        // slowly is not waited for without end.
+                        let closed = tokio::time::timeout(FOLLOW, underway.changed()).await;
                         places = reserve()?;
+                        if closed.is_err() {
+                            break;
+                        }
                     }
                     Found::Nothing(flight) => {
                         let choices = rendered.len() * request.n;

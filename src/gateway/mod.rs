@@ -34,7 +34,7 @@ pub use types::{
 };
 
 use account::Account;
-use cache::{Found, Recorder, ResponseCache};
+use cache::{Found, Giver, Recorder, ResponseCache};
 use feed::{Reporter, Source};
 
 use crate::backends::{Backend, Realm, Request, SubmitError};
@@ -107,9 +107,10 @@ impl Gateway {
 
     /// Puts an adapter into service; answers of the version that it replaces are dropped.
     pub async fn load_adapter(&self, request: LoadRequest) -> Result<Loaded, RegistryError> {
+        let owner = request.owner.clone();
         let loaded = self.0.catalog.load(request).await?;
         if let Some(old) = loaded.replaced.filter(|old| *old != loaded.number) {
-            self.purge_cache(Purge::Version(format!("{}@{old}", loaded.name)));
+            self.purge_cache(Purge::Adapter { owner, version: format!("{}@{old}", loaded.name) });
         }
         Ok(loaded)
     }
@@ -117,7 +118,7 @@ impl Gateway {
     /// Takes an adapter out of service, and its answers with it.
     pub async fn unload_adapter(&self, owner: &Owner, name: &str, expected: Option<&str>) -> Result<(), RegistryError> {
         self.0.catalog.unload(owner, name, expected).await?;
-        self.purge_cache(Purge::Version(name.to_owned()));
+        self.purge_cache(Purge::Adapter { owner: owner.clone(), version: name.to_owned() });
         Ok(())
     }
 
@@ -228,7 +229,9 @@ impl Gateway {
                     }
                     Found::Nothing(flight) => {
                         let choices = rendered.len() * request.n;
-                        recorder = Some(Recorder::new(flight, &request.caller.tenant, &served.version, choices));
+                        let owner = lease.as_ref().map_or(Owner::Shared, |lease| lease.owner.clone());
+                        let giver = Giver { tenant: &request.caller.tenant, owner, version: &served.version };
+                        recorder = Some(Recorder::new(flight, giver, choices));
                         break;
                     }
                 }

@@ -7,7 +7,10 @@ mod commands;
 mod killed;
 mod lifecycle;
 mod null_backend;
+#[path = "../store/postgres.rs"]
+mod postgres;
 mod refusals;
 mod security;
+mod shared_database;
 mod support;
 mod tools;

@@ -30,12 +30,12 @@ impl Poller {
     }
 
     /// Watches a socket until it is closed; `token` comes back with its events.
-    pub fn watch(&self, stream: &TcpStream, token: u64) -> Result<()> {
+    pub fn watch(&self, socket: &impl AsRawFd, token: u64) -> Result<()> {
         let wanted = libc::EPOLLIN | libc::EPOLLOUT | libc::EPOLLRDHUP | libc::EPOLLET;
         #[expect(clippy::cast_sign_loss, reason = "a set of bits")]
         let mut event = libc::epoll_event { events: wanted as u32, u64: token };
         // SAFETY: both descriptors are open, the event lives through the call.
-        let result = unsafe { libc::epoll_ctl(self.epoll.as_raw_fd(), libc::EPOLL_CTL_ADD, stream.as_raw_fd(), &raw mut event) };
+        let result = unsafe { libc::epoll_ctl(self.epoll.as_raw_fd(), libc::EPOLL_CTL_ADD, socket.as_raw_fd(), &raw mut event) };
         if result < 0 { Err(Error::last_os_error()) } else { Ok(()) }
     }
 

@@ -4,6 +4,7 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -48,6 +49,8 @@ pub struct Journal {
     directory: PathBuf,
     sync: Sync,
     open: Mutex<Open>,
+    /// No file before this one is there.
+    first: AtomicU64,
     syncing: Arc<Syncing>,
     synced: watch::Receiver<u64>,
 }
@@ -88,7 +91,7 @@ impl Journal {
             std::thread::Builder::new().name("journal".to_owned()).spawn(move || syncing.run(&sender, sync))?;
         }
         let open = Open { file, segment, length: 0, lines: 0, torn: false, line: Vec::new() };
-        Ok(Self { directory: directory.to_owned(), sync, open: Mutex::new(open), syncing, synced })
+        Ok(Self { directory: directory.to_owned(), sync, open: Mutex::new(open), first: AtomicU64::new(0), syncing, synced })
     }
 
     /// Appends one line. `line` must hold no line break.
@@ -131,6 +134,15 @@ impl Journal {
 
     /// Removes all files before this one: what they held is elsewhere now.
     pub fn forget_before(&self, segment: u64) -> io::Result<()> {
+        // Asked after each batch of rows; there is something to remove once in many.
+        if self.first.load(Ordering::Acquire) < segment {
+            self.remove_before(segment)?;
+            self.first.fetch_max(segment, Ordering::AcqRel);
+        }
+        Ok(())
+    }
+
+    fn remove_before(&self, segment: u64) -> io::Result<()> {
         for (_, path) in segments(&self.directory)?.into_iter().filter(|(number, _)| *number < segment) {
             fs::remove_file(path)?;
         }
@@ -147,7 +159,7 @@ impl Journal {
 
     /// Removes the current file, too; only when nothing is appended any more.
     pub fn forget_all(&self) -> io::Result<()> {
-        self.forget_before(u64::MAX)
+        self.remove_before(u64::MAX)
     }
 
     /// Calls `each` with every whole line in the directory, oldest file first. Returns how many were damaged: a line that is cut

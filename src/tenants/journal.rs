@@ -27,7 +27,7 @@ pub enum Sync {
     /// Soon, in groups, without anybody waiting: a power cut can lose the last moments.
     #[default]
     Group,
-    /// In groups, and [`Journal::synced`] waits for them: nothing that was answered is lost in a power cut.
+    /// In groups, and answers wait for them: nothing that was answered is lost in a power cut.
     Wait,
     /// When the operating system pleases.
     Never,

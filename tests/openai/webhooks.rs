@@ -15,9 +15,11 @@ use switchyard::tenants::{BudgetReached, unix_now};
 
 use crate::support::Harness;
 
+type Message = (HeaderMap, String);
+
 /// What a receiver got, and what it answers next.
 #[derive(Clone, Default)]
-struct Receiver(Arc<Mutex<(Vec<(HeaderMap, String)>, Vec<u16>)>>);
+struct Receiver(Arc<Mutex<(Vec<Message>, Vec<u16>)>>);
 
 impl Receiver {
     async fn start() -> (Self, String) {
@@ -34,7 +36,7 @@ impl Receiver {
         (receiver, url)
     }
 
-    fn got(&self) -> Vec<(HeaderMap, String)> {
+    fn got(&self) -> Vec<Message> {
         std::mem::take(&mut self.0.lock().unwrap().0)
     }
 
@@ -43,7 +45,7 @@ impl Receiver {
     }
 }
 
-fn is_signed(secret: &str, (headers, body): &(HeaderMap, String)) -> bool {
+fn is_signed(secret: &str, (headers, body): &Message) -> bool {
     let text = |name: &str| headers[name].to_str().unwrap();
     let key = hmac::Key::new(hmac::HMAC_SHA256, &STANDARD.decode(secret.strip_prefix("whsec_").unwrap()).unwrap());
     let signature = STANDARD.decode(text("webhook-signature").strip_prefix("v1,").unwrap()).unwrap();

@@ -96,8 +96,8 @@ async fn every_answer_that_was_received_in_full_is_in_the_ledger_once() {
 
     type Sums = BTreeMap<(i64, String, String, String), (i64, i64, i64, i64)>;
     let sums = async |sql: &'static str| -> Sums {
-        let rows: Vec<(i64, String, String, String, i64, i64, i64, i64)> =
-            sqlx::query_as(sql).fetch_all(database.pool()).await.unwrap();
+        type Row = (i64, String, String, String, i64, i64, i64, i64);
+        let rows: Vec<Row> = sqlx::query_as(sql).fetch_all(database.pool()).await.unwrap();
         rows.into_iter().map(|row| ((row.0, row.1, row.2, row.3), (row.4, row.5, row.6, row.7))).collect()
     };
     let ledger = sums(

@@ -4,6 +4,7 @@
 
 mod administration;
 mod commands;
+mod documents;
 mod killed;
 mod lifecycle;
 mod null_backend;

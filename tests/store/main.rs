@@ -25,20 +25,20 @@ use switchyard::tenants::Office;
 use tempfile::TempDir;
 
 /// A new database and the directory with its secret key.
-pub struct Place {
-    pub office: Office,
+pub(crate) struct Place {
+    pub(crate) office: Office,
     location: Location,
     dir: TempDir,
 }
 
 impl Place {
-    pub async fn sqlite() -> Self {
+    pub(crate) async fn sqlite() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let location = Location::File(dir.path().join("switchyard.db"));
         Self::at(location, dir).await
     }
 
-    pub async fn postgres() -> Option<Self> {
+    pub(crate) async fn postgres() -> Option<Self> {
         let url = postgres::new_database().await?;
         Some(Self::at(Location::Postgres(url), tempfile::tempdir().unwrap()).await)
     }
@@ -49,7 +49,7 @@ impl Place {
     }
 
     /// The same database as another process opens it.
-    pub async fn again(&self) -> Office {
+    pub(crate) async fn again(&self) -> Office {
         open(&self.location, &self.dir).await
     }
 }

@@ -11,3 +11,5 @@ mod refusals;
 mod security;
 mod support;
 mod tools;
+#[cfg(feature = "otlp")]
+mod traces;

@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, anyhow};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::oneshot;
 
 use crate::backends::{Backend, Health};
@@ -39,7 +39,7 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
     let mut signals = Signals::listen()?;
     // The cheap things that can fail come first, so that a taken port is reported before a large base is read.
     let data = Arc::new(DataDir::open(&config.data_dir)?);
-    let listener = bind(&config).await?;
+    let listener = bind(&config)?;
     let office = open_office(&config.database, data.path(), config.secret_key.as_ref()).await?;
     let (tenants, reached) = Tenants::open(Opening { office, data_dir: data.path(), sync: config.ledger_sync }).await?;
     let tokens = token_verifier(&config, &tenants).await?;
@@ -52,9 +52,9 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
     };
     // The admin key comes last: a new one is shown once, and only by a server that could start.
     let new_key = tenants.ensure_admin(data.path(), config.admin_key.as_ref().map(|key| key.0.as_str())).await?;
-    tokio::spawn(tenants.clone().keep_up());
-    tokio::spawn(tenants.ledger().clone().drain());
-    tokio::spawn(Deliveries::new(tenants.office().clone()).run(reached));
+    let mut upkeep = tokio::spawn(tenants.clone().keep_up());
+    let mut ledger = tokio::spawn(tenants.ledger().clone().drain());
+    let mut webhooks = tokio::spawn(Deliveries::new(tenants.office().clone()).run(reached));
     let address = listener.local_addr().context("the address of the listening socket")?;
     let readiness = Readiness::default();
     let starting = readiness.latch("start");
@@ -109,6 +109,9 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
             Ok(())
         }
         ended = &mut serving => Err(anyhow!("the HTTP server ended by itself: {ended:?}")),
+        ended = &mut upkeep => Err(anyhow!("what keeps up with other processes ended by itself: {ended:?}")),
+        ended = &mut ledger => Err(anyhow!("what moves the ledger into the database ended by itself: {ended:?}")),
+        ended = &mut webhooks => Err(anyhow!("what calls webhooks ended by itself: {ended:?}")),
         _ = health.wait_for(Health::is_over) => Err(anyhow!("the engine ended by itself")),
     };
     if let Err(error) = &outcome {
@@ -159,8 +162,21 @@ struct Built {
     metrics: prometheus::Registry,
 }
 
-async fn bind(config: &Config) -> anyhow::Result<TcpListener> {
-    TcpListener::bind(config.listen).await.with_context(|| format!("cannot listen on {} (--listen)", config.listen))
+/// Connections that wait to be accepted: more than come at one moment. (The library's 128 are few: who finds no place tries again
+/// after a second.) The system's own limit is below it on most machines.
+const BACKLOG: u32 = 4096;
+
+fn bind(config: &Config) -> anyhow::Result<TcpListener> {
+    let address = config.listen;
+    let listen = || -> std::io::Result<TcpListener> {
+        let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+        // A restart does not wait for connections of the life before. (Elsewhere the option means that anybody may take the port.)
+        #[cfg(unix)]
+        socket.set_reuseaddr(true)?;
+        socket.bind(address)?;
+        socket.listen(BACKLOG)
+    };
+    listen().with_context(|| format!("cannot listen on {address} (--listen)"))
 }
 
 async fn build(config: &Config, data: &Arc<DataDir>, tenants: &Tenants) -> anyhow::Result<Built> {

@@ -1,7 +1,7 @@
 //! The command line, and from it to a run and its result.
 
 use std::io::Write as _;
-use std::net::ToSocketAddrs;
+use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -27,6 +27,13 @@ pub struct Arguments {
 pub enum Command {
     /// Send requests and measure.
     Run(Box<Options>),
+    /// Serve the same answer to everybody after a delay: what is measured in front of it is the machine.
+    Floor {
+        #[arg(long, default_value = "127.0.0.1:8081")]
+        listen: SocketAddr,
+        #[arg(long, default_value_t = 5.0)]
+        delay_ms: f64,
+    },
     /// Print results of earlier runs.
     Table {
         /// Files with a result on each line.

@@ -6,6 +6,8 @@
 #[cfg(target_os = "linux")]
 mod arguments;
 #[cfg(target_os = "linux")]
+mod floor;
+#[cfg(target_os = "linux")]
 mod outcome;
 #[cfg(target_os = "linux")]
 mod plan;
@@ -29,6 +31,9 @@ fn main() -> anyhow::Result<()> {
         arguments::Command::Run(options) => {
             let result = options.run()?;
             print!("{}", show::table(&[result]));
+        }
+        arguments::Command::Floor { listen, delay_ms } => {
+            floor::serve(listen, std::time::Duration::from_secs_f64(delay_ms / 1e3))?
         }
         arguments::Command::Table { files } => print!("{}", show::table(&arguments::read(&files)?)),
         arguments::Command::Plot { files, out } => std::fs::write(out, show::plot(&arguments::read(&files)?))?,

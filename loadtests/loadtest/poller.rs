@@ -1,7 +1,7 @@
 //! Sleeping until a socket or a time is there, to the microsecond: Linux's epoll. The only place that calls the system by hand.
 
-use std::io::{Error, Result};
-use std::net::TcpStream;
+use std::io::{Error, ErrorKind, Result};
+use std::net::{SocketAddr, TcpStream};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::time::Duration;
 
@@ -30,12 +30,12 @@ impl Poller {
     }
 
     /// Watches a socket until it is closed; `token` comes back with its events.
-    pub fn watch(&self, stream: &TcpStream, token: u64) -> Result<()> {
+    pub fn watch(&self, socket: &impl AsRawFd, token: u64) -> Result<()> {
         let wanted = libc::EPOLLIN | libc::EPOLLOUT | libc::EPOLLRDHUP | libc::EPOLLET;
         #[expect(clippy::cast_sign_loss, reason = "a set of bits")]
         let mut event = libc::epoll_event { events: wanted as u32, u64: token };
         // SAFETY: both descriptors are open, the event lives through the call.
-        let result = unsafe { libc::epoll_ctl(self.epoll.as_raw_fd(), libc::EPOLL_CTL_ADD, stream.as_raw_fd(), &raw mut event) };
+        let result = unsafe { libc::epoll_ctl(self.epoll.as_raw_fd(), libc::EPOLL_CTL_ADD, socket.as_raw_fd(), &raw mut event) };
         if result < 0 { Err(Error::last_os_error()) } else { Ok(()) }
     }
 
@@ -62,6 +62,37 @@ impl Poller {
         tokens.extend(self.events[..count].iter().map(|event| event.u64));
         Ok(())
     }
+}
+
+/// Begins to connect; the socket can be written to when it is connected, and waits for nobody.
+pub fn connect(address: SocketAddr) -> Result<TcpStream> {
+    let family = if address.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 };
+    // SAFETY: no memory is involved; the result is checked.
+    let socket = unsafe { libc::socket(family, libc::SOCK_STREAM | libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC, 0) };
+    if socket < 0 {
+        return Err(Error::last_os_error());
+    }
+    // SAFETY: it was opened above and nobody else has it.
+    let stream = unsafe { TcpStream::from_raw_fd(socket) };
+    let family = libc::sa_family_t::try_from(family).map_err(|_| ErrorKind::Unsupported)?;
+    // SAFETY: an all-zero address of either kind is a valid one.
+    let (mut v4, mut v6): (libc::sockaddr_in, libc::sockaddr_in6) = unsafe { (std::mem::zeroed(), std::mem::zeroed()) };
+    let (name, length) = match address {
+        SocketAddr::V4(address) => {
+            (v4.sin_family, v4.sin_port) = (family, address.port().to_be());
+            v4.sin_addr.s_addr = u32::from_ne_bytes(address.ip().octets());
+            ((&raw const v4).cast::<libc::sockaddr>(), size_of_val(&v4))
+        }
+        SocketAddr::V6(address) => {
+            (v6.sin6_family, v6.sin6_port, v6.sin6_scope_id) = (family, address.port().to_be(), address.scope_id());
+            v6.sin6_addr.s6_addr = address.ip().octets();
+            ((&raw const v6).cast::<libc::sockaddr>(), size_of_val(&v6))
+        }
+    };
+    // SAFETY: the address lives through the call and has the length that is given.
+    let result = unsafe { libc::connect(socket, name, length as libc::socklen_t) };
+    let error = Error::last_os_error();
+    if result < 0 && error.raw_os_error() != Some(libc::EINPROGRESS) { Err(error) } else { Ok(stream) }
 }
 
 /// Has the system keep little of what this socket receives, so that a slow reader is felt by who sends.

@@ -11,7 +11,7 @@ use rand_chacha::ChaCha8Rng;
 
 use crate::outcome::{Failure, Outcome, Sample};
 use crate::plan::{Kind, Load, Shares, Times};
-use crate::poller::{Poller, keep_little, own_time, time_of};
+use crate::poller::{Poller, connect, keep_little, own_time, time_of};
 use crate::request::Writer;
 use crate::response::{Response, Seen};
 
@@ -199,9 +199,8 @@ impl Loop<'_> {
     }
 
     fn open(&mut self, slow: bool) -> Result<usize> {
-        let stream = TcpStream::connect_timeout(&self.run.address, self.run.timeout)?;
+        let stream = connect(self.run.address)?;
         stream.set_nodelay(true)?;
-        stream.set_nonblocking(true)?;
         if slow {
             keep_little(&stream);
         }
@@ -298,6 +297,9 @@ impl Loop<'_> {
         }
         if connection.written < connection.out.len() {
             self.write(place);
+            if self.connections[place].as_ref().is_none_or(|connection| connection.written == 0) {
+                return;
+            }
         }
         match self.connections[place].as_ref().map(|connection| connection.current) {
             Some(Some(Current { kind: Kind::Slow, .. })) | None => {}

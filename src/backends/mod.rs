@@ -12,7 +12,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 pub use crate::engine::request::{Event, Finish, Realm, Request, Sampling, TokenLogprob};
-pub use crate::engine::{Effort, EngineFacts, EngineHandle, Health, PrefixCache, Stats, SubmitError};
+pub use crate::engine::{Effort, EffortReader, EngineFacts, EngineHandle, Health, PrefixCache, Stats, SubmitError};
 pub use crate::model::lora::PreparedAdapter;
 pub use null::NullBackend;
 
@@ -126,6 +126,14 @@ impl Generation {
         match self {
             Self::Native(generation) => generation.poll_next(context),
             Self::Null(generation) => generation.poll_next(context),
+        }
+    }
+
+    /// Reads the same, also when this is gone; `None` where nothing is computed.
+    pub fn effort_reader(&self) -> Option<EffortReader> {
+        match self {
+            Self::Native(generation) => Some(generation.effort_reader()),
+            Self::Null(_) => None,
         }
     }
 

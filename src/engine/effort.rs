@@ -1,5 +1,6 @@
 //! What one sequence has cost the engine so far, readable by its listener at any time: also by one who leaves before the end.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
@@ -10,6 +11,7 @@ pub(super) struct Meter {
     cached_tokens: AtomicU64,
     queue_micros: AtomicU64,
     step_nanos: AtomicU64,
+    generated: AtomicU64,
     block_micros: AtomicU64,
 }
 
@@ -18,6 +20,8 @@ pub(super) struct Meter {
 pub struct Effort {
     /// Prompt tokens found in the prefix cache.
     pub cached_tokens: usize,
+    /// Tokens generated, also those that nobody has read.
+    pub generated: usize,
     /// From submission to the first step that it took part in.
     pub queued: Duration,
     /// Its shares of the steps' time, by rows.
@@ -32,6 +36,7 @@ impl Effort {
     pub fn and(self, other: Self) -> Self {
         Self {
             cached_tokens: self.cached_tokens + other.cached_tokens,
+            generated: self.generated + other.generated,
             queued: self.queued.max(other.queued),
             computed: self.computed + other.computed,
             block_micros: self.block_micros.saturating_add(other.block_micros),
@@ -39,10 +44,28 @@ impl Effort {
     }
 }
 
+/// Reads what a sequence has cost, also after its listener has gone.
+#[derive(Debug, Clone)]
+pub struct EffortReader(pub(super) Arc<Meter>);
+
+impl EffortReader {
+    /// What it has cost so far.
+    pub fn read(&self) -> Effort {
+        self.0.read()
+    }
+}
+
 impl Meter {
     pub(super) fn new() -> Self {
         let zero = || AtomicU64::new(0);
-        Self { submitted: Instant::now(), cached_tokens: zero(), queue_micros: zero(), step_nanos: zero(), block_micros: zero() }
+        Self {
+            submitted: Instant::now(),
+            cached_tokens: zero(),
+            queue_micros: zero(),
+            step_nanos: zero(),
+            generated: zero(),
+            block_micros: zero(),
+        }
     }
 
     /// The sequence starts for the first time.
@@ -57,6 +80,11 @@ impl Meter {
         self.step_nanos.fetch_add(nanos.saturating_mul(rows as u64) / all.max(1) as u64, Ordering::AcqRel);
     }
 
+    /// So many tokens were generated.
+    pub(super) fn generated(&self, tokens: usize) {
+        self.generated.fetch_add(tokens as u64, Ordering::AcqRel);
+    }
+
     /// The sequence held so many KV blocks for this long.
     pub(super) fn held(&self, blocks: usize, time: Duration) {
         self.block_micros.fetch_add(micros(time).saturating_mul(blocks as u64), Ordering::AcqRel);
@@ -65,6 +93,7 @@ impl Meter {
     pub(super) fn read(&self) -> Effort {
         Effort {
             cached_tokens: usize::try_from(self.cached_tokens.load(Ordering::Acquire)).unwrap_or(usize::MAX),
+            generated: usize::try_from(self.generated.load(Ordering::Acquire)).unwrap_or(usize::MAX),
             queued: Duration::from_micros(self.queue_micros.load(Ordering::Acquire)),
             computed: Duration::from_nanos(self.step_nanos.load(Ordering::Acquire)),
             block_micros: self.block_micros.load(Ordering::Acquire),

@@ -10,7 +10,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::sync::watch;
 
 use super::check;
-use super::effort::{Effort, Meter};
+use super::effort::{Effort, EffortReader, Meter};
 use super::job::{Emitter, Submission};
 use super::kv::PrefixCache;
 use super::request::{Event, Request};
@@ -247,6 +247,11 @@ impl Generation {
     /// The next event, if it is there; `None` after the last one.
     pub fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Option<Event>> {
         self.events.poll_recv(context)
+    }
+
+    /// Reads the same, also when this is gone.
+    pub fn effort_reader(&self) -> EffortReader {
+        EffortReader(Arc::clone(&self.meter))
     }
 
     /// What the request has cost so far; its cached tokens are known from the first event on.

@@ -47,7 +47,7 @@ mod tests;
 mod thread;
 
 pub use check::request as check_request;
-pub use effort::Effort;
+pub use effort::{Effort, EffortReader};
 pub use handle::{EngineConfig, EngineError, EngineFacts, EngineHandle, Generation, Places, SubmitError, start};
 pub use kv::PrefixCache;
 pub use leak::LeakCheck;

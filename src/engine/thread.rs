@@ -264,6 +264,7 @@ impl EngineThread {
             }
             match sequence.advance(chunk, &rows, &mut self.scratch) {
                 Ok(generated) => {
+                    sequence.payload.emitter.meter.generated(generated);
                     self.stats.generated_tokens += generated as u64;
                     self.scheduler.computed(chunk);
                 }

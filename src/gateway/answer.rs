@@ -15,7 +15,7 @@ use super::cache::{Recorder, Stored};
 use super::feed::{Arrival, Source, feed, report};
 use super::types::{Echo, EndToken, FinishReason, Piece, Served, Stops, Usage};
 use super::{GatewayError, StopText};
-use crate::backends::{Effort, Event, Finish, Generation, TokenLogprob};
+use crate::backends::{Effort, EffortReader, Event, Finish, Generation, TokenLogprob};
 use crate::model::tokenizer::{Position, Specials, TextStream, Tokenizer};
 use crate::registry::Lease;
 use crate::tenants::{CacheUse, Outcome, Rate};
@@ -65,9 +65,13 @@ struct Sequence {
     running: Option<AbortHandle>,
     /// An event came.
     begun: bool,
-    /// What it has cost the engine.
+    /// What it has cost the engine, as of the last event.
     effort: Effort,
+    /// And as of now.
+    reader: Option<EffortReader>,
     finish: Option<FinishReason>,
+    /// Tokens that were read.
+    taken: usize,
 }
 
 impl Answer {
@@ -99,6 +103,7 @@ impl Answer {
         self.choices += 1;
         let prompt = self.prompts.len().saturating_sub(1);
         let echoed = self.prompts.last().cloned().flatten().unwrap_or_default();
+        let reader = generation.effort_reader();
         let arrivals = feed(generation, source).map(move |(arrival, effort)| (index, arrival, effort));
         let (arrivals, running) = abortable(arrivals);
         self.arrivals.push(arrivals.boxed());
@@ -109,7 +114,9 @@ impl Answer {
             running: Some(running),
             begun: false,
             effort: Effort::default(),
+            reader,
             finish: None,
+            taken: 0,
         });
         if !echoed.is_empty() && !self.shape.reports {
             self.ready.push_back(Piece { choice: index, text: echoed, ..Piece::default() });
@@ -218,9 +225,21 @@ impl Answer {
 
     fn settle(&mut self, outcome: Outcome) -> Result<(), GatewayError> {
         let mut usage = self.usage;
-        if outcome == Outcome::Cancelled && !self.sequences.iter().any(|sequence| sequence.begun) {
-            // Nothing of the prompt was computed, as far as anybody knows.
-            usage.prompt_tokens = 0;
+        if outcome == Outcome::Cancelled {
+            // Who leaves pays for what was done, not only for what was read: a prompt from its first step on, and every token.
+            let mut begun = false;
+            for sequence in &mut self.sequences {
+                let Some(now) = sequence.reader.as_ref().filter(|_| sequence.running.is_some()).map(EffortReader::read) else {
+                    begun |= sequence.begun;
+                    continue;
+                };
+                begun |= sequence.begun || !now.computed.is_zero();
+                usage.completion_tokens += now.generated.saturating_sub(sequence.taken);
+                sequence.effort = now;
+            }
+            if !begun {
+                usage.prompt_tokens = 0;
+            }
         }
         let efforts = self.sequences.iter().fold(Effort::default(), |sum, sequence| sum.and(sequence.effort));
         self.account.settle(usage, outcome, efforts)
@@ -279,6 +298,7 @@ impl Answer {
     fn take_token(&mut self, index: usize, id: u32, logprob: Option<TokenLogprob>) {
         self.account.first_token();
         self.usage.completion_tokens += 1;
+        self.sequences[index].taken += 1;
         let stops = &self.shape.stops;
         let ends = self.shape.end_tokens.contains(&id);
         let shown = !ends || (stops.text == StopText::Included && stops.tokens.contains(&id));

@@ -14,6 +14,7 @@ use super::assemble::ReportedToken;
 use super::types::{Caching, EndOfText, FinishReason, GenerationRequest, Piece, Usage};
 use crate::backends::Sampling;
 use crate::gateway::{Echo, EndToken};
+use crate::registry::Owner;
 use crate::tenants::{CacheConsent, Principal};
 
 /// Settings of the cache.
@@ -34,6 +35,8 @@ pub(super) struct Stored {
     pub pieces: Vec<Piece>,
     pub usage: Usage,
     tenant: Box<str>,
+    /// Whose the adapter was.
+    owner: Owner,
     version: Box<str>,
 }
 
@@ -44,7 +47,15 @@ pub enum Purge {
     Everything,
     /// Those of a tenant.
     Tenant(String),
-    /// Those that a version gave: `name@number+digest`, or what of it is enough: `name@number`, `name`.
+    /// Those that an owner's version gave: `name@number`, or all of an adapter: `name`. Another tenant's answers of a version of the
+    /// same name stay: that they were gone would tell that there is one.
+    Adapter {
+        /// Whose it is.
+        owner: Owner,
+        /// Its name, or one of its versions.
+        version: String,
+    },
+    /// Those that a version gave, whoever has one of that name: `name@number+digest`, or what of it is enough: `name@number`, `name`.
     Version(String),
 }
 
@@ -100,6 +111,9 @@ impl ResponseCache {
         match purge {
             Purge::Everything => stored.invalidate_all(),
             Purge::Tenant(tenant) => drop(stored.invalidate_entries_if(move |_, stored| *stored.tenant == *tenant)),
+            Purge::Adapter { owner, version } => {
+                drop(stored.invalidate_entries_if(move |_, stored| stored.owner == owner && is_of(&stored.version, &version)));
+            }
             Purge::Version(named) => drop(stored.invalidate_entries_if(move |_, stored| is_of(&stored.version, &named))),
         }
     }
@@ -136,18 +150,30 @@ impl Drop for Flight {
     }
 }
 
+/// Whom an answer is for, and what gave it.
+pub(super) struct Giver<'a> {
+    /// The asking tenant.
+    pub(super) tenant: &'a str,
+    /// Whose the adapter is; the base is everybody's.
+    pub(super) owner: Owner,
+    /// `name@number+digest`, `base`.
+    pub(super) version: &'a str,
+}
+
 /// Collects an answer while it is given.
 pub(super) struct Recorder {
     flight: Flight,
     tenant: Box<str>,
+    owner: Owner,
     version: Box<str>,
     pieces: Vec<Piece>,
 }
 
 impl Recorder {
-    pub(super) fn new(flight: Flight, tenant: &str, version: &str, choices: usize) -> Self {
+    pub(super) fn new(flight: Flight, giver: Giver<'_>, choices: usize) -> Self {
+        let Giver { tenant, owner, version } = giver;
         let piece = |choice| Piece { choice, ..Piece::default() };
-        Self { flight, tenant: tenant.into(), version: version.into(), pieces: (0..choices).map(piece).collect() }
+        Self { flight, tenant: tenant.into(), owner, version: version.into(), pieces: (0..choices).map(piece).collect() }
     }
 
     pub(super) fn note(&mut self, piece: &Piece) {
@@ -162,8 +188,8 @@ impl Recorder {
 
     /// The answer is complete.
     pub(super) fn finish(self, usage: Usage) {
-        let Self { flight, tenant, version, pieces } = self;
-        flight.store(Stored { pieces, usage, tenant, version });
+        let Self { flight, tenant, owner, version, pieces } = self;
+        flight.store(Stored { pieces, usage, tenant, owner, version });
     }
 }
 
@@ -297,13 +323,17 @@ mod tests {
         }
     }
 
+    fn shared<'a>(tenant: &'a str, version: &'a str) -> Giver<'a> {
+        Giver { tenant, owner: Owner::Shared, version }
+    }
+
     #[tokio::test]
     async fn the_first_answers_and_the_others_wait_for_it() {
         let cache = cache();
         let flight = leads(cache.find([1; 32]));
         let Found::Underway(mut waiting) = cache.find([1; 32]) else { panic!("two would answer") };
         assert!(matches!(cache.find([2; 32]), Found::Nothing(_)), "another question is another flight");
-        let mut recorder = Recorder::new(flight, "acme", "a@3+00ff", 1);
+        let mut recorder = Recorder::new(flight, shared("acme", "a@3+00ff"), 1);
         recorder.note(&Piece { text: "hel".into(), ..Piece::default() });
         recorder.note(&Piece { text: "lo".into(), finish: Some(FinishReason::Stop), ..Piece::default() });
         recorder.finish(Usage::default());
@@ -317,15 +347,15 @@ mod tests {
         let cache = cache();
         drop(leads(cache.find([1; 32])));
         let flight = leads(cache.find([1; 32]));
-        drop(Recorder::new(flight, "acme", "base", 1));
+        drop(Recorder::new(flight, shared("acme", "base"), 1));
         assert!(matches!(cache.find([1; 32]), Found::Nothing(_)));
     }
 
     #[test]
     fn answers_are_dropped_by_tenant_and_by_version() {
         let cache = cache();
-        let store =
-            |byte: u8, tenant, version| Recorder::new(leads(cache.find([byte; 32])), tenant, version, 1).finish(Usage::default());
+        let put = |byte: u8, giver| Recorder::new(leads(cache.find([byte; 32])), giver, 1).finish(Usage::default());
+        let store = |byte: u8, tenant, version| put(byte, shared(tenant, version));
         let there = |byte: u8| matches!(cache.find([byte; 32]), Found::Stored(_));
         store(1, "acme", "a@3+00ff");
         store(2, "other", "a@3+00ff");
@@ -337,6 +367,11 @@ mod tests {
         assert_eq!([2, 3, 4].map(there), [false, true, true]);
         cache.purge(Purge::Version("a".into()));
         assert_eq!([3, 4].map(there), [false, true]);
+        let own = |owner: &str| Owner::Tenant(owner.into());
+        put(5, Giver { owner: own("acme"), ..shared("acme", "a@3+00ff") });
+        put(6, Giver { owner: own("other"), ..shared("other", "a@3+00ff") });
+        cache.purge(Purge::Adapter { owner: own("acme"), version: "a".into() });
+        assert_eq!([3, 4, 5, 6].map(there), [false, true, false, true], "a name is each owner's");
         cache.purge(Purge::Everything);
         assert!(!there(4));
     }

@@ -34,7 +34,7 @@ pub use types::{
 };
 
 use account::Account;
-use cache::{Found, Recorder, ResponseCache};
+use cache::{Found, Giver, Recorder, ResponseCache};
 use feed::{Reporter, Source};
 
 use crate::backends::{Backend, Realm, Request, SubmitError};
@@ -43,6 +43,8 @@ use crate::model::tokenizer::{Position, Tokenizer};
 use crate::registry::{AdapterInfo, Catalog, Lease, LoadRequest, Loaded, Owner, RegistryError, Viewer};
 use crate::tenants::{Ask, CacheUse, NotAdmitted, Principal, Priority, Tenants};
 
+/// Longest wait for an equal request's answer.
+const FOLLOW: std::time::Duration = std::time::Duration::from_secs(30);
 /// Most log-probabilities of prompt tokens in one request, alternatives and all answers counted: about 100 MB on their way.
 pub const MAX_PROMPT_LOGPROBS: usize = 1 << 20;
 
@@ -107,9 +109,10 @@ impl Gateway {
 
     /// Puts an adapter into service; answers of the version that it replaces are dropped.
     pub async fn load_adapter(&self, request: LoadRequest) -> Result<Loaded, RegistryError> {
+        let owner = request.owner.clone();
         let loaded = self.0.catalog.load(request).await?;
         if let Some(old) = loaded.replaced.filter(|old| *old != loaded.number) {
-            self.purge_cache(Purge::Version(format!("{}@{old}", loaded.name)));
+            self.purge_cache(Purge::Adapter { owner, version: format!("{}@{old}", loaded.name) });
         }
         Ok(loaded)
     }
@@ -117,7 +120,7 @@ impl Gateway {
     /// Takes an adapter out of service, and its answers with it.
     pub async fn unload_adapter(&self, owner: &Owner, name: &str, expected: Option<&str>) -> Result<(), RegistryError> {
         self.0.catalog.unload(owner, name, expected).await?;
-        self.purge_cache(Purge::Version(name.to_owned()));
+        self.purge_cache(Purge::Adapter { owner: owner.clone(), version: name.to_owned() });
         Ok(())
     }
 
@@ -222,13 +225,19 @@ impl Gateway {
                     Found::Underway(mut underway) => {
                         // Others need the places meanwhile.
                         drop(places);
-                        // It closes when the answer is there, or when whoever was at it has gone.
-                        let _ = underway.changed().await;
+                        // It closes when the answer is there, or when whoever was at it has gone. A leader whose client reads
+                        // slowly is not waited for without end.
+                        let closed = tokio::time::timeout(FOLLOW, underway.changed()).await;
                         places = reserve()?;
+                        if closed.is_err() {
+                            break;
+                        }
                     }
                     Found::Nothing(flight) => {
                         let choices = rendered.len() * request.n;
-                        recorder = Some(Recorder::new(flight, &request.caller.tenant, &served.version, choices));
+                        let owner = lease.as_ref().map_or(Owner::Shared, |lease| lease.owner.clone());
+                        let giver = Giver { tenant: &request.caller.tenant, owner, version: &served.version };
+                        recorder = Some(Recorder::new(flight, giver, choices));
                         break;
                     }
                 }

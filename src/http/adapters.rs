@@ -18,7 +18,7 @@ use super::error::ApiError;
 use super::fields::{Fields, Rule};
 use crate::registry::{AdapterInfo, IfLoaded, LoadRequest, LoadedBy, Owner, RegistryError, Source, Viewer};
 use crate::tenants::admin::adapters::AdapterChange;
-use crate::tenants::{Principal, Reach};
+use crate::tenants::{Principal, Reach, Scope};
 
 /// An error in vLLM's words: its types, the status as `code`.
 pub struct VllmError(ApiError);
@@ -126,8 +126,8 @@ pub async fn unload(State(server): State<Server>, parts: Parts, body: Result<Jso
 /// `GET /v1/lora_adapters`
 pub async fn list(State(server): State<Server>, Extension(caller): Extension<Arc<Principal>>) -> Json<Value> {
     let viewer = match caller.reach {
-        Reach::Organization => Viewer::Operator,
-        Reach::Tenant => Viewer::Tenant(&caller.tenant),
+        Reach::Organization if caller.scopes.allow(Scope::ReadOnly) => Viewer::Operator,
+        _ => Viewer::Tenant(&caller.tenant),
     };
     let seen = |name: &str| server.gateway().may_use(&caller, name);
     let adapters: Vec<Value> = server

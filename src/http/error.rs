@@ -26,7 +26,7 @@ pub struct ApiError {
     /// For the client.
     pub message: String,
     /// Seconds after which trying again makes sense.
-    pub retry_after: Option<u64>,
+    pub retry_after: Option<u32>,
     /// Further headers.
     pub headers: Vec<(HeaderName, HeaderValue)>,
     /// Sent as a number in `code`: vLLM's adapter routes put the status there, and their clients read it.

@@ -67,7 +67,7 @@ fn over_limit(over: &OverLimit) -> ApiError {
     let mut error = ApiError::new(StatusCode::TOO_MANY_REQUESTS, kind, Some("rate_limit_exceeded"), message);
     // Rounded up: whoever waits as long as is said gets in, if nobody else was faster.
     let ms = u64::try_from(wait.as_micros().div_ceil(1_000)).unwrap_or(u64::MAX);
-    error.retry_after = Some(ms.div_ceil(1_000).max(1));
+    error.retry_after = Some(u32::try_from(ms.div_ceil(1_000).max(1)).unwrap_or(u32::MAX));
     error.headers.push((RETRY_AFTER_MS, HeaderValue::from(ms)));
     let gauge = Gauge { limit: *limit, remaining: limit.saturating_sub(*used), reset: wait };
     let rate = match over.measure {

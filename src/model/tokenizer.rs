@@ -2,6 +2,7 @@
 
 mod alphabet;
 mod fast;
+mod seen;
 pub mod splitting;
 mod stream;
 

@@ -236,7 +236,7 @@ impl State {
     fn lease(&mut self, selected: Selected, adapter: Arc<PreparedAdapter>) -> Lease {
         let Selected { owner, name, number, id } = selected;
         let token = self.token(&owner, &name, number);
-        Lease { name, number, id, adapter, token }
+        Lease { owner, name, number, id, adapter, token }
     }
 
     fn resident(&self, id: &VersionId) -> Option<Arc<PreparedAdapter>> {

@@ -112,6 +112,8 @@ pub struct Loaded {
 /// The right to use one version; it stays in memory until the last lease on it is dropped.
 #[derive(Debug)]
 pub struct Lease {
+    /// Whose the adapter is.
+    pub owner: Owner,
     /// Adapter's name.
     pub name: String,
     /// Number of the version.

@@ -11,7 +11,7 @@ use sqlx::any::{AnyConnectOptions, AnyPoolOptions};
 use sqlx::migrate::{Migration, MigrationType, Migrator};
 use sqlx::pool::PoolConnection;
 use sqlx::{Any, AnyConnection, AnyPool, Executor, SqlSafeStr};
-use tokio::sync::{Mutex, OwnedMutexGuard};
+use tokio::sync::{Mutex, OwnedMutexGuard, OwnedSemaphorePermit, Semaphore};
 
 use super::StoreError;
 
@@ -21,6 +21,8 @@ const MIGRATIONS: &[(i64, &str, &str)] = &[(1, "tenants", include_str!("migratio
 pub const FILE: &str = "switchyard.db";
 /// Connections to PostgreSQL.
 const CONNECTIONS: u32 = 8;
+/// Long questions at the same time.
+const REPORTS: usize = 2;
 /// How long a connection may take to get.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -48,6 +50,8 @@ pub struct Database {
     pool: AnyPool,
     /// SQLite has one writer at a time: whoever writes takes a turn here instead of polling a lock.
     turns: Option<Arc<Mutex<()>>>,
+    /// Long questions wait for each other, so that they leave connections to those who authenticate and bill.
+    reports: Arc<Semaphore>,
 }
 
 impl std::fmt::Debug for Database {
@@ -82,12 +86,12 @@ impl Database {
                     .connect_with(options)
                     .await
                     .map_err(StoreError::sql("open the database"))?;
-                Self { pool, turns: Some(Arc::default()) }
+                Self { pool, turns: Some(Arc::default()), reports: Arc::new(Semaphore::new(REPORTS)) }
             }
             Location::Postgres(url) => {
                 let pool = AnyPoolOptions::new().max_connections(CONNECTIONS).acquire_timeout(PATIENCE);
                 let pool = pool.connect_with(options(url)?).await.map_err(StoreError::sql("open the database"))?;
-                Self { pool, turns: None }
+                Self { pool, turns: None, reports: Arc::new(Semaphore::new(REPORTS)) }
             }
         };
         database.migrate().await?;
@@ -106,6 +110,12 @@ impl Database {
     /// Whether other processes that answer requests may use it at the same time.
     pub const fn is_shared(&self) -> bool {
         self.turns.is_none()
+    }
+
+    /// A turn for a question that may take long.
+    pub async fn report(&self) -> Option<OwnedSemaphorePermit> {
+        // It is never closed.
+        Arc::clone(&self.reports).acquire_owned().await.ok()
     }
 
     /// For reading.

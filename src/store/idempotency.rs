@@ -63,7 +63,10 @@ pub async fn claim(
     if done.rows_affected() == 1 {
         return Ok(None);
     }
-    find(connection, &claim.owner, &claim.key).await
+    // Where the other one has given it back meanwhile, it was underway a moment ago: whoever asks again gets it.
+    let gone =
+        || StoredRow { request_hash: claim.request_hash.clone(), status: None, headers: None, body: None, created_at: now };
+    Ok(Some(find(connection, &claim.owner, &claim.key).await?.unwrap_or_else(gone)))
 }
 
 /// What is kept for a key.

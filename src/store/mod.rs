@@ -98,6 +98,12 @@ impl StoreError {
         }
     }
 
+    /// Whether the database refuses what is to be written, and would again: class 22 and 23 of the SQL standard.
+    pub fn is_about_data(&self) -> bool {
+        let Self::Sql { source: sqlx::Error::Database(error), .. } = self else { return false };
+        error.code().is_some_and(|code| code.len() == 5 && (code.starts_with("22") || code.starts_with("23")))
+    }
+
     /// Whether a row could not be written because one like it is there.
     pub fn is_duplicate(&self) -> bool {
         matches!(self, Self::Sql { source: sqlx::Error::Database(error), .. } if error.is_unique_violation())

@@ -9,7 +9,7 @@ use tracing::{Level, Metadata};
 use tracing_subscriber::fmt::MakeWriter;
 
 /// A line waits this long for company; warnings and errors do not.
-const GATHER: Duration = Duration::from_millis(2);
+const GATHER: Duration = Duration::from_millis(10);
 /// Bytes that may wait for a reader; what is more is lost, and how much is said later.
 const MOST: usize = 4 << 20;
 

@@ -4,6 +4,7 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -16,6 +17,8 @@ const SEGMENT_BYTES: u64 = 8 << 20;
 const SPACING: Duration = Duration::from_millis(10);
 /// Longest line that is read back; far above what is written.
 const MAX_LINE: usize = 1 << 20;
+/// The disk is asked again this much later.
+const SYNC_AGAIN: std::time::Duration = std::time::Duration::from_millis(200);
 const PREFIX: &str = "ledger-";
 const SUFFIX: &str = ".journal";
 
@@ -26,7 +29,7 @@ pub enum Sync {
     /// Soon, in groups, without anybody waiting: a power cut can lose the last moments.
     #[default]
     Group,
-    /// In groups, and [`Journal::synced`] waits for them: nothing that was answered is lost in a power cut.
+    /// In groups, and answers wait for them: nothing that was answered is lost in a power cut.
     Wait,
     /// When the operating system pleases.
     Never,
@@ -46,6 +49,8 @@ pub struct Journal {
     directory: PathBuf,
     sync: Sync,
     open: Mutex<Open>,
+    /// No file before this one is there.
+    first: AtomicU64,
     syncing: Arc<Syncing>,
     synced: watch::Receiver<u64>,
 }
@@ -86,7 +91,7 @@ impl Journal {
             std::thread::Builder::new().name("journal".to_owned()).spawn(move || syncing.run(&sender, sync))?;
         }
         let open = Open { file, segment, length: 0, lines: 0, torn: false, line: Vec::new() };
-        Ok(Self { directory: directory.to_owned(), sync, open: Mutex::new(open), syncing, synced })
+        Ok(Self { directory: directory.to_owned(), sync, open: Mutex::new(open), first: AtomicU64::new(0), syncing, synced })
     }
 
     /// Appends one line. `line` must hold no line break.
@@ -95,9 +100,10 @@ impl Journal {
         let open = &mut *open;
         if open.torn || open.length >= SEGMENT_BYTES {
             // Nothing is written after a part of a line.
-            let next = open.segment + 1;
-            open.file = create(&self.directory, next)?;
-            (open.segment, open.length, open.torn) = (next, 0, false);
+            // Counted before the file is made: where that fails half-way the next attempt takes another name.
+            open.segment += 1;
+            open.file = create(&self.directory, open.segment)?;
+            (open.length, open.torn) = (0, false);
         }
         open.line.clear();
         // Writing to a vector does not fail.
@@ -128,19 +134,36 @@ impl Journal {
 
     /// Removes all files before this one: what they held is elsewhere now.
     pub fn forget_before(&self, segment: u64) -> io::Result<()> {
+        // Asked after each batch of rows; there is something to remove once in many.
+        if self.first.load(Ordering::Acquire) < segment {
+            self.remove_before(segment)?;
+            self.first.fetch_max(segment, Ordering::AcqRel);
+        }
+        Ok(())
+    }
+
+    fn remove_before(&self, segment: u64) -> io::Result<()> {
         for (_, path) in segments(&self.directory)?.into_iter().filter(|(number, _)| *number < segment) {
             fs::remove_file(path)?;
         }
         Ok(())
     }
 
-    /// Removes the current file, too; only when nothing is appended any more.
-    pub fn forget_all(&self) -> io::Result<()> {
-        self.forget_before(u64::MAX)
+    /// Renames all files before this one, so that they are not read again and can be looked at.
+    pub fn set_aside_before(&self, segment: u64) -> io::Result<()> {
+        for (_, path) in segments(&self.directory)?.into_iter().filter(|(number, _)| *number < segment) {
+            fs::rename(&path, path.with_extension("damaged"))?;
+        }
+        Ok(())
     }
 
-    /// Calls `each` with every whole line in the directory, oldest file first. A line that is cut short or whose checksum is wrong
-    /// was never acknowledged or was damaged later; how many there were is returned.
+    /// Removes the current file, too; only when nothing is appended any more.
+    pub fn forget_all(&self) -> io::Result<()> {
+        self.remove_before(u64::MAX)
+    }
+
+    /// Calls `each` with every whole line in the directory, oldest file first. Returns how many were damaged: a line that is cut
+    /// short at a file's end was never acknowledged and does not count.
     pub fn leftovers(directory: &Path, mut each: impl FnMut(&[u8])) -> io::Result<usize> {
         let mut bad = 0;
         let segments = if directory.exists() { segments(directory)? } else { Vec::new() };
@@ -155,6 +178,8 @@ impl Journal {
                 }
                 match checked(&line) {
                     Some(content) => each(content),
+                    // A line without an end was never acknowledged: the process was killed while it wrote.
+                    None if !line.ends_with(b"\n") => {}
                     None => bad += 1,
                 }
             }
@@ -211,8 +236,13 @@ impl Syncing {
                 (std::mem::take(&mut work.files), std::mem::take(&mut work.lines))
             };
             for file in files {
-                if let Err(error) = file.sync_data() {
+                // Whoever waits for it waits on: what is not on the disk is not said to be.
+                while let Err(error) = file.sync_data() {
                     tracing::error!(%error, "the ledger's journal cannot be put on the disk");
+                    if self.work().over {
+                        return;
+                    }
+                    std::thread::sleep(SYNC_AGAIN);
                 }
             }
             let _ = synced.send(lines);
@@ -283,7 +313,7 @@ mod tests {
         let bytes = fs::read(&path).unwrap();
         fs::write(&path, &bytes[..bytes.len() - 3]).unwrap();
         let (found, bad) = lines(dir.path());
-        assert_eq!((found.len(), bad), (9, 1));
+        assert_eq!((found.len(), bad), (9, 0), "a line without its end is no damage");
         let damaged: Vec<u8> = bytes.iter().map(|byte| if *byte == b'4' { b'5' } else { *byte }).collect();
         fs::write(&path, damaged).unwrap();
         assert!(lines(dir.path()).1 >= 1, "a changed line is noticed");

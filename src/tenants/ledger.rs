@@ -1,6 +1,7 @@
 //! The ledger: a row for every answered request, in the journal before the answer's last byte leaves, in the database soon after.
 //! Knows nothing of limits.
 
+use std::borrow::Borrow;
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -24,6 +25,9 @@ const GATHER: Duration = Duration::from_millis(50);
 const RETRY: Duration = Duration::from_millis(500);
 /// Rows that may wait for the database; with more, no new request is admitted. About 250 MB.
 const BACKLOG: usize = 400_000;
+
+/// Rows that the database refuses for what they hold, a JSON object a line.
+const REFUSED: &str = "refused-rows.jsonl";
 
 /// The ledger cannot take a row.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -62,6 +66,8 @@ struct Queue {
     /// Shared, so that the lock is not held for copying them.
     rows: VecDeque<(Arc<LedgerRow>, u64, Instant)>,
     appended: u64,
+    /// Nothing is appended any more: the process ends.
+    closed: bool,
 }
 
 impl Ledger {
@@ -70,15 +76,19 @@ impl Ledger {
         let directory = data_dir.join(DIRECTORY);
         let (rows, bad) = leftovers(&directory)?;
         for batch in rows.chunks(BATCH) {
-            table::append(&database, batch).await?;
+            move_rows(&database, &directory, batch).await?;
         }
         if !rows.is_empty() || bad > 0 {
             tracing::info!(rows = rows.len(), bad, "the ledger's journal was taken over");
         }
         let journal = Journal::open(&directory, sync).map_err(StoreError::io("open", &directory))?;
-        // What was taken over is in the database. Damaged lines were reported; keeping them would report them at each start.
         let first = journal.append(b"{}").map_err(StoreError::io("write", &directory))?;
-        journal.forget_before(first.segment).map_err(StoreError::io("clean", &directory))?;
+        if bad > 0 {
+            // Somebody may want to look at what could not be understood.
+            journal.set_aside_before(first.segment).map_err(StoreError::io("set aside", &directory))?;
+        } else {
+            journal.forget_before(first.segment).map_err(StoreError::io("clean", &directory))?;
+        }
         let boot = format!("{node}-{:x}", super::clock::unix_micros());
         let inner = Inner {
             database,
@@ -119,6 +129,9 @@ impl Ledger {
     pub fn append(&self, mut row: LedgerRow) -> Result<Written, LedgerError> {
         // One lock over both, so that the queue's rows are in the journal's order.
         let mut queue = self.queue();
+        if queue.closed {
+            return Err(LedgerError::Journal("the process ends".to_owned()));
+        }
         queue.appended += 1;
         row.id = format!("{}-{:x}", self.0.boot, queue.appended);
         row.node.clone_from(&self.0.node);
@@ -195,7 +208,7 @@ impl Ledger {
                 (batch, queue.rows.get(BATCH).or(queue.rows.back()).map(|(_, segment, _)| *segment))
             };
             let Some(segment) = segment else { return };
-            if let Err(error) = table::append(&self.0.database, &batch).await {
+            if let Err(error) = move_rows(&self.0.database, &self.0.directory, &batch).await {
                 self.0.failures.fetch_add(1, Ordering::Relaxed);
                 tracing::error!(%error, rows = batch.len(), "the ledger's rows wait in the journal");
                 tokio::time::sleep(RETRY).await;
@@ -216,6 +229,8 @@ impl Ledger {
 
     /// Moves the last rows into the database; for the end of the process. What does not get there stays in the journal.
     pub async fn close(&self, patience: Duration) {
+        // From now on answers fail that are not settled yet: nothing can be appended behind the last look.
+        self.queue().closed = true;
         if !self.flush_within(patience).await {
             tracing::warn!(rows = self.lag().0, "rows of the ledger stay in the journal until the next start");
             return;
@@ -224,6 +239,37 @@ impl Ledger {
             tracing::warn!(%error, "the journal was not removed");
         }
     }
+}
+
+/// Moves rows into the database. Rows that it refuses for what they hold are set aside in a file, so that one does not hold up all
+/// that come after it.
+async fn move_rows<R: Borrow<LedgerRow> + std::marker::Sync>(
+    database: &Database,
+    directory: &Path,
+    rows: &[R],
+) -> Result<(), StoreError> {
+    match table::append(database, rows).await {
+        Err(error) if error.is_about_data() => {}
+        other => return other.map(drop),
+    }
+    for row in rows {
+        match table::append(database, std::slice::from_ref(row)).await {
+            Ok(_) => {}
+            Err(error) if error.is_about_data() => {
+                tracing::error!(%error, id = row.borrow().id, "the database refuses a row of the ledger; it is kept in {REFUSED}");
+                set_aside(&directory.join(REFUSED), row.borrow())?;
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+fn set_aside(path: &Path, row: &LedgerRow) -> Result<(), StoreError> {
+    let line = serde_json::to_string(row).unwrap_or_default() + "\n";
+    let open = std::fs::OpenOptions::new().create(true).append(true).open(path);
+    let written = open.and_then(|mut file| std::io::Write::write_all(&mut file, line.as_bytes()).and_then(|()| file.sync_data()));
+    written.map_err(StoreError::io("write", path))
 }
 
 fn leftovers(directory: &Path) -> Result<(Vec<LedgerRow>, usize), StoreError> {

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::path::Path;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -22,6 +22,8 @@ use crate::store::{self, Access, Database, StoreError};
 
 /// How often the database is asked whether another process has changed something.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
+/// Without its database a server answers those whom it knows for this long. A revocation that it cannot hear of takes as long.
+const GRACE: Duration = Duration::from_secs(60);
 /// Every so many looks it is also asked what other processes have spent.
 const ASK_OTHERS_EVERY: u64 = 4;
 /// Names the data directory in the ledger.
@@ -47,6 +49,8 @@ struct Inner {
     policy: RwLock<Arc<Policy>>,
     /// The revision that the policy was read at.
     revision: AtomicI64,
+    /// When the database was last asked with success, seconds since the process's start.
+    asked: AtomicU64,
     node: String,
     books: Books,
     ledger: Ledger,
@@ -73,6 +77,7 @@ impl Tenants {
             office,
             policy: RwLock::new(Arc::new(Policy::new(rows)?)),
             revision: AtomicI64::new(revision),
+            asked: AtomicU64::new(clock::now().elapsed.as_secs()),
             node,
             books: Books::new(by_subject(&spent), now),
             ledger,
@@ -171,19 +176,21 @@ impl Tenants {
     }
 
     async fn look(&self) -> Result<(), TenantError> {
-        self.0.identity.note_uses().await?;
+        let now = clock::now().elapsed.as_secs();
         let revision = match self.0.office.database.revision().await {
             Ok(revision) => revision,
             Err(error) => {
-                // A revocation might be missed: nobody is known until the database can be asked again.
-                self.0.identity.forget();
+                if now.saturating_sub(self.0.asked.load(Ordering::Acquire)) > GRACE.as_secs() {
+                    self.0.identity.forget();
+                }
                 return Err(error.into());
             }
         };
+        self.0.asked.store(now, Ordering::Release);
         if revision != self.0.revision.load(Ordering::Acquire) {
             self.refresh().await?;
         }
-        Ok(())
+        Ok(self.0.identity.note_uses().await?)
     }
 }
 

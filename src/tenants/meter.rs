@@ -102,6 +102,7 @@ struct State {
     requests: Option<Requests>,
     tokens: Window,
     running: u32,
+    revision: i64,
 }
 
 /// Limits with what was taken of them.
@@ -113,7 +114,13 @@ pub(super) struct Meter {
 
 impl Meter {
     pub(super) fn new(subject: Subject, model: String, limit: Limit) -> Self {
-        let state = State { limit, requests: requests(&limit, Duration::ZERO), tokens: Window::default(), running: 0 };
+        let state = State {
+            limit,
+            requests: requests(&limit, Duration::ZERO),
+            tokens: Window::default(),
+            running: 0,
+            revision: i64::MIN,
+        };
         Self { subject, model, state: Mutex::new(state) }
     }
 
@@ -121,9 +128,13 @@ impl Meter {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Changes the limits; what was taken stays taken. Only a changed rate of requests begins anew.
-    pub(super) fn set(&self, limit: Limit, now: Duration) {
+    /// Changes the limits to those of a revision of the policy, unless a later one is in force; what was taken stays taken. Only a changed rate of requests begins anew.
+    pub(super) fn set(&self, limit: Limit, revision: i64, now: Duration) {
         let mut state = self.state();
+        if revision < state.revision {
+            return;
+        }
+        state.revision = revision;
         let rate = |limit: &Limit| (limit.requests_per_minute, limit.burst);
         if rate(&state.limit) != rate(&limit) {
             state.requests = requests(&limit, now);
@@ -263,17 +274,17 @@ mod tests {
     fn limits_change_while_requests_run() {
         let meter = meter(Limit { tokens_per_minute: Some(100), ..Limit::default() });
         let held = meter.hold(at(1), 100).unwrap();
-        meter.set(Limit { tokens_per_minute: Some(150), requests_per_minute: Some(1), ..Limit::default() }, at(2));
+        meter.set(Limit { tokens_per_minute: Some(150), requests_per_minute: Some(1), ..Limit::default() }, 1, at(2));
         assert!(meter.hold(at(2), 50).is_ok());
         assert!(meter.hold(at(2), 1).is_err());
         assert!(meter.count(at(2)).is_ok());
         assert!(meter.count(at(3)).is_err());
         // The same rate again does not begin anew.
-        meter.set(Limit { requests_per_minute: Some(1), ..Limit::default() }, at(4));
+        meter.set(Limit { requests_per_minute: Some(1), ..Limit::default() }, 1, at(4));
         assert!(meter.count(at(4)).is_err());
         assert!(meter.hold(at(4), u64::MAX / 2).is_ok(), "no limit of tokens any more");
         meter.release(held, 0);
-        meter.set(Limit { requests_per_minute: Some(0), ..Limit::default() }, at(5));
+        meter.set(Limit { requests_per_minute: Some(0), ..Limit::default() }, 1, at(5));
         assert_eq!(meter.count(at(600)).unwrap_err().retry_after, None);
     }
 }

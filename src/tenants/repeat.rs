@@ -7,7 +7,7 @@ use crate::store::idempotency::{self, Claim};
 /// How long an answer is kept, seconds.
 const KEPT: i64 = 24 * 3600;
 /// A request that has had no answer for so long will have none: its process has ended. Seconds.
-const ABANDONED: i64 = 600;
+const ABANDONED: i64 = 3_600;
 
 /// A kept answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -94,7 +94,7 @@ impl Drop for Pending {
                 transaction.commit().await
             };
             if let Err(error) = released.await {
-                tracing::warn!(%error, "an idempotency key stays claimed for ten minutes");
+                tracing::warn!(%error, "an idempotency key stays claimed for an hour");
             }
         });
     }

@@ -135,7 +135,7 @@ impl Books {
                 let mut meters = self.meters.lock().unwrap_or_else(PoisonError::into_inner);
                 let new = || Arc::new(Meter::new(subject.clone(), model.clone(), limit));
                 let meter = Arc::clone(meters.entry((subject.clone(), model.clone())).or_insert_with(new));
-                meter.set(limit, now.elapsed);
+                meter.set(limit, policy.revision, now.elapsed);
                 meter
             })
             .collect();
@@ -147,7 +147,7 @@ impl Books {
         let mut wallets = self.wallets.lock().unwrap_or_else(PoisonError::into_inner);
         let new = || Arc::new(Wallet::new(Spent::default(), now.unix()));
         let wallet = Arc::clone(wallets.entry(subject.clone()).or_insert_with(new));
-        wallet.set_budgets(policy.budgets.iter().filter(|budget| budget.subject == subject).cloned().collect());
+        wallet.set_budgets(policy.revision, policy.budgets.iter().filter(|budget| budget.subject == subject).cloned().collect());
         wallet
     }
 
@@ -215,7 +215,7 @@ impl Ticket {
         let at = self.now.unix();
         let mut reached = Vec::new();
         for wallet in self.account.wallets.iter().take(std::mem::take(&mut self.paid)) {
-            reached.extend(wallet.settle(at, self.most, cost));
+            reached.extend(wallet.settle(at, super::clock::unix(), self.most, cost));
         }
         for (meter, held) in self.account.meters.iter().zip(self.held.drain(..)) {
             meter.release(held, used_tokens);

@@ -74,6 +74,7 @@ struct State {
     /// Nano-dollars that running requests may still cost.
     promised: i64,
     budgets: Vec<Kept>,
+    revision: i64,
 }
 
 /// One subject's money.
@@ -85,16 +86,30 @@ impl Wallet {
     /// `spent` is what this process's earlier lives have spent, as of `now` (seconds since 1970).
     pub(super) fn new(spent: Spent, now: i64) -> Self {
         let (day, month) = (Period::Day.first_hour(now), Period::Month.first_hour(now));
-        Self { state: Mutex::new(State { spent, day, month, others: Spent::default(), promised: 0, budgets: Vec::new() }) }
+        Self {
+            state: Mutex::new(State {
+                spent,
+                day,
+                month,
+                others: Spent::default(),
+                promised: 0,
+                budgets: Vec::new(),
+                revision: i64::MIN,
+            }),
+        }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Changes the budgets; what was spent stays spent.
-    pub(super) fn set_budgets(&self, budgets: Vec<Budget>) {
+    /// Changes the budgets to those of a revision of the policy, unless a later one is in force; what was spent stays spent.
+    pub(super) fn set_budgets(&self, revision: i64, budgets: Vec<Budget>) {
         let mut state = self.state();
+        if revision < state.revision {
+            return;
+        }
+        state.revision = revision;
         let mut old = std::mem::take(&mut state.budgets);
         state.budgets = budgets
             .into_iter()
@@ -144,12 +159,12 @@ impl Wallet {
         Ok(())
     }
 
-    /// Ends a promise: `cost` was spent at the time `at` (seconds since 1970) when it was made. Says which budgets have reached a
-    /// threshold by it.
-    pub(super) fn settle(&self, at: i64, most: i64, cost: i64) -> Vec<BudgetReached> {
+    /// Ends a promise at `now`: `cost` was spent at the time `at` (seconds since 1970) when it was made. Says which budgets have
+    /// reached a threshold by it.
+    pub(super) fn settle(&self, at: i64, now: i64, most: i64, cost: i64) -> Vec<BudgetReached> {
         let mut state = self.state();
         state.promised = state.promised.saturating_sub(most);
-        state.roll(at);
+        state.roll(now);
         let hour = at.div_euclid(3_600);
         state.spent.total = state.spent.total.saturating_add(cost);
         if hour >= state.month {
@@ -163,19 +178,19 @@ impl Wallet {
 }
 
 impl State {
-    /// A new day or month begins with nothing spent. Time that seems to go back stands still.
+    /// A new day or month begins with nothing spent. Where the clock was put back, the earlier one goes on with all that was
+    /// counted since: too much rather than nothing.
     fn roll(&mut self, now: i64) {
         let (day, month) = (Period::Day.first_hour(now), Period::Month.first_hour(now));
         if day > self.day {
-            self.day = day;
             self.spent.day = 0;
             self.others.day = 0;
         }
         if month > self.month {
-            self.month = month;
             self.spent.month = 0;
             self.others.month = 0;
         }
+        (self.day, self.month) = (day, month);
     }
 
     const fn used(&self, period: Period) -> i64 {
@@ -243,15 +258,15 @@ mod tests {
     #[test]
     fn a_hard_budget_counts_what_is_promised() {
         let wallet = Wallet::new(Spent { total: 900, month: 40, day: 0 }, NOW);
-        wallet.set_budgets(vec![budget(Period::Month, 100, Enforcement::Hard)]);
+        wallet.set_budgets(1, vec![budget(Period::Month, 100, Enforcement::Hard)]);
         wallet.promise(NOW, 60).unwrap();
         let over = wallet.promise(NOW, 1).unwrap_err();
         assert_eq!((over.used, over.asked, over.limit), (100, 1, 100));
         assert!(wallet.promise(NOW, 0).is_err(), "a spent budget lets nothing through");
-        wallet.settle(NOW, 60, 10);
+        wallet.settle(NOW, NOW, 60, 10);
         wallet.promise(NOW, 50).unwrap();
         wallet.set_others(Spent { total: 1, month: 1, day: 1 });
-        wallet.settle(NOW, 50, 0);
+        wallet.settle(NOW, NOW, 50, 0);
         assert!(wallet.promise(NOW, 50).is_err(), "another process has spent one");
         assert!(wallet.promise(NOW, 49).is_ok());
         // December.
@@ -261,23 +276,41 @@ mod tests {
     #[test]
     fn a_day_ends_at_midnight_and_late_answers_belong_to_the_day_they_began_in() {
         let wallet = Wallet::new(Spent::default(), NOW);
-        wallet.set_budgets(vec![budget(Period::Day, 100, Enforcement::Hard)]);
+        wallet.set_budgets(1, vec![budget(Period::Day, 100, Enforcement::Hard)]);
         wallet.promise(NOW, 90).unwrap();
         wallet.promise(NOW + DAY, 10).unwrap();
-        wallet.settle(NOW, 90, 90);
+        wallet.settle(NOW, NOW + DAY, 90, 90);
         assert_eq!(wallet.spent(NOW + DAY), Spent { total: 90, month: 90, day: 0 });
-        wallet.settle(NOW + DAY, 10, 10);
+        wallet.settle(NOW + DAY, NOW + DAY, 10, 10);
         assert_eq!(wallet.spent(NOW + DAY), Spent { total: 100, month: 100, day: 10 });
+    }
+
+    #[test]
+    fn a_clock_that_is_put_back_does_not_stop_the_counting() {
+        let wallet = Wallet::new(Spent::default(), NOW + 40 * DAY);
+        wallet.set_budgets(1, vec![budget(Period::Day, 100, Enforcement::Hard), budget(Period::Month, 150, Enforcement::Hard)]);
+        wallet.promise(NOW, 60).unwrap();
+        wallet.settle(NOW, NOW, 60, 60);
+        assert_eq!(wallet.spent(NOW), Spent { total: 60, month: 60, day: 60 });
+        assert!(wallet.promise(NOW, 60).is_err());
+    }
+
+    #[test]
+    fn budgets_of_an_older_policy_do_not_come_back() {
+        let wallet = Wallet::new(Spent::default(), NOW);
+        wallet.set_budgets(2, vec![budget(Period::Day, 10, Enforcement::Hard)]);
+        wallet.set_budgets(1, Vec::new());
+        assert!(wallet.promise(NOW, 11).is_err());
     }
 
     #[test]
     fn thresholds_are_reported_once_in_each_period() {
         let wallet = Wallet::new(Spent::default(), NOW);
-        wallet.set_budgets(vec![budget(Period::Day, 100, Enforcement::Soft)]);
-        let reached = |at, cost| wallet.settle(at, 0, cost).iter().map(|event| event.threshold).collect::<Vec<u32>>();
+        wallet.set_budgets(1, vec![budget(Period::Day, 100, Enforcement::Soft)]);
+        let reached = |at, cost| wallet.settle(at, at, 0, cost).iter().map(|event| event.threshold).collect::<Vec<u32>>();
         assert_eq!(reached(NOW, 49), [0u32; 0]);
         assert_eq!(reached(NOW, 31), [50, 80]);
-        wallet.set_budgets(vec![budget(Period::Day, 100, Enforcement::Soft)]);
+        wallet.set_budgets(1, vec![budget(Period::Day, 100, Enforcement::Soft)]);
         assert_eq!(reached(NOW, 5), [0u32; 0]);
         assert!(wallet.promise(NOW, 1 << 40).is_ok(), "a soft budget refuses nothing");
         assert_eq!(reached(NOW, 500), [100]);
@@ -306,7 +339,7 @@ mod tests {
         fn no_hard_budget_is_passed_by_a_nano_dollar(limits in prop::array::uniform3(1i64..3_000), steps in steps()) {
             let periods = [Period::Day, Period::Month, Period::Total];
             let wallet = Wallet::new(Spent::default(), NOW);
-            wallet.set_budgets((0..3).map(|index| budget(periods[index], limits[index], Enforcement::Hard)).collect());
+            wallet.set_budgets(1, (0..3).map(|index| budget(periods[index], limits[index], Enforcement::Hard)).collect());
             let mut now = NOW;
             let mut running: Vec<(i64, i64)> = Vec::new();
             let mut spent: Vec<(i64, i64)> = Vec::new();
@@ -316,7 +349,7 @@ mod tests {
                     Step::End { which, percent } => if !running.is_empty() {
                         let (at, most) = running.swap_remove(which % running.len());
                         let cost = most * percent / 100;
-                        wallet.settle(at, most, cost);
+                        wallet.settle(at, now, most, cost);
                         spent.push((at, cost));
                     },
                     Step::Wait { seconds } => now += seconds,
@@ -335,7 +368,7 @@ mod tests {
     fn ten_thousand_concurrent_requests_never_pass_a_budget() {
         let wallet = Arc::new(Wallet::new(Spent::default(), NOW));
         let limit = 1_000_003;
-        wallet.set_budgets(vec![budget(Period::Month, limit, Enforcement::Hard)]);
+        wallet.set_budgets(1, vec![budget(Period::Month, limit, Enforcement::Hard)]);
         let threads: Vec<_> = (0..8u64)
             .map(|thread| {
                 let wallet = Arc::clone(&wallet);
@@ -347,7 +380,7 @@ mod tests {
                         let most = rng.random_range(0..2_000);
                         if wallet.promise(NOW, most).is_ok() {
                             let cost = rng.random_range(0..=most);
-                            wallet.settle(NOW, most, cost);
+                            wallet.settle(NOW, NOW, most, cost);
                             mine += cost;
                             assert!(wallet.spent(NOW).month <= limit);
                         }

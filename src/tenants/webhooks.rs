@@ -1,7 +1,7 @@
 //! Sends events to webhooks: plans a delivery once for an event and a webhook, signs it, and tries again with growing pauses until
 //! it is taken or given up. The signature is that of the Standard Webhooks scheme, which OpenAI's clients verify.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -57,17 +57,17 @@ impl Deliveries {
         look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut forget = tokio::time::interval(FORGET_EVERY);
         let mut open = true;
+        // What could not be written down is tried again: it is reported once only.
+        let mut waiting: VecDeque<BudgetReached> = VecDeque::new();
         loop {
             tokio::select! {
-                event = events.recv(), if open => match event {
-                    Some(event) => {
-                        if let Err(error) = self.announce(&event).await {
-                            tracing::error!(%error, budget = event.budget.id, threshold = event.threshold, "nobody is told that a budget reached a threshold");
-                        }
-                    }
-                    None => open = false,
-                },
+                event = events.recv(), if open => {
+                    open = event.is_some();
+                    waiting.extend(event);
+                    self.announce_all(&mut waiting).await;
+                }
                 _ = look.tick() => {
+                    self.announce_all(&mut waiting).await;
                     if let Err(error) = self.send_due(clock::unix()).await {
                         tracing::warn!(%error, "webhooks cannot be called");
                     }
@@ -78,6 +78,16 @@ impl Deliveries {
                     }
                 }
             }
+        }
+    }
+
+    async fn announce_all(&self, waiting: &mut VecDeque<BudgetReached>) {
+        while let Some(event) = waiting.front() {
+            if let Err(error) = self.announce(event).await {
+                tracing::error!(%error, budget = event.budget.id, threshold = event.threshold, "webhooks are not told of a budget yet");
+                return;
+            }
+            waiting.pop_front();
         }
     }
 

@@ -231,6 +231,8 @@ async fn keys_have_all_that_keys_can_have_and_rotate_with_an_overlap() {
         .done(Method::POST, &format!("/admin/keys/{id}"), json!({"models": null, "expires_at": null, "priority": "high"}))
         .await;
     assert_eq!((&changed["models"], &changed["expires_at"], &changed["priority"]), (&Value::Null, &Value::Null, &json!("high")));
+    let (status, answer) = server.admin(Method::POST, "/admin/keys", json!({"name": "whose?"})).await;
+    assert_eq!((status, &answer["error"]["param"]), (400, &json!("scopes")), "nobody gets an admin key by mistake");
     for (body, param) in [
         (json!({"priority": "urgent"}), "priority"),
         (json!({"models": []}), "models"),

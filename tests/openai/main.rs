@@ -13,6 +13,8 @@ mod limits;
 mod mistakes;
 mod official_client;
 mod operations;
+#[path = "../store/postgres.rs"]
+mod postgres;
 mod strangers;
 mod streams;
 mod support;

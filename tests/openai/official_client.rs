@@ -18,26 +18,32 @@ fn given() -> Option<PathBuf> {
     std::env::var_os("SWITCHYARD_TEST_PYTHON").map(PathBuf::from)
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_official_client_is_served() {
+/// Runs a script of this directory against a server.
+async fn run(script: &str, server: &Harness, arguments: &[&str]) {
     let Some(python) = python() else {
         assert!(given().is_none(), "SWITCHYARD_TEST_PYTHON is set, but that Python has no `openai` package");
         eprintln!("SKIPPED: no Python with the `openai` package; run tests/run, or set SWITCHYARD_TEST_PYTHON");
         return;
     };
-    let server = Harness::new().await;
-    server.load("polite", 1).await;
     let listening = server.listen().await;
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/openai/client.py");
-    let url = format!("{}/v1", listening.url);
-    let run = move || {
-        Command::new(python)
-            .arg(script)
-            .args(["--base-url", &url, "--api-key", KEY, "--base", BASE, "--adapter", "polite"])
-            .output()
-    };
-    let output = tokio::task::spawn_blocking(run).await.unwrap().unwrap();
+    let mut command = Command::new(python);
+    command.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/openai").join(script));
+    command.args(["--base-url", &format!("{}/v1", listening.url), "--base", BASE]).args(arguments);
+    let output = tokio::task::spawn_blocking(move || command.output()).await.unwrap().unwrap();
     let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success(), "{out}\n{err}");
     assert!(out.contains("all checks passed"), "{out}\n{err}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_official_client_is_served() {
+    let server = Harness::new().await;
+    server.load("polite", 1).await;
+    run("client.py", &server, &["--api-key", KEY, "--adapter", "polite"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_official_client_administers() {
+    let server = Harness::new().await;
+    run("admin_client.py", &server, &["--admin-key", KEY]).await;
 }

@@ -179,4 +179,19 @@ async fn neither_answers_nor_computed_prefixes_are_found_by_another_tenant() {
     assert_eq!(ask(&town.acme, &allow).await.0, "miss");
     assert_eq!(ask(&town.acme, &allow).await.0, "hit");
     assert_eq!(ask(&town.bravo, &allow).await.0, "miss", "an answer of another tenant is not found");
+
+    // Bravo's answers of its own `support` stay when acme replaces and removes an adapter of that name.
+    let support = merged(chat_body(), &json!({"model": "support"}));
+    let kept = async || {
+        let reply = town.server.post_as(&town.bravo, CHAT, &support, &allow).await;
+        reply.headers["x-cache"].to_str().unwrap().to_owned()
+    };
+    assert_eq!((kept().await.as_str(), kept().await.as_str()), ("miss", "hit"));
+    let path = town.server.write_adapter("support-9", 9);
+    let load = json!({"lora_name": "support", "lora_path": path, "load_inplace": true, "tenant": "acme"});
+    assert_eq!(town.server.post("/v1/load_lora_adapter", &load).await.status.as_u16(), 200);
+    assert_eq!(kept().await, "hit");
+    let unload = json!({"lora_name": "support", "tenant": "acme"});
+    assert_eq!(town.server.post("/v1/unload_lora_adapter", &unload).await.status.as_u16(), 200);
+    assert_eq!(kept().await, "hit");
 }

@@ -72,6 +72,14 @@ pub struct Harness {
     _leases: LeaseCheck,
 }
 
+/// A file; with `SWITCHYARD_TEST_DATABASE=postgres` a database of its own on the test server.
+async fn location(data: &Path) -> Location {
+    let postgres = std::env::var("SWITCHYARD_TEST_DATABASE").is_ok_and(|value| value == "postgres");
+    let made = if postgres { crate::postgres::new_database().await } else { None };
+    assert!(made.is_some() == postgres, "there is no PostgreSQL to test with");
+    made.map_or_else(|| Location::File(data.join("switchyard.db")), Location::Postgres)
+}
+
 /// Asserts on drop that nobody holds a version of an adapter, neither a served one nor one that drains.
 struct LeaseCheck(Catalog);
 
@@ -129,7 +137,7 @@ impl Harness {
         let engine = start(model, options.engine).unwrap();
         let (root, data) = (TempDir::new().unwrap(), TempDir::new().unwrap());
         let store = Arc::new(DataDir::open(data.path()).unwrap());
-        let database = Database::open(&Location::File(data.path().join("switchyard.db"))).await.unwrap();
+        let database = Database::open(&location(data.path()).await).await.unwrap();
         let office = Office::open(database, data.path(), None).await.unwrap();
         let (tenants, _reached) = Tenants::open(Opening { office, data_dir: data.path(), sync: Sync::Never }).await.unwrap();
         tenants.ensure_admin(data.path(), Some(KEY)).await.unwrap();

@@ -15,9 +15,11 @@ use switchyard::tenants::{BudgetReached, unix_now};
 
 use crate::support::Harness;
 
+type Delivered = Vec<(HeaderMap, String)>;
+
 /// What a receiver got, and what it answers next.
 #[derive(Clone, Default)]
-struct Receiver(Arc<Mutex<(Vec<(HeaderMap, String)>, Vec<u16>)>>);
+struct Receiver(Arc<Mutex<(Delivered, Vec<u16>)>>);
 
 impl Receiver {
     async fn start() -> (Self, String) {

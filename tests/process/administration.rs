@@ -109,3 +109,36 @@ async fn verify_fails_where_the_counters_were_changed() {
         "{finished:?}"
     );
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_budget_calls_a_webhook_at_its_thresholds() {
+    let home = Home::new();
+    let server = home.serve(&["--backend", "null", "--null-delay", "1ms"]);
+    let (got, mut events) = tokio::sync::mpsc::unbounded_channel::<Value>();
+    let take = async move |body: axum::Json<Value>| _ = got.send(body.0);
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/hook", listener.local_addr().unwrap());
+    tokio::spawn(async move { axum::serve(listener, axum::Router::new().fallback(take)).await });
+    let post = async |path: &str, body: Value| {
+        let (status, text) = server.post(path, &body).await;
+        assert_eq!(status, 200, "{path}: {text}");
+    };
+    post("/admin/webhooks", json!({"url": url})).await;
+    post("/admin/prices", json!({"usd_per_million_tokens": {"input": "0", "output": "1"}})).await;
+    let budget =
+        json!({"scope": "project", "subject": "proj_default", "period": "day", "enforcement": "soft", "limit_usd": "0.00001"});
+    post("/admin/budgets", budget).await;
+    // A millionth of a dollar each.
+    for _ in 0..12 {
+        post("/v1/completions", json!({"model": "llama3", "prompt": "x", "max_tokens": 1})).await;
+    }
+    let mut thresholds = Vec::new();
+    while thresholds.len() < 3 {
+        let event = tokio::time::timeout(Duration::from_secs(10), events.recv()).await.expect("an event").unwrap();
+        assert_eq!(event["type"], "budget.threshold_reached");
+        thresholds.push(event["data"]["threshold_percent"].as_i64().unwrap());
+    }
+    thresholds.sort_unstable();
+    assert_eq!(thresholds, [50, 80, 100]);
+    server.stop();
+}

@@ -17,6 +17,10 @@ const ROUNDS: u64 = 50;
 const CLIENTS: usize = 6;
 const ADMIN: &str = "an-admin-key-for-tests";
 
+/// Hour, tenant, key, model; requests, input, output, money.
+type Counted = (i64, String, String, String, i64, i64, i64, i64);
+type Sums = BTreeMap<(i64, String, String, String), (i64, i64, i64, i64)>;
+
 /// Ids of the answers that came in full, until the server is gone.
 async fn ask(url: String, stop: Arc<AtomicBool>, name: String, streamed: bool) -> Vec<String> {
     let client = client();
@@ -94,10 +98,8 @@ async fn every_answer_that_was_received_in_full_is_in_the_ledger_once() {
     let twice: Vec<_> = counts.iter().filter(|(_, count)| **count != 1).collect();
     assert!(twice.is_empty(), "billed more than once: {twice:?}");
 
-    type Sums = BTreeMap<(i64, String, String, String), (i64, i64, i64, i64)>;
     let sums = async |sql: &'static str| -> Sums {
-        let rows: Vec<(i64, String, String, String, i64, i64, i64, i64)> =
-            sqlx::query_as(sql).fetch_all(database.pool()).await.unwrap();
+        let rows: Vec<Counted> = sqlx::query_as(sql).fetch_all(database.pool()).await.unwrap();
         rows.into_iter().map(|row| ((row.0, row.1, row.2, row.3), (row.4, row.5, row.6, row.7))).collect()
     };
     let ledger = sums(

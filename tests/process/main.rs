@@ -4,11 +4,15 @@
 
 mod administration;
 mod commands;
+mod documents;
 mod killed;
 mod lifecycle;
 mod null_backend;
+#[path = "../store/postgres.rs"]
+mod postgres;
 mod refusals;
 mod security;
+mod shared_database;
 mod support;
 mod tools;
 #[cfg(feature = "otlp")]

@@ -40,7 +40,8 @@ async fn the_null_backend_answers_for_the_base_and_its_adapters_with_words() {
     server.stop();
 }
 
-#[tokio::test]
+// More threads, so that the connection that is dropped is closed while the server stops.
+#[tokio::test(flavor = "multi_thread")]
 async fn the_null_backend_refuses_what_its_queue_does_not_hold() {
     let home = Home::new();
     let server = home.serve(&["--backend", "null", "--null-delay", "3600s", "--queue-capacity", "1"]);

@@ -16,7 +16,7 @@ use crate::http::error::ApiError;
 use crate::http::fields::Fields;
 use crate::http::middleware::RequestId;
 use crate::tenants::admin::{AdminError, Begun, Change, Claim, Expected, Intent, KeptAnswer};
-use crate::tenants::{Office, Principal, Reach, sha256_hex};
+use crate::tenants::{Office, Principal, Reach, Scope, sha256_hex};
 
 /// Names a change, so that a repetition of the request does it once.
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
@@ -38,7 +38,7 @@ impl FromRequestParts<Server> for Looking {
 
     async fn from_request_parts(parts: &mut Parts, server: &Server) -> Result<Self, ApiError> {
         let caller = caller(parts)?;
-        if caller.reach != Reach::Organization && !caller.is_admin() {
+        if caller.reach != Reach::Organization || !caller.scopes.allow(Scope::ReadOnly) {
             return Err(ApiError::organization_only());
         }
         Ok(Self { server: server.clone(), query: Parameters::of(parts)? })

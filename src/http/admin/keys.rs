@@ -45,6 +45,12 @@ pub async fn create(changing: Changing) -> Result<Response, Halt> {
     let service_account = fields.string("service_account_id")?;
     let name = fields.required_string("name")?;
     let wanted = read(&mut fields)?;
+    if project.is_none() && wanted.change.scopes.is_none() {
+        // Whoever forgets the project must not get an admin key.
+        let message =
+            "Missing required parameter: 'scopes'. A key without a 'project_id' is the organization's and has no usual ones.";
+        return Err(ApiError::invalid("scopes", "missing_required_parameter", message).into());
+    }
     fields.finish(&[])?;
     let mut change = planned.begin().await?;
     let usual = match &project {

@@ -20,7 +20,7 @@ use crate::http::error::ApiError;
 use crate::http::fields;
 use crate::tenants::admin::AdminError;
 use crate::tenants::admin::usage::{self, Bucket, Export, Field, Format, Question, SumRow, Sums, Which};
-use crate::tenants::{Principal, Reach, unix_now};
+use crate::tenants::{Principal, Reach, Scope, unix_now};
 
 const MINUTE: i64 = 60;
 const HOUR: i64 = 3_600;
@@ -186,7 +186,7 @@ fn words(query: &mut Parameters, name: &str, words: &[(&str, Field)]) -> Result<
 /// The tenants that are asked about, as far as the caller may ask.
 pub fn of_caller(query: &mut Parameters, caller: &Principal) -> Result<Which, ApiError> {
     let projects = query.list("project_ids")?;
-    if caller.reach == Reach::Organization || caller.is_admin() {
+    if caller.reach == Reach::Organization && caller.scopes.allow(Scope::ReadOnly) {
         return Ok(Which { projects, ..Which::default() });
     }
     if projects.iter().any(|project| **project != *caller.tenant) {
@@ -232,6 +232,7 @@ impl Span {
         let question = Question { sums, from: self.from, to: self.page_end };
         // What was answered before this question is part of the answer; a database that is behind is not waited for.
         server.tenants().ledger().flush_within(PATIENCE).await;
+        let _turn = server.tenants().database().report().await;
         let buckets = usage::buckets(server.tenants().office(), &question).await?;
         let bucket = |bucket: &Bucket| {
             json!({

@@ -219,6 +219,10 @@ pub fn end_user(fields: &mut Fields) -> Result<Option<String>, ApiError> {
             format!("Invalid 'safety_identifier' (or 'user'): expected at most {MAX_END_USER} bytes, but got {}.", name.len());
         return Err(ApiError::invalid("safety_identifier", "string_above_max_length", message));
     }
+    if name.chars().any(char::is_control) {
+        let message = "Invalid 'safety_identifier' (or 'user'): control characters are not allowed.";
+        return Err(ApiError::invalid("safety_identifier", "invalid_value", message));
+    }
     Ok(Some(name))
 }
 

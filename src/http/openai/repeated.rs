@@ -32,6 +32,10 @@ where
     F: Future<Output = Result<Response, ApiError>>,
 {
     let Some(key) = &sender.idempotency_key else { return answer.await };
+    if let Some(model) = body.get("model").and_then(Value::as_str) {
+        // An answer that was given to another key of the tenant is only for those who may use its model.
+        server.gateway().check_model(&sender.caller, model)?;
+    }
     let hash = sha256_hex(format!("{path}\n{body}").as_bytes());
     let repeated = server.tenants().office().repeated(&sender.caller.tenant, key, hash).await;
     let conflict = |code, message: &str| {
@@ -59,7 +63,7 @@ async fn keep(response: Response, pending: Pending) -> Result<Response, ApiError
         record(body, headers, pending)
     } else {
         let bytes = axum::body::to_bytes(body, usize::MAX).await.map_err(|error| ApiError::internal(&error))?;
-        store(pending, headers, &bytes).await;
+        stored(pending, headers, bytes.to_vec()).await;
         Body::from(bytes)
     };
     Ok(Response::from_parts(parts, body))
@@ -80,12 +84,18 @@ fn record(body: Body, headers: String, pending: Pending) -> Body {
             {
                 let failed = seen.windows(FAILURE.len()).any(|window| window == FAILURE);
                 if !failed {
-                    store(pending, headers, &seen).await;
+                    stored(pending, headers, std::mem::take(&mut seen)).await;
                 }
             }
         }
         Some((Ok::<_, Infallible>(chunk), (stream, seen, left)))
     }))
+}
+
+/// Keeps an answer that is billed, also when its client leaves just now: that is what a repetition is for.
+async fn stored(pending: Pending, headers: String, bytes: Vec<u8>) {
+    // It fails only when the process ends.
+    let _ = tokio::spawn(async move { store(pending, headers, &bytes).await }).await;
 }
 
 async fn store(pending: Pending, headers: String, bytes: &[u8]) {

@@ -1,26 +1,20 @@
 //! A shorter way from ASCII text to token ids, for the byte-level tokenizers whose way to cut text is known: the same cuts without
-//! tracking offsets, and words that were seen before from a bounded cache. A word that was not is given to the library's own model,
+//! tracking offsets, and words that were seen before from memory. A word that was not is given to the library's own model,
 //! so that merging has one implementation. Every other text and tokenizer takes the library's way, which is also the reference of
 //! this one's tests.
 
-use std::hash::{BuildHasher, RandomState};
-use std::sync::{PoisonError, RwLock};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use tokenizers::models::ModelWrapper;
 use tokenizers::{Model, Tokenizer};
 
 use super::alphabet::char_of;
+use super::seen;
 use super::splitting::Splitting;
 use crate::model::ModelError;
 
-/// Sets of the cache; a power of two.
-const SETS: usize = 4096;
-/// Words of a set.
-const WAYS: usize = 4;
-/// Longest word that is kept, bytes: longer ones are rare, and memory is bounded by it.
-const MAX_WORD: usize = 32;
-/// Most tokens of a word that is kept.
-const MAX_IDS: usize = 8;
+/// Numbers of encoders, so that what a thread remembers is of the right one. 0 is nobody's.
+static NEXT: AtomicU64 = AtomicU64::new(1);
 
 pub(super) struct FastEncoder {
     splitting: Splitting,
@@ -28,15 +22,7 @@ pub(super) struct FastEncoder {
     /// Tokens that encoding adds around a text.
     before: Vec<u32>,
     after: Vec<u32>,
-    hasher: RandomState,
-    sets: Vec<RwLock<[Option<Entry>; WAYS]>>,
-}
-
-struct Entry {
-    hash: u64,
-    word: Box<str>,
-    ids: [u32; MAX_IDS],
-    count: usize,
+    number: u64,
 }
 
 impl FastEncoder {
@@ -59,8 +45,7 @@ impl FastEncoder {
             added: Added::new(tokenizer)?,
             before: with[..at].to_vec(),
             after: with[at + without.len()..].to_vec(),
-            hasher: RandomState::new(),
-            sets: (0..SETS).map(|_| RwLock::default()).collect(),
+            number: NEXT.fetch_add(1, Ordering::Relaxed),
         })
     }
 
@@ -97,29 +82,13 @@ impl FastEncoder {
     }
 
     fn encode_word(&self, tokenizer: &Tokenizer, word: &str, ids: &mut Vec<u32>) -> Result<(), ModelError> {
-        let hash = self.hasher.hash_one(word.as_bytes());
-        #[expect(clippy::cast_possible_truncation, reason = "any bits will do")]
-        let (set, way) = (&self.sets[hash as usize % SETS], (hash >> 32) as usize % WAYS);
-        {
-            let set = set.read().unwrap_or_else(PoisonError::into_inner);
-            let found = set.iter().flatten().find(|entry| entry.hash == hash && *entry.word == *word);
-            if let Some(entry) = found {
-                ids.extend_from_slice(&entry.ids[..entry.count]);
-                return Ok(());
-            }
-        }
-        let spelled: String = word.bytes().map(char_of).collect();
-        let tokens = tokenizer.get_model().tokenize(&spelled);
-        let tokens = tokens.map_err(|error| ModelError::Invalid(format!("the text cannot be tokenized: {error}")))?;
-        ids.extend(tokens.iter().map(|token| token.id));
-        if word.len() <= MAX_WORD && tokens.len() <= MAX_IDS {
-            let mut entry = Entry { hash, word: word.into(), ids: [0; MAX_IDS], count: tokens.len() };
-            entry.ids.iter_mut().zip(&tokens).for_each(|(id, token)| *id = token.id);
-            let mut set = set.write().unwrap_or_else(PoisonError::into_inner);
-            let free = set.iter().position(Option::is_none);
-            set[free.unwrap_or(way)] = Some(entry);
-        }
-        Ok(())
+        seen::encode_word(self.number, word, ids, |word, ids| {
+            let spelled: String = word.bytes().map(char_of).collect();
+            let tokens = tokenizer.get_model().tokenize(&spelled);
+            let tokens = tokens.map_err(|error| ModelError::Invalid(format!("the text cannot be tokenized: {error}")))?;
+            ids.extend(tokens.iter().map(|token| token.id));
+            Ok(())
+        })
     }
 }
 

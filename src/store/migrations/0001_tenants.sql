@@ -161,6 +161,8 @@ CREATE TABLE ledger (
     outcome TEXT NOT NULL               -- stop, length, cancelled, failed
 );
 CREATE INDEX ledger_at ON ledger (at_micros);
+-- A tenant that looks at its minutes must not read everybody's.
+CREATE INDEX ledger_of_project ON ledger (project_id, at_micros);
 
 -- Sums of the ledger by hour: what usage and budgets are read from.
 CREATE TABLE usage_hours (

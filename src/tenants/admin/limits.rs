@@ -2,7 +2,11 @@
 
 use serde_json::json;
 
-use super::{AdminError, Change, Done, KeysOf, LimitRow, PermissionRow, checks, invalid, keys, not_found, projects, unchanged};
+use super::super::new_id;
+use super::{
+    AdminError, BudgetRow, Change, Done, KeysOf, LimitRow, PermissionRow, checks, invalid, keys, not_found, projects, unchanged,
+};
+use crate::store::budgets;
 use crate::store::limits as rows;
 use crate::tenants::Office;
 
@@ -105,11 +109,16 @@ pub async fn delete(change: &mut Change, place: &Place) -> Result<(), AdminError
     change.audit(Done { action: "rate_limit.deleted", object: &object, project: project_of(place) }, Some(&before), None).await
 }
 
-/// A rotated key is limited like the one that it replaces.
+/// A rotated key is limited like the one that it replaces, in money, too; what the old one has spent stays with the old one.
 pub(super) async fn copy_of_key(change: &mut Change, from: &str, to: &str) -> Result<(), AdminError> {
     for limit in rows::list(&mut change.transaction, Some("key"), Some(from)).await? {
         let copy = LimitRow { subject: to.to_owned(), version: 1, ..limit };
         unchanged(rows::put(&mut change.transaction, &copy).await?)?;
+    }
+    let of_key = budgets::Which { scope: Some("key"), subject: Some(from), ..budgets::Which::default() };
+    for budget in budgets::find(&mut change.transaction, of_key).await? {
+        let copy = BudgetRow { id: new_id("budget")?, subject: to.to_owned(), created_at: change.now, version: 1, ..budget };
+        budgets::insert(&mut change.transaction, &copy).await?;
     }
     Ok(())
 }

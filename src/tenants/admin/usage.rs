@@ -133,6 +133,7 @@ impl Export {
             Place::End => return Ok(None),
         };
         let micros = |seconds: i64| seconds.saturating_mul(1_000_000);
+        let _turn = self.office.database.report().await;
         let mut connection = self.office.database.connection().await?;
         let found = rows::rows(&mut connection, &self.which, micros(self.from), micros(self.to), after, PIECE).await?;
         drop(connection);

@@ -122,6 +122,9 @@ fn state_config(matches: &ArgMatches, environment: Vec<(OsString, OsString)>) ->
 }
 
 fn serve(config: Config) -> anyhow::Result<()> {
+    if let Some(address) = &config.otlp_endpoint {
+        telemetry::traces::export(address.clone())?;
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start the runtime")?;
     let outcome = runtime.block_on(Box::pin(app::serve(config)));
     // Work on blocking threads (a download, an adapter being read) must not hold the end up.

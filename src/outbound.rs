@@ -10,7 +10,7 @@ use std::sync::Once;
 use std::time::Duration;
 
 pub use form::Part;
-use reqwest::header::{CONTENT_LENGTH, CONTENT_TYPE};
+use reqwest::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderMap};
 use reqwest::redirect::Policy;
 use reqwest::{RequestBuilder, Url};
 
@@ -170,6 +170,16 @@ impl Caller {
             (status, _) if !(200..300).contains(&status) => Err(OutboundError::Status(status)),
             (_, body) => Ok(body),
         }
+    }
+
+    /// Posts a body with headers; the answer's status and body.
+    pub async fn post(
+        &self,
+        headers: HeaderMap,
+        body: impl Into<reqwest::Body>,
+        limit: usize,
+    ) -> Result<(u16, Vec<u8>), OutboundError> {
+        self.send(self.client.post(self.address.0.clone()).headers(headers).body(body), limit).await
     }
 
     /// Posts a form with a bearer key; the answer's status and body.

@@ -1,6 +1,8 @@
-//! Logging: one subscriber for the process, lines on standard error. Metrics are registered by the rooms that count them.
+//! Logging: one subscriber for the process, lines on standard error; and traces, where they are exported. Metrics are registered by
+//! the rooms that count them. Knows nothing of HTTP's requests but what it is told of them.
 
 mod lines;
+pub mod traces;
 
 use std::io::IsTerminal;
 use std::sync::OnceLock;
@@ -63,12 +65,14 @@ pub fn start(config: &LogConfig) {
     };
 }
 
-/// Waits until every line is written: before the process ends, and before anything else is written to standard error.
+/// Waits until every span is exported and every line is written: before the process ends, and before anything else is written to standard error.
 pub fn flush() {
+    // First, as a failure of theirs is logged.
+    traces::flush(PATIENCE);
     if let Some(lines) = LINES.get() {
         lines.flush(PATIENCE);
     }
 }
 
-/// A reader of standard error that takes nothing does not hold the end of the process up for longer.
+/// A reader of standard error or a collector of spans that takes nothing does not hold the end of the process up for longer.
 const PATIENCE: Duration = Duration::from_secs(2);

@@ -22,7 +22,8 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("outbound", &[]),
     ("registry", &["ids", "model", "store"]),
     ("store", &[]),
-    ("telemetry", &[]),
+    // Traces are sent to a collector.
+    ("telemetry", &["outbound"]),
     ("tenants", &["ids", "outbound", "store"]),
 ];
 
@@ -146,6 +147,7 @@ fn some_crates_live_in_one_room() {
         ("reqwest::", &["outbound"]),
         ("clap::", &["cli"]),
         ("sqlx::", &["store"]),
+        ("opentelemetry", &["telemetry"]),
         ("reqwest::", &["outbound", "tenants"]),
     ];
     let mut findings = Vec::new();

@@ -94,6 +94,7 @@ impl Config {
             }
             .to_owned(),
             "log_level" => self.log.level.clone(),
+            "otlp_endpoint" => self.otlp_endpoint.as_ref().map_or_else(|| "none".to_owned(), ToString::to_string),
             // A test sees to it that no setting comes here.
             _ => "?".to_owned(),
         }

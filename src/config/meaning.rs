@@ -10,6 +10,7 @@ use super::{
     BackendKind, CacheConfig, Config, Device, HubModel, KvMemory, Location, ModelSource, NullConfig, Problems, Quant, Secret,
     StateConfig, Sync, locate,
 };
+use crate::outbound::Address;
 use crate::telemetry::{LogConfig, LogFormat};
 use crate::{registry, tenants};
 
@@ -81,6 +82,7 @@ impl Reader<'_> {
         let max_upload_bytes = self.value("max_upload_bytes", 1 << 30, bytes);
         let drain_deadline = self.value("drain_deadline", Duration::from_secs(30), duration);
         let log = self.log();
+        let otlp_endpoint = self.otlp_endpoint();
         // Before the admin key is taken: it looks at it.
         let jwt = self.jwt();
         let ledger_sync = self.value("ledger_sync", Sync::Group, |text| match text {
@@ -124,6 +126,7 @@ impl Reader<'_> {
             drain_deadline: drain_deadline?,
             jwt: jwt?,
             log: log?,
+            otlp_endpoint: otlp_endpoint?,
             database: database?,
             ledger_sync: ledger_sync?,
             cache: CacheConfig { bytes: cache_bytes?, ttl: cache_ttl? },
@@ -162,6 +165,23 @@ impl Reader<'_> {
         });
         let level = self.value("log_level", "info".to_owned(), |text| LogConfig::check_level(text).map(|()| text.to_owned()));
         Some(LogConfig { format: format?, level: level? })
+    }
+
+    fn otlp_endpoint(&mut self) -> Option<Option<Address>> {
+        let Some(typed) = self.raw.typed.get("otlp_endpoint") else { return Some(None) };
+        let text = typed.values.first().map_or("", String::as_str);
+        let wrong = if !cfg!(feature = "otlp") {
+            "this build exports no traces (build with --features otlp)".to_owned()
+        } else {
+            match Address::anywhere(text) {
+                Ok(address) => return Some(Some(address)),
+                Err(error) => error.to_string(),
+            }
+        };
+        // What was typed may hold a password.
+        let origin = typed.origin.clone();
+        self.raw.problem(origin, format!("otlp_endpoint: {wrong}"));
+        None
     }
 
     fn admin_key(&mut self) -> Option<Secret> {

@@ -174,6 +174,8 @@ pub struct Config {
     pub jwt: Option<crate::tenants::jwt::Settings>,
     /// Logging.
     pub log: crate::telemetry::LogConfig,
+    /// Collector of traces, where they are exported.
+    pub otlp_endpoint: Option<crate::outbound::Address>,
     /// Tenants, keys and the ledger.
     pub database: Location,
     /// When rows of the ledger are put on the disk.

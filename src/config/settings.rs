@@ -116,6 +116,7 @@ pub const SETTINGS: &[Setting] = &[
     one("jwt_admin", "jwt-admin", "on|off", "off", "Whether a token with the scope `admin` is an admin's."),
     one("log_format", "log-format", "text|json", "text", "Form of log lines (on standard error)."),
     one("log_level", "log-level", "LEVEL", "info", "error, warn, info, debug, trace, or filters like switchyard::http=debug."),
+    one("otlp_endpoint", "otlp-endpoint", "URL", "none", "Collector that traces are exported to over OTLP (HTTP), like http://127.0.0.1:4318 (needs a build with feature `otlp`)."),
 ];
 
 /// The setting with this key. Keys are written in this crate, so that a missing one is a mistake found by the first test.

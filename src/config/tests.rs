@@ -286,6 +286,23 @@ fn tokens_need_an_issuer_an_audience_and_keys_that_fit_the_algorithms() {
 }
 
 #[test]
+fn traces_are_exported_by_builds_that_can() {
+    assert_eq!(Fixture::new().config().otlp_endpoint, None);
+    let given = |text: &str| Fixture::new().flag("otlp_endpoint", &[text]);
+    if cfg!(feature = "otlp") {
+        let address = given("http://collector:4318").config().otlp_endpoint.unwrap();
+        assert_eq!(address.to_string(), "http://collector:4318/");
+    } else {
+        let problems = given("http://collector:4318").problems();
+        assert!(problems[0].starts_with("--otlp-endpoint: ") && problems[0].contains("--features otlp"), "{problems:?}");
+    }
+    for bad in ["", "collector:4318", "ftp://collector", "http://user:hunter2@collector:4318"] {
+        let problems = given(bad).problems();
+        assert!(problems[0].starts_with("--otlp-endpoint: ") && !problems[0].contains("hunter2"), "{bad}: {problems:?}");
+    }
+}
+
+#[test]
 fn bases_have_names_that_can_be_typed() {
     let hub = HubModel { repository: "org/My Model@2".to_owned(), revision: "main".to_owned(), file: None };
     assert_eq!(ModelSource::Hub(hub).public_name(), "org/My-Model-2");

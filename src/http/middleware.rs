@@ -16,6 +16,8 @@ use tracing::Instrument;
 use super::Server;
 use super::error::ApiError;
 use super::trace_context::TraceContext;
+use super::traced::traced;
+use crate::telemetry::traces;
 use crate::tenants::Principal;
 
 /// Names a request in answers and logs.
@@ -63,7 +65,7 @@ pub fn random_hex() -> String {
     format!("{:032x}", u128::from_be_bytes(bytes))
 }
 
-/// Counts and logs each request; what is logged while it is answered carries its id, and the trace that the caller says it belongs to. The line at its end has method, route, status, time to the response's head, id and key; never its content.
+/// Counts and logs each request; what is logged while it is answered carries its id, and the trace that the caller says it belongs to. The line at its end has method, route, status, time to the response's head, id and key; never its content. Where traces are exported, its span ends with the response's last byte.
 pub async fn trace(State(server): State<Server>, request: Request, next: Next) -> Response {
     let started = Instant::now();
     let method = request.method().clone();
@@ -71,7 +73,13 @@ pub async fn trace(State(server): State<Server>, request: Request, next: Next) -
     let id = request.extensions().get::<RequestId>().cloned();
     let id = id.as_ref().and_then(|id| id.0.to_str().ok()).unwrap_or("-");
     // At the level of errors, so that no filter that lets an error through leaves its request's id out.
-    let context = TraceContext::of(request.headers());
+    let given = TraceContext::of(request.headers());
+    let parent = given.as_ref().and_then(TraceContext::parent);
+    let exported = traces::begin(&traces::Request { method: method.as_str(), route: &route, request_id: id, parent });
+    let context = match &exported {
+        None => given,
+        Some(exported) => Some(TraceContext::exported(given, exported)),
+    };
     let span = match &context {
         None => tracing::error_span!(target: "switchyard::http", "answering", request_id = id),
         Some(TraceContext { trace_id, span_id, .. }) => {
@@ -87,11 +95,17 @@ pub async fn trace(State(server): State<Server>, request: Request, next: Next) -
     let status = status.as_u16();
     match &context {
         None => tracing::info!(target: "switchyard::http", %method, route, status, ms, request_id = id, key, "request"),
-        Some(TraceContext { trace_id, parent_id, span_id }) => tracing::info!(
-            target: "switchyard::http", %method, route, status, ms, request_id = id, key, trace_id, span_id, parent_id, "request"
-        ),
+        Some(TraceContext { trace_id, parent_id, span_id, .. }) => {
+            let parent_id = parent_id.as_deref();
+            tracing::info!(
+                target: "switchyard::http", %method, route, status, ms, request_id = id, key, trace_id, span_id, parent_id, "request"
+            );
+        }
     }
-    response
+    match exported {
+        None => response,
+        Some(span) => traced(response, span),
+    }
 }
 
 /// Answers 500 when a handler panics.

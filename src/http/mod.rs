@@ -17,6 +17,7 @@ mod openapi_schemas;
 mod routes;
 mod serve;
 mod trace_context;
+mod traced;
 
 use std::sync::Arc;
 

@@ -3,6 +3,7 @@
 use axum::http::{HeaderMap, HeaderName};
 
 use super::middleware::random_hex;
+use crate::telemetry::traces::{Parent, Sampled, Span};
 
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 
@@ -12,9 +13,11 @@ pub struct TraceContext {
     /// 32 hexadecimal digits.
     pub trace_id: String,
     /// The caller's span, 16 hexadecimal digits.
-    pub parent_id: String,
+    pub parent_id: Option<String>,
     /// This request's span, 16 hexadecimal digits.
     pub span_id: String,
+    /// Whether the caller records its trace.
+    sampled: Sampled,
 }
 
 impl TraceContext {
@@ -25,14 +28,28 @@ impl TraceContext {
         if values.next().is_some() {
             return None;
         }
-        let (trace_id, parent_id) = parse(value)?;
+        let (trace_id, parent_id, sampled) = parse(value)?;
         let span_id = random_hex().get(..16)?.to_owned();
-        Some(Self { trace_id: trace_id.to_owned(), parent_id: parent_id.to_owned(), span_id })
+        Some(Self { trace_id: trace_id.to_owned(), parent_id: Some(parent_id.to_owned()), span_id, sampled })
+    }
+
+    /// With the ids of the span that is exported, so that logs and traces can be brought together.
+    pub fn exported(given: Option<Self>, span: &Span) -> Self {
+        let (trace_id, span_id) = span.ids();
+        let (parent_id, sampled) = given.map_or((None, Sampled::Yes), |given| (given.parent_id, given.sampled));
+        Self { trace_id, parent_id, span_id, sampled }
+    }
+
+    /// The caller's span.
+    pub fn parent(&self) -> Option<Parent<'_>> {
+        let span_id = self.parent_id.as_deref()?;
+        Some(Parent { trace_id: &self.trace_id, span_id, sampled: self.sampled })
     }
 }
 
-/// `00-TRACE-PARENT-FLAGS`. Later versions may have more fields at their end; version `ff` is forbidden.
-fn parse(value: &str) -> Option<(&str, &str)> {
+/// `00-TRACE-PARENT-FLAGS`. Later versions may have more fields at their end; version `ff` is forbidden. The last bit of
+/// the flags says whether the caller records.
+fn parse(value: &str) -> Option<(&str, &str, Sampled)> {
     let mut fields = value.split('-');
     let (version, trace_id, parent_id, flags) = (fields.next()?, fields.next()?, fields.next()?, fields.next()?);
     let hex = |text: &str, digits: usize| {
@@ -40,7 +57,9 @@ fn parse(value: &str) -> Option<(&str, &str)> {
     };
     let nonzero = |text: &str| text.bytes().any(|byte| byte != b'0');
     let sound = hex(version, 2) && version != "ff" && (version != "00" || fields.next().is_none()) && hex(flags, 2);
-    (sound && hex(trace_id, 32) && nonzero(trace_id) && hex(parent_id, 16) && nonzero(parent_id)).then_some((trace_id, parent_id))
+    let sound = sound && hex(trace_id, 32) && nonzero(trace_id) && hex(parent_id, 16) && nonzero(parent_id);
+    let flags = u8::from_str_radix(flags, 16).ok()?;
+    sound.then_some((trace_id, parent_id, if flags & 1 == 1 { Sampled::Yes } else { Sampled::No }))
 }
 
 #[cfg(test)]
@@ -51,8 +70,10 @@ mod tests {
     fn only_what_the_standard_allows_is_taken_over() {
         let trace = "4bf92f3577b34da6a3ce929d0e0e4736";
         let parent = "00f067aa0ba902b7";
-        for good in [format!("00-{trace}-{parent}-01"), format!("cc-{trace}-{parent}-00-what-comes-later")] {
-            assert_eq!(parse(&good), Some((trace, parent)), "{good}");
+        for (good, sampled) in
+            [(format!("00-{trace}-{parent}-01"), Sampled::Yes), (format!("cc-{trace}-{parent}-02-what-comes-later"), Sampled::No)]
+        {
+            assert_eq!(parse(&good), Some((trace, parent, sampled)), "{good}");
         }
         for bad in [
             String::new(),

@@ -15,3 +15,5 @@ mod security;
 mod shared_database;
 mod support;
 mod tools;
+#[cfg(feature = "otlp")]
+mod traces;

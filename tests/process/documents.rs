@@ -25,6 +25,9 @@ fn the_examples_of_the_administration_work_when_pasted() {
     let path = std::env::vars().find_map(|(name, value)| (name == "PATH").then_some(value)).unwrap();
     let output = Command::new("bash")
         .args(["-c", &script("admin.md")])
+        // What tests are told is none of the commands' business.
+        .env_clear()
+        .env("HOME", home.dir.path())
         .env("PATH", format!("{}:{path}", bin.display()))
         .env("url", &server.url)
         .env("SWITCHYARD_API_KEY", &server.key)

@@ -97,6 +97,11 @@ impl Account {
         }
     }
 
+    /// Nothing is owed: the ticket gives back what it holds.
+    pub(super) fn void(&mut self) {
+        self.state = State::Void;
+    }
+
     /// Writes the row and gives back what was not used; the second time nothing happens.
     pub(super) fn settle(&mut self, usage: Usage, outcome: Outcome, efforts: Effort) -> Result<(), GatewayError> {
         let State::Open(ticket) = std::mem::replace(&mut self.state, State::Void) else { return Ok(()) };

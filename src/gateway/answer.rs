@@ -44,8 +44,7 @@ pub struct Answer {
     shape: Shape,
     tokenizer: Tokenizer,
     account: Account,
-    /// Texts of the prompts, where they come back.
-    prompts: Vec<Option<String>>,
+    prompts: Vec<AskedPrompt>,
     sequences: Vec<Sequence>,
     arrivals: SelectAll<BoxStream<'static, (usize, Arrival, Effort)>>,
     ready: VecDeque<Piece>,
@@ -56,6 +55,12 @@ pub struct Answer {
     /// Keeps the answer for those who ask the same.
     recorder: Option<Recorder>,
     choices: usize,
+}
+
+struct AskedPrompt {
+    tokens: usize,
+    /// Its text, where it comes back.
+    text: Option<String>,
 }
 
 struct Sequence {
@@ -95,14 +100,14 @@ impl Answer {
     /// Begins a prompt; the sequences that are added next answer it.
     pub(super) fn add_prompt(&mut self, tokens: usize, text: Option<String>) {
         self.usage.prompt_tokens += tokens;
-        self.prompts.push(text.filter(|_| self.shape.echo == Echo::PromptAndAnswer));
+        self.prompts.push(AskedPrompt { tokens, text: text.filter(|_| self.shape.echo == Echo::PromptAndAnswer) });
     }
 
     pub(super) fn add_sequence(&mut self, generation: Generation, source: Source) {
         let index = self.sequences.len();
         self.choices += 1;
         let prompt = self.prompts.len().saturating_sub(1);
-        let echoed = self.prompts.last().cloned().flatten().unwrap_or_default();
+        let echoed = self.prompts.last().and_then(|prompt| prompt.text.clone()).unwrap_or_default();
         let reader = generation.effort_reader();
         let arrivals = feed(generation, source).map(move |(arrival, effort)| (index, arrival, effort));
         let (arrivals, running) = abortable(arrivals);
@@ -121,6 +126,11 @@ impl Answer {
         if !echoed.is_empty() && !self.shape.reports {
             self.ready.push_back(Piece { choice: index, text: echoed, ..Piece::default() });
         }
+    }
+
+    /// It was refused after all: nothing was generated, nobody left, and there is nothing to write down.
+    pub(super) fn refuse(mut self) {
+        self.account.void();
     }
 
     /// Keeps the answer when it is complete.
@@ -226,20 +236,19 @@ impl Answer {
     fn settle(&mut self, outcome: Outcome) -> Result<(), GatewayError> {
         let mut usage = self.usage;
         if outcome == Outcome::Cancelled {
-            // Who leaves pays for what was done, not only for what was read: a prompt from its first step on, and every token.
-            let mut begun = false;
+            // Who leaves pays for what was done, not only for what was read: each prompt from its first step on, and every token.
+            let mut begun = vec![false; self.prompts.len()];
             for sequence in &mut self.sequences {
-                let Some(now) = sequence.reader.as_ref().filter(|_| sequence.running.is_some()).map(EffortReader::read) else {
-                    begun |= sequence.begun;
-                    continue;
-                };
-                begun |= sequence.begun || !now.computed.is_zero();
-                usage.completion_tokens += now.generated.saturating_sub(sequence.taken);
-                sequence.effort = now;
+                begun[sequence.prompt] |= sequence.begun;
+                let running = sequence.reader.as_ref().filter(|_| sequence.running.is_some());
+                if let Some(now) = running.map(EffortReader::read) {
+                    begun[sequence.prompt] |= !now.computed.is_zero();
+                    usage.completion_tokens += now.generated.saturating_sub(sequence.taken);
+                    sequence.effort = now;
+                }
             }
-            if !begun {
-                usage.prompt_tokens = 0;
-            }
+            usage.prompt_tokens =
+                self.prompts.iter().zip(begun).filter(|(_, begun)| *begun).map(|(prompt, _)| prompt.tokens).sum();
         }
         let efforts = self.sequences.iter().fold(Effort::default(), |sum, sequence| sum.and(sequence.effort));
         self.account.settle(usage, outcome, efforts)
@@ -268,7 +277,7 @@ impl Answer {
         let event = match arrival {
             Arrival::Event(event) => event,
             Arrival::Prompt(report) => {
-                let text = self.prompts[self.sequences[index].prompt].clone().unwrap_or_default();
+                let text = self.prompts[self.sequences[index].prompt].text.clone().unwrap_or_default();
                 self.ready.push_back(Piece { choice: index, text, prompt: report, ..Piece::default() });
                 return Ok(());
             }

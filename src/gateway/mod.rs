@@ -305,7 +305,13 @@ impl Gateway {
                     logprobs: request.logprobs,
                     prompt_logprobs: prompt_logprobs.filter(|_| matches!(source, Source::Own(_))),
                 };
-                answer.add_sequence(inner.backend.submit_at(&mut places, request).map_err(refused)?, source);
+                match inner.backend.submit_at(&mut places, request) {
+                    Ok(generation) => answer.add_sequence(generation, source),
+                    Err(error) => {
+                        answer.refuse();
+                        return Err(refused(error));
+                    }
+                }
             }
         }
         Ok(answer)

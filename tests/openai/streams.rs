@@ -5,9 +5,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde_json::{Value, json};
+use switchyard::engine::EngineConfig;
 use switchyard::engine::seeded::{Fault, SeededModel, StepGate};
 
-use crate::support::{Harness, KEY, Options, SeededOptions, chat_body, completion_body, merged};
+use crate::support::{BASE, Harness, KEY, Options, SeededOptions, chat_body, completion_body, merged};
 
 const CHAT: &str = "/v1/chat/completions";
 
@@ -170,6 +171,30 @@ async fn stepwise() -> (Harness, Steps) {
     let (model, gate) = SeededModel::gated(SeededOptions { context: 4096, ..SeededOptions::default() });
     let begun = model.step_counter();
     (Harness::over(model, Options::default()).await, Steps { gate, begun, opened: 0 })
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_that_leaves_pays_for_what_was_computed_and_for_nothing_else() {
+    let (model, gate) = SeededModel::gated(SeededOptions::default());
+    let begun = model.step_counter();
+    let engine = EngineConfig { max_sequences: 1, ..EngineConfig::default() };
+    let server = Harness::over(model, Options { engine, ..Options::default() }).await;
+    let mut steps = Steps { gate, begun, opened: 0 };
+    // The second prompt waits until the first is answered. Nobody reads the answer before it is whole.
+    let body = json!({"model": BASE, "prompt": [[65, 66, 67], [68, 69, 70, 71, 72]], "max_tokens": 50, "ignore_eos": true});
+    {
+        let mut answer = Box::pin(server.post("/v1/completions", &body));
+        tokio::select! {
+            reply = &mut answer => panic!("{}", reply.text),
+            () = steps.run(5) => {}
+        }
+    }
+    server.tenants.ledger().flush().await;
+    let sql = "SELECT outcome, input_tokens, output_tokens FROM ledger";
+    let rows: Vec<(String, i64, i64)> = sqlx::query_as(sql).fetch_all(server.tenants.database().pool()).await.unwrap();
+    assert_eq!(rows, [("cancelled".to_owned(), 3, 5)]);
+    steps.gate.open(10);
+    server.idle().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -24,12 +24,13 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 const FORGET_EVERY: Duration = Duration::from_secs(3_600);
 /// A receiver must have answered by then.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// Somebody who began to send has this long, seconds; then another process may. Longer than [`PATIENCE`].
+/// Somebody who began to send has this long, seconds; then another process may. Longer than a whole batch takes: [`BATCH`] /
+/// [`AT_ONCE`] times [`PATIENCE`].
 const LEASE: i64 = 60;
 /// Pauses after failed attempts, seconds; after as many it is given up, a day and a half after the event.
 const PAUSES: [i64; 8] = [5, 60, 300, 1_800, 7_200, 18_000, 36_000, 57_600];
 /// Deliveries that are read at once, and how many of them are on the way at the same time.
-const BATCH: i64 = 64;
+const BATCH: i64 = 32;
 const AT_ONCE: usize = 8;
 /// Most of a receiver's answer that is read, bytes.
 const MAX_ANSWER: usize = 64 * 1024;
@@ -51,11 +52,14 @@ impl Deliveries {
         Self { office, callers: Mutex::default() }
     }
 
-    /// Plans and sends until it is dropped.
-    pub async fn run(self, mut events: BudgetEvents) {
-        let mut look = tokio::time::interval(LOOK_EVERY);
-        look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        let mut forget = tokio::time::interval(FORGET_EVERY);
+    /// Plans and sends until it is dropped; receivers that do not answer hold no planning up.
+    pub async fn run(self, events: BudgetEvents) {
+        tokio::join!(self.plan(events), self.deliver());
+    }
+
+    async fn plan(&self, mut events: BudgetEvents) {
+        let mut again = tokio::time::interval(LOOK_EVERY);
+        again.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut open = true;
         // What could not be written down is tried again: it is reported once only.
         let mut waiting: VecDeque<BudgetReached> = VecDeque::new();
@@ -64,10 +68,20 @@ impl Deliveries {
                 event = events.recv(), if open => {
                     open = event.is_some();
                     waiting.extend(event);
-                    self.announce_all(&mut waiting).await;
                 }
+                _ = again.tick() => {}
+            }
+            self.announce_all(&mut waiting).await;
+        }
+    }
+
+    async fn deliver(&self) {
+        let mut look = tokio::time::interval(LOOK_EVERY);
+        look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut forget = tokio::time::interval(FORGET_EVERY);
+        loop {
+            tokio::select! {
                 _ = look.tick() => {
-                    self.announce_all(&mut waiting).await;
                     if let Err(error) = self.send_due(clock::unix()).await {
                         tracing::warn!(%error, "webhooks cannot be called");
                     }

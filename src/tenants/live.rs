@@ -163,14 +163,15 @@ impl Tenants {
     pub async fn keep_up(self) {
         for look in 1u64.. {
             tokio::time::sleep(LOOK_EVERY).await;
+            // Who was revoked is more urgent than what was spent.
+            if let Err(error) = self.look().await {
+                tracing::warn!(%error, "what other processes changed is not known");
+            }
             if self.0.office.database.is_shared()
                 && look.is_multiple_of(ASK_OTHERS_EVERY)
                 && let Err(error) = self.ask_others().await
             {
                 tracing::warn!(%error, "what other processes have spent is not known");
-            }
-            if let Err(error) = self.look().await {
-                tracing::warn!(%error, "what other processes changed is not known");
             }
         }
     }

@@ -15,3 +15,4 @@ pub mod registry;
 pub mod store;
 pub mod telemetry;
 pub mod tenants;
+pub mod training;

@@ -1,0 +1,5 @@
+//! Fine-tuning: from a file to an adapter that is served. Knows no HTTP, no keys and no money: a tenant is an id here.
+
+pub mod dataset;
+pub mod evaluate;
+pub mod jobs;

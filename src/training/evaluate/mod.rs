@@ -13,18 +13,8 @@ pub use answers::{Answer, Bench, Role, Subject};
 pub use metrics::{Kind, Metrics, Overlap, RowMetrics, Tally};
 pub use report::{Evaluation, Heard, ModelReport};
 
+use super::dataset::render::Question;
 use crate::backends::SubmitError;
-
-/// A held-out row: what is asked and what was wanted.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Question {
-    /// Token ids up to the answer.
-    pub prompt: Vec<u32>,
-    /// The same as text.
-    pub prompt_text: String,
-    /// The answer that was wanted.
-    pub target: String,
-}
 
 /// Why an evaluation could not be made.
 #[derive(Debug, thiserror::Error)]

@@ -28,6 +28,7 @@ use crate::store::{DataDir, Database};
 use crate::tenants::jwt::TokenVerifier;
 use crate::tenants::webhooks::Deliveries;
 use crate::tenants::{DEFAULT_TENANT, Office, Opening, Tenants};
+use crate::training::jobs::files::{FileLimits, Files, FilesSetup};
 
 /// Time for the last rows of the ledger to reach the database; what does not stays in the journal.
 const LAST_ROWS: Duration = Duration::from_secs(5);
@@ -55,6 +56,15 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
     let mut upkeep = tokio::spawn(tenants.clone().keep_up());
     let mut ledger = tokio::spawn(tenants.ledger().clone().drain());
     let mut webhooks = tokio::spawn(Deliveries::new(tenants.office().clone()).run(reached));
+    let files = Files::open(FilesSetup {
+        data: Arc::clone(&data),
+        database: tenants.database().clone(),
+        node: tenants.node().to_owned(),
+        limits: FileLimits { file: config.max_upload_bytes, tenant: config.max_stored_bytes },
+    })
+    .await
+    .context("files of clients")?;
+    let mut expiry = tokio::spawn(files.clone().keep_up());
     let address = listener.local_addr().context("the address of the listening socket")?;
     let readiness = Readiness::default();
     let starting = readiness.latch("start");
@@ -62,6 +72,7 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
         gateway: built.gateway,
         catalog: built.catalog.clone(),
         tenants: tenants.clone(),
+        files,
         tokens,
         readiness: readiness.clone(),
         registry: built.metrics,
@@ -112,6 +123,7 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
         ended = &mut upkeep => Err(anyhow!("what keeps up with other processes ended by itself: {ended:?}")),
         ended = &mut ledger => Err(anyhow!("what moves the ledger into the database ended by itself: {ended:?}")),
         ended = &mut webhooks => Err(anyhow!("what calls webhooks ended by itself: {ended:?}")),
+        ended = &mut expiry => Err(anyhow!("what removes files that have expired ended by itself: {ended:?}")),
         _ = health.wait_for(Health::is_over) => Err(anyhow!("the engine ended by itself")),
     };
     if let Err(error) = &outcome {

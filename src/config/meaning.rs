@@ -80,6 +80,7 @@ impl Reader<'_> {
             usize::try_from(limit).ok().filter(|limit| *limit >= 1024).ok_or_else(|| "at least 1024 bytes are right".to_owned())
         });
         let max_upload_bytes = self.value("max_upload_bytes", 1 << 30, bytes);
+        let max_stored_bytes = self.value("max_stored_bytes", 64 << 30, bytes);
         let drain_deadline = self.value("drain_deadline", Duration::from_secs(30), duration);
         let log = self.log();
         let otlp_endpoint = self.otlp_endpoint();
@@ -123,6 +124,7 @@ impl Reader<'_> {
             null: null?,
             max_body_bytes: max_body_bytes?,
             max_upload_bytes: max_upload_bytes?,
+            max_stored_bytes: max_stored_bytes?,
             drain_deadline: drain_deadline?,
             jwt: jwt?,
             log: log?,

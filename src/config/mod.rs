@@ -166,8 +166,10 @@ pub struct Config {
     pub null: NullConfig,
     /// Largest request body, bytes.
     pub max_body_bytes: usize,
-    /// Largest adapter that is taken over HTTP, bytes.
+    /// Largest adapter or file that is taken over HTTP, bytes.
     pub max_upload_bytes: u64,
+    /// Most bytes of a tenant's files.
+    pub max_stored_bytes: u64,
     /// Time for running answers after a signal.
     pub drain_deadline: Duration,
     /// JSON Web Tokens, where they are accepted.

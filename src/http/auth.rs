@@ -39,6 +39,13 @@ fn allowed(principal: Arc<Principal>, scope: Scope) -> Result<Arc<Principal>, Ap
     if looks || principal.scopes.allow(scope) { Ok(principal) } else { Err(ApiError::missing_scope(scope)) }
 }
 
+/// Files and jobs are shown to whoever may make them, or look at everything of their tenant: a key that only generates may not read
+/// what others train on.
+pub fn may_look_at_training(caller: &Principal) -> Result<(), ApiError> {
+    let may = caller.scopes.allow(Scope::FineTuning) || caller.scopes.allow(Scope::ReadOnly);
+    if may { Ok(()) } else { Err(ApiError::missing_scope(Scope::FineTuning)) }
+}
+
 /// Whether a request carries a key that may look at all tenants; one without any key may not, a wrong key is an error.
 pub async fn looks_at_everything(server: &Server, headers: &HeaderMap) -> Result<bool, ApiError> {
     if !headers.contains_key(header::AUTHORIZATION) {

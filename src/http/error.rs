@@ -11,6 +11,7 @@ use crate::registry::RegistryError;
 use crate::tenants::admin::AdminError;
 use crate::tenants::jwt::TokenError;
 use crate::tenants::{Scope, TenantError};
+use crate::training::jobs::JobsError;
 
 /// An error on its way to a client.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -232,6 +233,32 @@ impl From<AdminError> for ApiError {
             AdminError::KeyReused => of(StatusCode::CONFLICT, "idempotency_key_reused"),
             AdminError::Tenant(TenantError::Store(error)) if error.is_outage() => Self::database_down(&error),
             AdminError::Tenant(error) => Self::internal(&error),
+        }
+    }
+}
+
+impl From<JobsError> for ApiError {
+    fn from(error: JobsError) -> Self {
+        let message = error.to_string();
+        match error {
+            JobsError::NotFound { .. } => Self { param: Some("id".to_owned()), ..Self::not_found(message) },
+            JobsError::Invalid { field, .. } => Self::invalid(field, "invalid_value", message),
+            JobsError::Refused { code, .. } => Self::new(StatusCode::BAD_REQUEST, "invalid_request_error", Some(code), message),
+            JobsError::TooLarge { limit } => Self::body_too_large(usize::try_from(limit).unwrap_or(usize::MAX)),
+            JobsError::OutOfRoom { .. } => {
+                Self::new(StatusCode::FORBIDDEN, "invalid_request_error", Some("storage_limit_exceeded"), message)
+            }
+            JobsError::DiskFull => {
+                tracing::error!("a file is refused: the disk is full");
+                Self::new(StatusCode::INSUFFICIENT_STORAGE, "server_error", Some("storage_full"), message)
+            }
+            JobsError::TooManyUploads => {
+                let message = "As many uploads as this server takes are under way. Please try again in a moment.";
+                Self { retry_after: Some(10), ..Self::unavailable("overloaded", message) }
+            }
+            JobsError::Elsewhere { .. } => Self::unavailable("content_elsewhere", message),
+            JobsError::Store(error) if error.is_outage() => Self::database_down(&error),
+            JobsError::Store(error) => Self::internal(&error),
         }
     }
 }

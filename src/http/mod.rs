@@ -6,6 +6,7 @@ mod auth;
 mod body;
 mod error;
 mod fields;
+mod form;
 mod health;
 mod kubernetes_metrics;
 mod limits;
@@ -14,6 +15,7 @@ mod middleware;
 mod openai;
 mod openapi;
 mod openapi_schemas;
+mod openapi_training;
 mod routes;
 mod serve;
 mod trace_context;
@@ -29,6 +31,7 @@ use crate::gateway::Gateway;
 use crate::registry::Catalog;
 use crate::tenants::Tenants;
 use crate::tenants::jwt::TokenVerifier;
+use crate::training::jobs::files::Files;
 
 /// Settings of this room.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -65,6 +68,8 @@ pub struct Parts {
     pub catalog: Catalog,
     /// Callers.
     pub tenants: Tenants,
+    /// Files that clients send.
+    pub files: Files,
     /// Callers with JSON Web Tokens, where those are accepted.
     pub tokens: Option<Arc<TokenVerifier>>,
     /// Who is not ready yet.
@@ -101,6 +106,10 @@ impl Server {
 
     fn tenants(&self) -> &Tenants {
         &self.0.parts.tenants
+    }
+
+    fn files(&self) -> &Files {
+        &self.0.parts.files
     }
 
     fn tokens(&self) -> Option<&TokenVerifier> {

@@ -6,11 +6,12 @@ use serde_json::{Map, Value, json};
 
 use super::admin;
 use super::openapi_schemas::schemas;
+use super::openapi_training;
 use super::routes::{Access, Route, routes};
 
 /// What a response or a request carries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Body {
+pub(super) enum Body {
     Json(&'static str),
     /// JSON, or server-sent events of the second schema when `stream` is true.
     JsonOrEvents(&'static str, &'static str),
@@ -19,29 +20,37 @@ enum Body {
     Form(&'static str),
     /// Any JSON object.
     Object,
+    /// The bytes of a file.
+    Bytes,
 }
 
 /// What a reader wants to know about a route.
-struct Operation {
-    method: Method,
-    path: &'static str,
-    id: &'static str,
-    summary: &'static str,
-    request: Option<&'static str>,
-    response: Body,
+pub(super) struct Operation {
+    pub(super) method: Method,
+    pub(super) path: &'static str,
+    pub(super) id: &'static str,
+    pub(super) summary: &'static str,
+    pub(super) request: Option<&'static str>,
+    pub(super) response: Body,
     /// Statuses of errors beside 401, 404 of unknown paths and 500.
-    errors: &'static [(u16, &'static str)],
+    pub(super) errors: &'static [(u16, &'static str)],
 }
 
-const BAD: (u16, &str) = (400, "The request is wrong; the error names the field and what would be right.");
+pub(super) const BAD: (u16, &str) = (400, "The request is wrong; the error names the field and what would be right.");
 const NO_MODEL: (u16, &str) = (404, "The model does not exist (`model_not_found`).");
-const TOO_LARGE: (u16, &str) = (413, "The body is larger than this server accepts.");
+pub(super) const TOO_LARGE: (u16, &str) = (413, "The body is larger than this server accepts.");
 const BUSY: (u16, &str) = (503, "Too many requests are waiting, or the server is shutting down; see `retry-after`.");
 const NO_ADAPTER: (u16, &str) = (404, "There is no such adapter.");
 const NOT_EXPECTED: (u16, &str) = (409, "The adapter is not at `expected_version`; nothing was changed.");
 const GENERATION_ERRORS: &[(u16, &str)] = &[BAD, NO_MODEL, TOO_LARGE, BUSY];
 
 fn operations() -> Vec<Operation> {
+    let mut operations = own_operations();
+    operations.extend(openapi_training::operations());
+    operations
+}
+
+fn own_operations() -> Vec<Operation> {
     vec![
         Operation {
             method: Method::POST,
@@ -267,7 +276,7 @@ fn describe(operation: &Operation, access: Access) -> Value {
     let mut value = json!({"operationId": operation.id, "summary": operation.summary, "responses": responses});
     if let Some(schema) = operation.request {
         // Files are sent as forms.
-        let kind = if schema.ends_with("Upload") { Body::Form(schema) } else { Body::Json(schema) };
+        let kind = if schema.ends_with("Upload") || schema.ends_with("Form") { Body::Form(schema) } else { Body::Json(schema) };
         value["requestBody"] = json!({"required": true, "content": content(kind)});
     }
     let parameters = parameters(operation);
@@ -286,7 +295,7 @@ fn parameters(operation: &Operation) -> Vec<Value> {
     let in_query: &[&str] = match operation.id {
         "deleteAdapter" => &["tenant", "expected_version"],
         "listAdapterVersions" => &["tenant"],
-        _ => &[],
+        other => openapi_training::query(other),
     };
     in_path.map(|name| parameter(name, "path")).chain(in_query.iter().map(|name| parameter(name, "query"))).collect()
 }
@@ -300,6 +309,7 @@ fn content(body: Body) -> Value {
             "text/event-stream": {"schema": schema(event)},
         }),
         Body::Form(name) => json!({"multipart/form-data": {"schema": schema(name)}}),
+        Body::Bytes => json!({"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}),
         Body::Text => json!({"text/plain": {"schema": {"type": "string"}}}),
         Body::Object => json!({"application/json": {"schema": {"type": "object"}}}),
     }

@@ -7,7 +7,7 @@ use super::openai::{MAX_BIASES, MAX_STOP_TOKENS, REPETITION_PENALTY};
 /// All schemas by name.
 pub fn schemas() -> Value {
     let mut all = json!({});
-    for part in [requests(), answers(), others(), super::admin::openapi::schemas()] {
+    for part in [requests(), answers(), others(), super::admin::openapi::schemas(), super::openapi_training::schemas()] {
         for (name, schema) in part.as_object().into_iter().flatten() {
             all[name] = schema.clone();
         }
@@ -15,7 +15,7 @@ pub fn schemas() -> Value {
     all
 }
 
-fn reference(name: &str) -> Value {
+pub(super) fn reference(name: &str) -> Value {
     json!({"$ref": format!("#/components/schemas/{name}")})
 }
 

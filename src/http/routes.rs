@@ -2,7 +2,7 @@
 
 use axum::http::{Method, StatusCode};
 use axum::middleware::{from_fn, from_fn_with_state};
-use axum::routing::{MethodRouter, get, post};
+use axum::routing::{MethodRouter, delete, get, post};
 use axum::{Router, extract::DefaultBodyLimit};
 use tower::ServiceBuilder;
 
@@ -45,12 +45,22 @@ pub fn routes() -> Vec<Route> {
     const ADMIN: Access = Access::Scope(Scope::Admin);
     const USE: Access = Access::Scope(Scope::Inference);
     const LOOK: Access = Access::Scope(Scope::ReadOnly);
+    const TRAIN: Access = Access::Scope(Scope::FineTuning);
     let route = Route::new;
     let mut routes = vec![
         route(Method::POST, "/v1/chat/completions",     USE,   post(openai::chat)),
         route(Method::POST, "/v1/completions",          USE,   post(openai::completions)),
         route(Method::GET,  "/v1/models",               LOOK,  get(openai::list_models)),
         route(Method::GET,  "/v1/models/{*id}",         LOOK,  get(openai::get_model)),
+        route(Method::POST, "/v1/files",                TRAIN, post(openai::files::create)),
+        route(Method::GET,  "/v1/files",                LOOK,  get(openai::files::list_all)),
+        route(Method::GET,  "/v1/files/{file_id}",      LOOK,  get(openai::files::retrieve)),
+        route(Method::DELETE, "/v1/files/{file_id}",    TRAIN, delete(openai::files::remove)),
+        route(Method::GET,  "/v1/files/{file_id}/content", LOOK, get(openai::files::content)),
+        route(Method::POST, "/v1/uploads",              TRAIN, post(openai::uploads::create)),
+        route(Method::POST, "/v1/uploads/{upload_id}/parts", TRAIN, post(openai::uploads::part)),
+        route(Method::POST, "/v1/uploads/{upload_id}/complete", TRAIN, post(openai::uploads::complete)),
+        route(Method::POST, "/v1/uploads/{upload_id}/cancel", TRAIN, post(openai::uploads::cancel)),
         route(Method::POST, "/tokenize",                USE,   post(openai::tokenize)),
         route(Method::POST, "/detokenize",              USE,   post(openai::detokenize)),
         route(Method::POST, "/v1/load_lora_adapter",    ADMIN, post(adapters::load)),

@@ -7,6 +7,7 @@ pub mod splitting;
 mod stream;
 
 use std::collections::HashSet;
+use std::ops::Range;
 use std::sync::Arc;
 
 use serde_json::Value;
@@ -91,6 +92,31 @@ impl Tokenizer {
     /// Token ids of a text; special tokens written in it are recognised either way.
     pub fn encode(&self, text: &str, specials: Specials) -> Result<Vec<u32>, ModelError> {
         self.0.encode(text, specials)
+    }
+
+    /// Token ids of a text, as [`Tokenizer::encode`] with [`Specials::Omit`], each with the bytes of the text that it stands for. The
+    /// parts of a character that takes several tokens may each have the whole character.
+    pub fn encode_with_offsets(&self, text: &str) -> Result<Vec<(u32, Range<usize>)>, ModelError> {
+        let ids = self.0.encode(text, Specials::Omit)?;
+        if let Some(spelled) = self.spelled(&ids, text) {
+            return Ok(spelled);
+        }
+        let encoding = self.0.tokenizer.encode(text, false);
+        let encoding = encoding.map_err(|error| ModelError::Invalid(format!("the text cannot be tokenized: {error}")))?;
+        let offsets = encoding.get_offsets().iter().map(|(start, end)| *start..*end);
+        Ok(encoding.get_ids().iter().copied().zip(offsets).collect())
+    }
+
+    /// The tokens with their places, where their bytes one after another are the text: most vocabularies, most texts.
+    fn spelled(&self, ids: &[u32], text: &str) -> Option<Vec<(u32, Range<usize>)>> {
+        let mut rest = text.as_bytes();
+        let mut spelled = Vec::with_capacity(ids.len());
+        for &id in ids {
+            let start = text.len() - rest.len();
+            rest = rest.strip_prefix(self.token_bytes(id)?)?;
+            spelled.push((id, start..text.len() - rest.len()));
+        }
+        rest.is_empty().then_some(spelled)
     }
 
     /// Text of token ids, from the beginning of a text.

@@ -2,9 +2,11 @@
 //! Knows no rules about what the files and tables say.
 
 pub mod audit;
+pub mod blobs;
 pub mod budgets;
 mod database;
 mod dir;
+pub mod files;
 pub mod idempotency;
 pub mod keys;
 pub mod ledger;

@@ -61,6 +61,11 @@ struct Inner {
 pub type BudgetEvents = UnboundedReceiver<BudgetReached>;
 
 impl Tenants {
+    /// Name of this process's data directory among those that share a database.
+    pub fn node(&self) -> &str {
+        &self.0.node
+    }
+
     /// Takes the journal of an earlier life over, and reads the policy and what was spent. Only one process may do this for a data directory at a time.
     pub async fn open(opening: Opening<'_>) -> Result<(Self, BudgetEvents), TenantError> {
         let Opening { office, data_dir, sync } = opening;

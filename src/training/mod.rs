@@ -2,4 +2,6 @@
 
 pub mod dataset;
 pub mod evaluate;
+pub mod gate;
 pub mod jobs;
+pub mod plan;

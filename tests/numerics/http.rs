@@ -14,6 +14,7 @@ use switchyard::model::ops::Quant;
 use switchyard::registry::{Catalog, Setup};
 use switchyard::store::{DataDir, Database, Location};
 use switchyard::tenants::{Office, Opening, Sync, Tenants};
+use switchyard::training::jobs::files::{FileLimits, Files, FilesSetup};
 use tempfile::TempDir;
 use tower::ServiceExt;
 
@@ -43,6 +44,13 @@ impl Served {
         let (tenants, _reached) = Tenants::open(Opening { office, data_dir: data.path(), sync: Sync::Never }).await.unwrap();
         tenants.ensure_admin(data.path(), Some(KEY)).await.unwrap();
         tokio::spawn(tenants.ledger().clone().drain());
+        let files = Files::open(FilesSetup {
+            data: Arc::clone(&store),
+            database: tenants.database().clone(),
+            node: tenants.node().to_owned(),
+            limits: FileLimits { file: 0, tenant: 0 },
+        });
+        let files = files.await.unwrap();
         let roots = if case.adapters.exists() { vec![case.adapters.clone()] } else { Vec::new() };
         let setup = Setup { data: store, roots, reserved_names: vec![base.name.clone()], base: base.config.clone(), preparer };
         let (catalog, _) = Catalog::open(setup).await.unwrap();
@@ -68,6 +76,7 @@ impl Served {
             gateway,
             catalog,
             tenants,
+            files,
             tokens: None,
             readiness: Readiness::default(),
             registry,

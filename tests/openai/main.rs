@@ -9,6 +9,7 @@ mod bundled;
 mod caching;
 mod chat;
 mod completions;
+mod files;
 mod limits;
 mod mistakes;
 mod official_client;

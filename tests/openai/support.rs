@@ -25,6 +25,7 @@ use switchyard::store::keys::KeyRow;
 use switchyard::store::{DataDir, Database, Location};
 use switchyard::tenants::jwt::TokenVerifier;
 use switchyard::tenants::{Office, Opening, Sync, Tenants, new_id, new_key};
+use switchyard::training::jobs::files::{FileLimits, Files, FilesSetup};
 use tempfile::TempDir;
 use tower::ServiceExt;
 
@@ -43,6 +44,7 @@ pub struct Options {
     pub http: Config,
     pub chat_template: Option<&'static str>,
     pub tokens: Option<TokenVerifier>,
+    pub files: FileLimits,
 }
 
 impl Default for Options {
@@ -53,6 +55,7 @@ impl Default for Options {
             http: Config::default(),
             chat_template: Some(CHATML),
             tokens: None,
+            files: FileLimits { file: 1 << 20, tenant: 4 << 20 },
         }
     }
 }
@@ -63,6 +66,7 @@ pub struct Harness {
     pub server: Server,
     pub engine: EngineHandle,
     pub tenants: Tenants,
+    pub files: Files,
     pub readiness: Readiness,
     /// Adapter root.
     pub root: TempDir,
@@ -142,6 +146,13 @@ impl Harness {
         let (tenants, _reached) = Tenants::open(Opening { office, data_dir: data.path(), sync: Sync::Never }).await.unwrap();
         tenants.ensure_admin(data.path(), Some(KEY)).await.unwrap();
         tokio::spawn(tenants.ledger().clone().drain());
+        let files = Files::open(FilesSetup {
+            data: Arc::clone(&store),
+            database: tenants.database().clone(),
+            node: tenants.node().to_owned(),
+            limits: options.files,
+        });
+        let files = files.await.unwrap();
         let setup = Setup {
             data: store,
             roots: vec![root.path().to_owned()],
@@ -167,6 +178,7 @@ impl Harness {
             gateway,
             catalog,
             tenants: tenants.clone(),
+            files: files.clone(),
             tokens: options.tokens.map(Arc::new),
             readiness: readiness.clone(),
             registry,
@@ -175,7 +187,7 @@ impl Harness {
         .unwrap();
         let router = router(server.clone());
         let leaks = LeakCheck::new(engine.clone());
-        Self { router, server, engine, tenants, readiness, root, data, _leaks: leaks, _leases: leases }
+        Self { router, server, engine, tenants, files, readiness, root, data, _leaks: leaks, _leases: leases }
     }
 
     pub async fn send(&self, request: Request<Body>) -> Reply {
@@ -215,6 +227,11 @@ impl Harness {
 
     /// A key for inference of a tenant, which is made where it is missing.
     pub async fn key_of(&self, tenant: &str) -> String {
+        self.key_for(tenant, "inference").await.0
+    }
+
+    /// A key of a tenant with these scopes, and its id.
+    pub async fn key_for(&self, tenant: &str, scopes: &str) -> (String, String) {
         let office = self.tenants.office();
         let key = new_key(&office.secrets).unwrap();
         let row = KeyRow {
@@ -224,7 +241,7 @@ impl Harness {
             name: tenant.to_owned(),
             hash: key.hash,
             redacted: key.redacted,
-            scopes: "inference".to_owned(),
+            scopes: scopes.to_owned(),
             models: None,
             labels: "{}".to_owned(),
             priority: "standard".to_owned(),
@@ -244,7 +261,7 @@ impl Harness {
         switchyard::store::keys::insert(&mut transaction, &row).await.unwrap();
         transaction.commit_policy().await.unwrap();
         self.tenants.refresh().await.unwrap();
-        key.key
+        (key.key, row.id)
     }
 
     /// Changes the policy by a statement.

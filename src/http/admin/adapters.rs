@@ -1,12 +1,11 @@
 //! `/admin/adapters`: adapters and their versions for operators, with files sent over HTTP instead of named on the server.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use axum::Json;
-use axum::extract::multipart::{Field, Multipart, MultipartError};
-use axum::extract::{FromRequest, Path, Request, State};
-use axum::http::{HeaderName, HeaderValue, header};
+use axum::extract::multipart::{Field, Multipart};
+use axum::extract::{Path, Request, State};
+use axum::http::{HeaderName, HeaderValue};
 use axum::response::Response;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
@@ -17,16 +16,12 @@ use super::query::Parameters;
 use crate::http::Server;
 use crate::http::adapters::{describe, loaded_by, new_owner, owner_of};
 use crate::http::error::ApiError;
+use crate::http::form::{self, check_length, in_time, text, too_large};
 use crate::ids::VersionId;
 use crate::registry::{
     AdapterFile, IfLoaded, LoadRequest, Loaded, LoadedBy, Owner, RegistryError, Source, Upload, Versions, Viewer, check_name,
 };
 use crate::tenants::admin::adapters::{AdapterChange, record};
-
-/// A client that sends nothing for so long has gone.
-const SILENCE: Duration = Duration::from_secs(60);
-/// Longest value of a field that is not a file, bytes.
-const MAX_TEXT: usize = 1024;
 
 /// `GET /admin/adapters`
 pub async fn list_all(looking: Looking) -> Result<Json<Value>, ApiError> {
@@ -82,18 +77,12 @@ pub async fn upload(State(server): State<Server>, Path(name): Path<String>, requ
     // Whatever can be refused before the files come is.
     check_name(&name, std::slice::from_ref(&server.gateway().base().name)).map_err(named)?;
     let limit = server.config().upload_limit;
-    let length = request.headers().get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
-    if length.is_some_and(|length| length > limit) {
-        return Err(too_large(limit).into());
-    }
+    check_length(request.headers(), limit)?;
     let (parts, body) = request.into_parts();
     Parameters::of(&parts)?.finish()?;
     let conditions = Conditions::of(&server, &parts)?;
-    let form = Multipart::from_request(Request::from_parts(parts, body), &server).await.map_err(|_| {
-        let message = "The request body must be multipart/form-data with a boundary, with the files adapter_config.json and \
-                       adapter_model.safetensors.";
-        ApiError { param: None, ..ApiError::invalid("", "invalid_content_type", message) }
-    })?;
+    let request = Request::from_parts(parts, body);
+    let form = form::form(&server, request, "the files adapter_config.json and adapter_model.safetensors").await?;
     let upload = server.catalog().begin_upload().map_err(named)?;
     let Form { owner, expected_version, content } = receive(&server, form, &upload).await?;
     drop(conditions.begin(&content).await?);
@@ -149,23 +138,19 @@ async fn receive(server: &Server, mut form: Multipart, upload: &Upload) -> Resul
     while let Some(field) = in_time(form.next_field()).await? {
         let name = field.name().unwrap_or("").to_owned();
         if seen.contains(&name) {
-            return Err(ApiError::invalid(name.clone(), "duplicate_parameter", format!("'{name}' is there twice.")));
+            return Err(form::twice(&name));
         }
         match AdapterFile::ALL.into_iter().zip(&mut digests).find(|(file, _)| file.name() == name) {
             Some((file, digest)) => *digest = store(field, upload, file, &mut room, limit).await?,
             None if name == "tenant" => texts.owner = new_owner(server, Some(text(field, &name).await?))?,
             None if name == "expected_version" => texts.expected_version = Some(text(field, &name).await?),
-            None => {
-                let name: String = name.chars().take(64).collect();
-                return Err(ApiError::invalid(name.clone(), "unknown_parameter", format!("Unknown parameter: '{name}'.")));
-            }
+            None => return Err(form::unknown(&name)),
         }
         seen.push(name);
     }
     for file in AdapterFile::ALL {
         if !seen.iter().any(|name| name == file.name()) {
-            let message = format!("Missing required parameter: the file '{}'.", file.name());
-            return Err(ApiError::invalid(file.name(), "missing_required_parameter", message));
+            return Err(form::missing_file(file.name()));
         }
     }
     texts.content = json!([texts.owner.tenant(), texts.expected_version, digests]).to_string();
@@ -183,34 +168,6 @@ async fn store(mut field: Field<'_>, upload: &Upload, file: AdapterFile, room: &
     }
     writing.finish().await.map_err(named)?;
     Ok(VersionId::new(digest.finalize().into()).to_string())
-}
-
-async fn text(mut field: Field<'_>, name: &str) -> Result<String, ApiError> {
-    let mut bytes = Vec::new();
-    while let Some(chunk) = in_time(field.chunk()).await? {
-        bytes.extend_from_slice(&chunk);
-        if bytes.len() > MAX_TEXT {
-            return Err(ApiError::invalid(name, "string_above_max_length", format!("'{name}' is longer than {MAX_TEXT} bytes.")));
-        }
-    }
-    String::from_utf8(bytes).map_err(|_| ApiError::invalid(name, "invalid_value", format!("'{name}' is not UTF-8.")))
-}
-
-/// The next piece of a body, if it comes.
-async fn in_time<T>(piece: impl Future<Output = Result<T, MultipartError>>) -> Result<T, ApiError> {
-    let incomplete = |reason: String| ApiError {
-        param: None,
-        ..ApiError::invalid("", "body_incomplete", format!("The request body broke off or is not multipart/form-data: {reason}."))
-    };
-    match tokio::time::timeout(SILENCE, piece).await {
-        Ok(Ok(piece)) => Ok(piece),
-        Ok(Err(error)) => Err(incomplete(error.body_text())),
-        Err(_) => Err(incomplete(format!("nothing came for {} seconds", SILENCE.as_secs()))),
-    }
-}
-
-fn too_large(limit: u64) -> ApiError {
-    ApiError::body_too_large(usize::try_from(limit).unwrap_or(usize::MAX))
 }
 
 /// Errors of the registry with this API's names of fields.

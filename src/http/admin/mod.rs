@@ -16,7 +16,7 @@ mod openapi_schemas;
 mod prices;
 mod project_keys;
 mod projects;
-mod query;
+pub(super) mod query;
 mod rate_limits;
 mod service_accounts;
 mod spend;
@@ -129,7 +129,7 @@ pub fn routes() -> Vec<Route> {
 }
 
 /// A page in OpenAI's words.
-fn list<T>(page: &Page<T>, render: impl Fn(&T) -> Value) -> Json<Value> {
+pub(super) fn list<T>(page: &Page<T>, render: impl Fn(&T) -> Value) -> Json<Value> {
     let data: Vec<Value> = page.rows.iter().map(render).collect();
     let id = |object: Option<&Value>| object.map_or(Value::Null, |object| object["id"].clone());
     Json(json!({
@@ -142,6 +142,6 @@ fn list<T>(page: &Page<T>, render: impl Fn(&T) -> Value) -> Json<Value> {
 }
 
 /// What is said of something that was removed.
-fn deleted(id: &str, object: &str) -> Value {
+pub(super) fn deleted(id: &str, object: &str) -> Value {
     json!({"id": id, "object": object, "deleted": true})
 }

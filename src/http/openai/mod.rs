@@ -2,6 +2,7 @@
 
 mod chat_request;
 mod completions_request;
+pub(super) mod files;
 mod frames;
 mod generation;
 mod models;
@@ -9,6 +10,7 @@ mod repeated;
 mod reply;
 mod sender;
 mod tokenize;
+pub(super) mod uploads;
 mod wire;
 
 use axum::extract::State;

@@ -1,0 +1,175 @@
+//! Contents of files, each once, named by its SHA-256: written beside, synced, then renamed. Knows no file's name and no owner.
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use sha2::{Digest, Sha256};
+use tokio::io::{AsyncWriteExt, BufWriter};
+
+use super::{DataDir, StoreError, rename_durably};
+
+/// Begins the name of a content that is being written.
+const UNFINISHED: &str = "unfinished-";
+/// Bytes that are collected before they are handed to the disk.
+const WRITE_BYTES: usize = 1 << 20;
+
+/// The contents of one data directory.
+#[derive(Debug)]
+pub struct Blobs {
+    dir: PathBuf,
+    next: AtomicU64,
+}
+
+impl Blobs {
+    /// Removes what earlier processes left half written.
+    pub fn open(data: &DataDir) -> Result<Self, StoreError> {
+        let dir = data.path().join("files");
+        std::fs::create_dir_all(&dir).map_err(StoreError::io("create", &dir))?;
+        let blobs = Self { dir, next: AtomicU64::new(0) };
+        for name in blobs.names()?.into_iter().filter(|name| name.starts_with(UNFINISHED)) {
+            blobs.remove(&name)?;
+        }
+        Ok(blobs)
+    }
+
+    /// Begins to write.
+    pub async fn begin(&self) -> Result<BlobWriter, StoreError> {
+        let path = self.dir.join(format!("{UNFINISHED}{}", self.next.fetch_add(1, Ordering::Relaxed)));
+        let file = tokio::fs::File::create(&path).await.map_err(StoreError::io("create", &path))?;
+        let unfinished = Unfinished(path);
+        Ok(BlobWriter { unfinished, file: BufWriter::with_capacity(WRITE_BYTES, file), digest: Sha256::new(), bytes: 0 })
+    }
+
+    /// Puts a content in its place, durably. The caller sees to it that nobody removes the same content meanwhile.
+    pub async fn keep(&self, whole: Whole) -> Result<(), StoreError> {
+        let to = self.place(&whole.sha256);
+        let renamed = tokio::task::spawn_blocking(move || {
+            let done = rename_durably(&whole.unfinished.0, &to);
+            drop(whole);
+            done
+        });
+        renamed.await.unwrap_or_else(|error| {
+            Err(StoreError::Io { doing: "replace", path: self.dir.clone(), source: std::io::Error::other(error) })
+        })
+    }
+
+    /// Where a content is.
+    pub fn place(&self, sha256: &str) -> PathBuf {
+        self.dir.join(sha256)
+    }
+
+    /// Removes a content; one that is not there is no error.
+    pub fn remove(&self, name: &str) -> Result<(), StoreError> {
+        remove(&self.dir.join(name))
+    }
+
+    /// Names of the contents that are there.
+    pub fn contents(&self) -> Result<Vec<String>, StoreError> {
+        let mut names = self.names()?;
+        names.retain(|name| name.len() == 64 && name.bytes().all(|byte| byte.is_ascii_hexdigit()));
+        Ok(names)
+    }
+
+    fn names(&self) -> Result<Vec<String>, StoreError> {
+        let entries = std::fs::read_dir(&self.dir).map_err(StoreError::io("read", &self.dir))?;
+        let names = entries.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()));
+        names.collect::<Result<_, std::io::Error>>().map_err(StoreError::io("read", &self.dir))
+    }
+}
+
+fn remove(path: &Path) -> Result<(), StoreError> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        other => other.map_err(StoreError::io("remove", path)),
+    }
+}
+
+/// A file that goes away with this value, unless it was renamed.
+#[derive(Debug)]
+struct Unfinished(PathBuf);
+
+impl Drop for Unfinished {
+    fn drop(&mut self) {
+        if let Err(error) = remove(&self.0) {
+            tracing::warn!(%error, "a file that nobody wants was not removed; the next start does it");
+        }
+    }
+}
+
+/// A content that is being written. Dropped, it is gone.
+#[derive(Debug)]
+pub struct BlobWriter {
+    unfinished: Unfinished,
+    file: BufWriter<tokio::fs::File>,
+    digest: Sha256,
+    bytes: u64,
+}
+
+impl BlobWriter {
+    /// Appends.
+    pub async fn write(&mut self, chunk: &[u8]) -> Result<(), StoreError> {
+        self.digest.update(chunk);
+        self.bytes += chunk.len() as u64;
+        self.file.write_all(chunk).await.map_err(StoreError::io("write", &self.unfinished.0))
+    }
+
+    /// Bytes so far.
+    pub const fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// Everything is on the disk when this returns, but not in its place yet.
+    pub async fn finish(mut self) -> Result<Whole, StoreError> {
+        let synced = async {
+            self.file.flush().await?;
+            self.file.get_ref().sync_all().await
+        };
+        synced.await.map_err(StoreError::io("write", &self.unfinished.0))?;
+        let sha256 = self.digest.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+        Ok(Whole { unfinished: self.unfinished, sha256, bytes: self.bytes })
+    }
+}
+
+/// A content that was written, and is not in its place yet. Dropped, it is gone.
+#[derive(Debug)]
+pub struct Whole {
+    unfinished: Unfinished,
+    /// Its name.
+    pub sha256: String,
+    /// Its length.
+    pub bytes: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_content_has_its_digests_name_and_half_a_content_is_gone() {
+        let dir = tempfile::tempdir().unwrap();
+        let data = DataDir::open(dir.path()).unwrap();
+        let blobs = Blobs::open(&data).unwrap();
+        for _ in 0..2 {
+            let mut writer = blobs.begin().await.unwrap();
+            writer.write(b"ab").await.unwrap();
+            writer.write(b"c").await.unwrap();
+            let whole = writer.finish().await.unwrap();
+            assert_eq!(whole.bytes, 3);
+            // Of FIPS 180-2.
+            assert_eq!(whole.sha256, "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
+            blobs.keep(whole).await.unwrap();
+        }
+        let mut dropped = blobs.begin().await.unwrap();
+        dropped.write(b"gone").await.unwrap();
+        drop(dropped);
+        assert_eq!(blobs.names().unwrap(), blobs.contents().unwrap());
+        assert_eq!(std::fs::read(blobs.place(&blobs.contents().unwrap()[0])).unwrap(), b"abc");
+        std::fs::write(dir.path().join("files/unfinished-9"), b"of a crash").unwrap();
+        let again = Blobs::open(&data).unwrap();
+        assert_eq!(again.names().unwrap().len(), 1);
+        again.remove(&again.contents().unwrap()[0]).unwrap();
+        assert!(again.names().unwrap().is_empty());
+    }
+}

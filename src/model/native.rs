@@ -11,8 +11,8 @@ use crate::model::loader::{DType, RawTensor};
 use crate::model::lora::{LoraModule, LoraWeights, PreparedAdapter};
 use crate::model::ops::candle::CandleOps;
 use crate::model::ops::cpu::{CpuOps, Isa};
-use crate::model::train::TrainingBase;
 use crate::model::ops::{Ops, Projection, Quant, Segment, Span, Step};
+use crate::model::train::TrainingBase;
 use crate::model::{AdapterPreparer, BLOCK_TOKENS, Chunk, LogitRows, Logits, Model, ModelError};
 
 /// Where and how a base computes.

@@ -3,5 +3,7 @@
 pub mod dataset;
 pub mod evaluate;
 pub mod gate;
+pub mod idle;
 pub mod jobs;
 pub mod plan;
+pub mod trainer;

@@ -88,12 +88,10 @@ unsafe fn matmul(isa: Isa, block: &F32Block) {
     for first in (0..block.cols).step_by(COLS) {
         // SAFETY: the caller's contract.
         unsafe {
-            f32_block(isa, &F32Block {
-                cols: COLS.min(block.cols - first),
-                b: block.b.add(first),
-                c: block.c.add(first),
-                ..*block
-            });
+            f32_block(
+                isa,
+                &F32Block { cols: COLS.min(block.cols - first), b: block.b.add(first), c: block.c.add(first), ..*block },
+            );
         }
     }
 }
@@ -131,19 +129,22 @@ pub fn forward(workers: &mut Workers, heads: Heads, spans: &[Range<usize>], x: Q
                     let row = span.start + first;
                     // SAFETY: rows and columns are inside; pieces differ in rows or heads.
                     unsafe {
-                        matmul(isa, &F32Block {
-                            rows: count,
-                            cols: keys.len(),
-                            depth: dim,
-                            a: x.q.as_ptr().add(row * q_width + head * dim),
-                            a_row: q_width,
-                            a_col: 1,
-                            b: room.keys.as_ptr().add(keys.start - seen.start),
-                            b_row: seen.len(),
-                            c: room.scores.as_mut_ptr(),
-                            c_row: keys.len(),
-                            add: false,
-                        });
+                        matmul(
+                            isa,
+                            &F32Block {
+                                rows: count,
+                                cols: keys.len(),
+                                depth: dim,
+                                a: x.q.as_ptr().add(row * q_width + head * dim),
+                                a_row: q_width,
+                                a_col: 1,
+                                b: room.keys.as_ptr().add(keys.start - seen.start),
+                                b_row: seen.len(),
+                                c: room.scores.as_mut_ptr(),
+                                c_row: keys.len(),
+                                add: false,
+                            },
+                        );
                     }
                     for (i, scores) in room.scores.chunks_exact_mut(keys.len()).enumerate() {
                         let valid = heads.first_key(first + i) - keys.start..first + i + 1 - keys.start;
@@ -156,19 +157,22 @@ pub fn forward(workers: &mut Workers, heads: Heads, spans: &[Range<usize>], x: Q
                     }
                     // SAFETY: as above.
                     unsafe {
-                        matmul(isa, &F32Block {
-                            rows: count,
-                            cols: dim,
-                            depth: keys.len(),
-                            a: room.scores.as_ptr(),
-                            a_row: keys.len(),
-                            a_col: 1,
-                            b: x.v.as_ptr().add((span.start + keys.start) * kv_width + kv_head * dim),
-                            b_row: kv_width,
-                            c: out.pointer().add(row * q_width + head * dim),
-                            c_row: q_width,
-                            add: false,
-                        });
+                        matmul(
+                            isa,
+                            &F32Block {
+                                rows: count,
+                                cols: dim,
+                                depth: keys.len(),
+                                a: room.scores.as_ptr(),
+                                a_row: keys.len(),
+                                a_col: 1,
+                                b: x.v.as_ptr().add((span.start + keys.start) * kv_width + kv_head * dim),
+                                b_row: kv_width,
+                                c: out.pointer().add(row * q_width + head * dim),
+                                c_row: q_width,
+                                add: false,
+                            },
+                        );
                     }
                 }
             }
@@ -262,19 +266,22 @@ pub fn backward(workers: &mut Workers, heads: Heads, spans: &[Range<usize>], x: 
                     unsafe {
                         matmul(isa, &to_keys(&room.scores, done.grad, &mut room.dv));
                         matmul(isa, &to_keys(&room.slopes, x.q, &mut room.dk));
-                        matmul(isa, &F32Block {
-                            rows: count,
-                            cols: dim,
-                            depth: keys.len(),
-                            a: room.slopes.as_ptr(),
-                            a_row: keys.len(),
-                            a_col: 1,
-                            b: x.k.as_ptr().add((span.start + keys.start) * kv_width + kv_head * dim),
-                            b_row: kv_width,
-                            c: dq.pointer().add(row * q_width + head * dim),
-                            c_row: q_width,
-                            add: false,
-                        });
+                        matmul(
+                            isa,
+                            &F32Block {
+                                rows: count,
+                                cols: dim,
+                                depth: keys.len(),
+                                a: room.slopes.as_ptr(),
+                                a_row: keys.len(),
+                                a_col: 1,
+                                b: x.k.as_ptr().add((span.start + keys.start) * kv_width + kv_head * dim),
+                                b_row: kv_width,
+                                c: dq.pointer().add(row * q_width + head * dim),
+                                c_row: q_width,
+                                add: false,
+                            },
+                        );
                     }
                 }
             }

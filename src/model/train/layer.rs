@@ -158,7 +158,14 @@ struct Pulled<'a> {
 }
 
 /// The gradient of one linear: adds to the adapter's gradients, and to (or into) `dx` where it is wanted.
-fn pull(workers: &mut Workers, pass: &Pass<'_>, linear: Pulled<'_>, grads: &mut [f32], dx: Option<(&mut Vec<f32>, Add)>, rooms: Rooms<'_>) {
+fn pull(
+    workers: &mut Workers,
+    pass: &Pass<'_>,
+    linear: Pulled<'_>,
+    grads: &mut [f32],
+    dx: Option<(&mut Vec<f32>, Add)>,
+    rooms: Rooms<'_>,
+) {
     let Pulled { at: Linear { linear, layer, site }, dy, x, low } = linear;
     let weight = linear.weight();
     let rows = dy.len() / weight.n;
@@ -208,7 +215,14 @@ macro_rules! rooms {
 }
 
 /// Runs layer `index` over `work.x`; with `kept`, leaves there what [`backward`] needs.
-pub fn forward(workers: &mut Workers, pass: &Pass<'_>, index: usize, weights: LayerWeights<'_>, work: &mut Work, kept: Option<&mut KeptLayer>) {
+pub fn forward(
+    workers: &mut Workers,
+    pass: &Pass<'_>,
+    index: usize,
+    weights: LayerWeights<'_>,
+    work: &mut Work,
+    kept: Option<&mut KeptLayer>,
+) {
     use LinearSite::{Down, Gate, K, O, Q, Up, V};
     let (config, isa, eps) = (pass.config, workers.isa(), pass.config.rms_eps);
     let (h, hq, hkv, half) = (config.hidden_size, config.q_width(), config.kv_width(), config.head_dim / 2);
@@ -265,10 +279,19 @@ fn gated(workers: &mut Workers, config: &ModelConfig, gates: &[f32], ups: &[f32]
 }
 
 /// Takes the gradient in `work.x` from the layer's output to its input, and adds the adapter's gradients to `grads`.
-pub fn backward(workers: &mut Workers, pass: &Pass<'_>, index: usize, weights: LayerWeights<'_>, work: &mut Work, kept: &mut KeptLayer, grads: &mut [f32]) {
+pub fn backward(
+    workers: &mut Workers,
+    pass: &Pass<'_>,
+    index: usize,
+    weights: LayerWeights<'_>,
+    work: &mut Work,
+    kept: &mut KeptLayer,
+    grads: &mut [f32],
+) {
     use LinearSite::{Down, Gate, K, O, Q, Up, V};
     let (config, isa, eps) = (pass.config, workers.isa(), pass.config.rms_eps);
-    let (h, hq, hkv, f, half) = (config.hidden_size, config.q_width(), config.kv_width(), config.intermediate_size, config.head_dim / 2);
+    let (h, hq, hkv, f, half) =
+        (config.hidden_size, config.q_width(), config.kv_width(), config.intermediate_size, config.head_dim / 2);
     let rows = work.x.len() / h;
     let linear = |site: LinearSite| Linear { linear: &weights.linears[site as usize], layer: index, site };
 

@@ -20,7 +20,7 @@ use crate::model::ops::cpu::{CpuOps, Isa};
 use crate::model::ops::rope_frequencies;
 
 /// Bytes of logits that exist at once, about: those of a whole batch never do.
-const LOGIT_BYTES: usize = 64 << 20;
+pub const LOGIT_BYTES: usize = 64 << 20;
 
 /// The resident base, shared with the server: nothing of it is copied.
 #[derive(Clone)]
@@ -146,7 +146,13 @@ impl Learner {
     }
 
     /// Runs the batch. With `keep`, [`Learner::back`] may follow.
-    pub fn forward(&mut self, batch: &Batch, adapter: Option<(&Layout, &[f32])>, dropout: Option<Dropout>, keep: Passing) -> Result<(), ModelError> {
+    pub fn forward(
+        &mut self,
+        batch: &Batch,
+        adapter: Option<(&Layout, &[f32])>,
+        dropout: Option<Dropout>,
+        keep: Passing,
+    ) -> Result<(), ModelError> {
         let (h, vocab) = (self.base.config.hidden_size, self.base.config.vocab_size);
         if let Some(token) = batch.tokens.iter().find(|token| **token as usize >= vocab) {
             return Err(ModelError::Invalid(format!("token id {token} is outside the vocabulary of {vocab}")));

@@ -19,7 +19,7 @@ mod rows;
 pub use adapter::Layout;
 pub use dropout::{Dropout, mix};
 pub use elementwise::Outcome;
-pub use learner::{Batch, Keep, Learner, Passing, Settings, Slopes, TrainingBase};
+pub use learner::{Batch, Keep, LOGIT_BYTES, Learner, Passing, Settings, Slopes, TrainingBase};
 pub use product::{Between, Compute, Go};
 
 #[cfg(test)]

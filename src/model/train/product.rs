@@ -35,6 +35,13 @@ pub enum Compute {
     Int8,
 }
 
+impl Compute {
+    /// Whether this processor has fast products in 8 bits.
+    pub fn int8_is_fast() -> bool {
+        Isa::detect() != Isa::Portable
+    }
+}
+
 /// Rows that one piece takes of a product with the base.
 const PIECE_ROWS: usize = 1020;
 /// Rows that one piece takes of a product of small matrices.
@@ -172,7 +179,15 @@ impl Workers {
     }
 
     /// `out (+)= left W'`, `W'` being the weight the way it is used, plus a low-rank part.
-    pub fn with_base(&mut self, weight: &Packed, way: Way, left: &Left<'_>, low_rank: Option<LowRank<'_>>, out: &mut [f32], add: Add) {
+    pub fn with_base(
+        &mut self,
+        weight: &Packed,
+        way: Way,
+        left: &Left<'_>,
+        low_rank: Option<LowRank<'_>>,
+        out: &mut [f32],
+        add: Add,
+    ) {
         let (rows, cols, depth, isa) = (left.rows(), way.cols(weight), way.depth(weight), self.isa);
         debug_assert_eq!((left.width, out.len()), (depth, rows * cols));
         let row_pieces = rows.div_ceil(PIECE_ROWS).max(1);
@@ -196,19 +211,22 @@ impl Workers {
                                 let at = (row / ROWS * packed.runs + start / SCALED) * ROWS;
                                 // SAFETY: the packed rows, the panel and `out` cover the block.
                                 unsafe {
-                                    i8_block(isa, &I8Block {
-                                        rows: ROWS.min(rows - row),
-                                        cols: width,
-                                        scaled: runs,
-                                        a: packed.bytes.as_ptr().add(at * SCALED),
-                                        sums: packed.sums.as_ptr().add(at),
-                                        a_scales: packed.scales.as_ptr().add(at),
-                                        b: room.bytes.as_ptr(),
-                                        b_scales: room.scales.as_ptr(),
-                                        c: c.add(row * cols + first),
-                                        c_row: cols,
-                                        add,
-                                    });
+                                    i8_block(
+                                        isa,
+                                        &I8Block {
+                                            rows: ROWS.min(rows - row),
+                                            cols: width,
+                                            scaled: runs,
+                                            a: packed.bytes.as_ptr().add(at * SCALED),
+                                            sums: packed.sums.as_ptr().add(at),
+                                            a_scales: packed.scales.as_ptr().add(at),
+                                            b: room.bytes.as_ptr(),
+                                            b_scales: room.scales.as_ptr(),
+                                            c: c.add(row * cols + first),
+                                            c_row: cols,
+                                            add,
+                                        },
+                                    );
                                 }
                             }
                         }
@@ -216,19 +234,22 @@ impl Workers {
                             room.fill_f32(isa, weight, way, panel, start..end);
                             // SAFETY: as above.
                             unsafe {
-                                f32_block(isa, &F32Block {
-                                    rows: mine.len(),
-                                    cols: width,
-                                    depth: end - start,
-                                    a: left.values.as_ptr().add(mine.start * depth + start),
-                                    a_row: depth,
-                                    a_col: 1,
-                                    b: room.values.as_ptr(),
-                                    b_row: COLS,
-                                    c: c.add(mine.start * cols + first),
-                                    c_row: cols,
-                                    add,
-                                });
+                                f32_block(
+                                    isa,
+                                    &F32Block {
+                                        rows: mine.len(),
+                                        cols: width,
+                                        depth: end - start,
+                                        a: left.values.as_ptr().add(mine.start * depth + start),
+                                        a_row: depth,
+                                        a_col: 1,
+                                        b: room.values.as_ptr(),
+                                        b_row: COLS,
+                                        c: c.add(mine.start * cols + first),
+                                        c_row: cols,
+                                        add,
+                                    },
+                                );
                             }
                         }
                     }
@@ -238,19 +259,22 @@ impl Workers {
                 debug_assert_eq!((low.left.len(), low.right.len()), (rows * low.rank, low.rank * cols));
                 // SAFETY: as above.
                 unsafe {
-                    f32_block(isa, &F32Block {
-                        rows: mine.len(),
-                        cols: width,
-                        depth: low.rank,
-                        a: low.left.as_ptr().add(mine.start * low.rank),
-                        a_row: low.rank,
-                        a_col: 1,
-                        b: low.right.as_ptr().add(first),
-                        b_row: cols,
-                        c: c.add(mine.start * cols + first),
-                        c_row: cols,
-                        add: true,
-                    });
+                    f32_block(
+                        isa,
+                        &F32Block {
+                            rows: mine.len(),
+                            cols: width,
+                            depth: low.rank,
+                            a: low.left.as_ptr().add(mine.start * low.rank),
+                            a_row: low.rank,
+                            a_col: 1,
+                            b: low.right.as_ptr().add(first),
+                            b_row: cols,
+                            c: c.add(mine.start * cols + first),
+                            c_row: cols,
+                            add: true,
+                        },
+                    );
                 }
             }
         });
@@ -268,7 +292,14 @@ impl Workers {
             for start in (0..depth).step_by(F32_DEPTH) {
                 let deep = F32_DEPTH.min(depth - start);
                 let left = View { values: &left[mine.start * depth + start..], row: depth, col: 1 };
-                product(isa, Size { rows: mine.len(), cols, depth: deep }, left, View::new(&right[start * cols..], cols), (out, cols), if start > 0 { Add::To } else { Add::Nothing });
+                product(
+                    isa,
+                    Size { rows: mine.len(), cols, depth: deep },
+                    left,
+                    View::new(&right[start * cols..], cols),
+                    (out, cols),
+                    if start > 0 { Add::To } else { Add::Nothing },
+                );
             }
             out.iter_mut().for_each(|v| *v *= scale);
         });
@@ -301,19 +332,22 @@ impl Workers {
                 for first in mine.clone().step_by(COLS) {
                     // SAFETY: everything named is inside its matrix.
                     unsafe {
-                        f32_block(isa, &F32Block {
-                            rows: rank,
-                            cols: COLS.min(mine.end - first),
-                            depth: GRADIENT_ROWS.min(rows - row),
-                            a: left.as_ptr().add(row * rank),
-                            a_row: 1,
-                            a_col: rank,
-                            b: right.as_ptr().add(row * cols + first),
-                            b_row: cols,
-                            c: c.add(first),
-                            c_row: cols,
-                            add: true,
-                        });
+                        f32_block(
+                            isa,
+                            &F32Block {
+                                rows: rank,
+                                cols: COLS.min(mine.end - first),
+                                depth: GRADIENT_ROWS.min(rows - row),
+                                a: left.as_ptr().add(row * rank),
+                                a_row: 1,
+                                a_col: rank,
+                                b: right.as_ptr().add(row * cols + first),
+                                b_row: cols,
+                                c: c.add(first),
+                                c_row: cols,
+                                add: true,
+                            },
+                        );
                     }
                 }
             }
@@ -354,19 +388,22 @@ pub fn product(isa: Isa, size: Size, left: View<'_>, right: View<'_>, out: (&mut
     for first in (0..cols).step_by(COLS) {
         // SAFETY: asserted.
         unsafe {
-            f32_block(isa, &F32Block {
-                rows,
-                cols: COLS.min(cols - first),
-                depth,
-                a: left.values.as_ptr(),
-                a_row: left.row,
-                a_col: left.col,
-                b: right.values.as_ptr().wrapping_add(first),
-                b_row: right.row,
-                c: out.0.as_mut_ptr().add(first),
-                c_row: out.1,
-                add: add == Add::To,
-            });
+            f32_block(
+                isa,
+                &F32Block {
+                    rows,
+                    cols: COLS.min(cols - first),
+                    depth,
+                    a: left.values.as_ptr(),
+                    a_row: left.row,
+                    a_col: left.col,
+                    b: right.values.as_ptr().wrapping_add(first),
+                    b_row: right.row,
+                    c: out.0.as_mut_ptr().add(first),
+                    c_row: out.1,
+                    add: add == Add::To,
+                },
+            );
         }
     }
 }

@@ -10,12 +10,12 @@ use rand_chacha::ChaCha8Rng;
 use super::*;
 use crate::ids::VersionId;
 use crate::model::config::{Architecture, LinearSite, ModelConfig};
+use crate::model::loader::DType;
 use crate::model::lora::LoraWeights;
 use crate::model::native::{Device, LoadOptions, load};
 use crate::model::ops::Quant;
 use crate::model::ops::cpu::Isa;
 use crate::model::random::{self, Mix};
-use crate::model::loader::DType;
 use crate::model::{Chunk, LogitRows, Logits, Model};
 
 /// Largest difference of a log-probability between training and serving, both in f32; sums differ in their order.
@@ -112,7 +112,8 @@ fn log_probabilities_are_those_of_serving() {
             };
             let mut logits = Logits::default();
             fixture.model.forward(&[chunk], &mut logits).unwrap();
-            for ((row, target), outcome) in fixture.batch.targets.iter().zip(&outcomes).filter(|((row, _), _)| span.contains(row)) {
+            for ((row, target), outcome) in fixture.batch.targets.iter().zip(&outcomes).filter(|((row, _), _)| span.contains(row))
+            {
                 let row = logits.row(row - span.start);
                 let top = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
                 let wanted = row[*target as usize] - top - row.iter().map(|v| (v - top).exp()).sum::<f32>().ln();
@@ -147,7 +148,10 @@ fn gradients_agree_with_finite_differences_in_every_pair() {
                     let down = gradient(&fixture, &mut learner, dropout, &at(-step)).0;
                     let slope = (up - down) / (2.0 * step);
                     let off = (slope - norm).abs() / norm;
-                    assert!(off < DIFFERENCE_TOLERANCE + 1e-5 / norm, "{architecture:?} {dropout:?} {module:?}: {slope} by differences, {norm} by gradient");
+                    assert!(
+                        off < DIFFERENCE_TOLERANCE + 1e-5 / norm,
+                        "{architecture:?} {dropout:?} {module:?}: {slope} by differences, {norm} by gradient"
+                    );
                 }
             }
         }
@@ -179,7 +183,13 @@ fn an_example_has_the_same_numbers_in_any_company() {
         let alone = Batch {
             tokens: fixture.batch.tokens[span.clone()].to_vec(),
             spans: vec![0..span.len()],
-            targets: fixture.batch.targets.iter().filter(|t| span.contains(&t.0)).map(|(row, t)| (row - span.start, *t)).collect(),
+            targets: fixture
+                .batch
+                .targets
+                .iter()
+                .filter(|t| span.contains(&t.0))
+                .map(|(row, t)| (row - span.start, *t))
+                .collect(),
         };
         learner.forward(&alone, adapter, None, Passing::Through).unwrap();
         let alone = learner.targets(&alone, Slopes::None);
@@ -233,7 +243,10 @@ fn the_fast_kernels_agree_with_the_plain_ones() {
         }
     }
     for rows in 1..=12usize {
-        let (a, b) = ((0..256 * 12).map(|_| rng.random::<i8>()).collect::<Vec<_>>(), (0..256 * 32).map(|_| rng.random::<u8>()).collect::<Vec<_>>());
+        let (a, b) = (
+            (0..256 * 12).map(|_| rng.random::<i8>()).collect::<Vec<_>>(),
+            (0..256 * 32).map(|_| rng.random::<u8>()).collect::<Vec<_>>(),
+        );
         let sums: Vec<i32> = (0..24).map(|_| rng.random_range(-9999..9999)).collect();
         let scales: Vec<f32> = (0..64).map(|_| rng.random_range(0.0..0.01)).collect();
         let run = |isa: Isa| {

@@ -5,6 +5,8 @@ pub mod corrupt;
 pub mod dataset;
 pub mod evaluate;
 pub mod gate;
+pub mod idle;
 pub mod generate;
 pub mod jobs;
 pub mod plan;
+pub mod trainer;

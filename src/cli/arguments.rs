@@ -115,6 +115,11 @@ pub(super) fn state_flags() -> Vec<Arg> {
     settings(of_state)
 }
 
+/// Flags of commands that read a base.
+pub(super) fn base_flags() -> Vec<Arg> {
+    settings(of_base)
+}
+
 fn of_state(setting: &Setting) -> bool {
     ["data_dir", "database", "log_level"].contains(&setting.key)
 }

@@ -3,6 +3,7 @@
 
 pub mod answers;
 pub mod bleu;
+pub mod compare;
 pub mod judge;
 pub mod metrics;
 pub mod report;
@@ -10,6 +11,7 @@ pub mod rouge;
 pub mod score;
 
 pub use answers::{Answer, Bench, Role, Subject};
+pub use compare::{Comparison, compare};
 pub use metrics::{Kind, Metrics, Overlap, RowMetrics, Tally};
 pub use report::{Evaluation, Heard, ModelReport};
 

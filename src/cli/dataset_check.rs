@@ -87,9 +87,8 @@ pub(super) fn run(matches: &ArgMatches, config: &Config) -> anyhow::Result<()> {
         bail!("--fix would replace FILE ({}); write to another file", to.display());
     }
     let reader = Reader::open(file, &options).with_context(|| format!("{} is no dataset", file.display()))?;
-    let validation = path("validation").map(|path| {
-        Reader::open(path, &options).with_context(|| format!("{} is no dataset", path.display()))
-    });
+    let validation =
+        path("validation").map(|path| Reader::open(path, &options).with_context(|| format!("{} is no dataset", path.display())));
     let base = base::open(config)?.checkpoint;
     let context = matches.get_one::<u32>("context").map_or(base.config.context_length, |context| *context as usize);
     let renderer = Renderer::of(&base, context, OffsetDateTime::now_utc())?;

@@ -67,7 +67,7 @@ fn a_sound_file_has_nothing_to_complain_about() {
     assert_eq!(report.languages[0].code, "eng");
     let tokens = report.tokens.clone().unwrap();
     assert!(tokens.input.min > 10 && tokens.row.max < 160 && tokens.total > 4000, "{tokens:?}");
-    assert!(report.text("rows.jsonl").starts_with("rows.jsonl: 200 rows of chat (jsonl)\n"));
+    assert!(report.text("rows.jsonl").starts_with("rows.jsonl: jsonl, 200 rows of chat\n"));
     // And what is sent over the API is the same.
     let json = serde_json::to_value(&report).unwrap();
     assert_eq!(json["quality"]["histogram"][9], 200);
@@ -120,7 +120,7 @@ fn every_point_is_found_with_its_lines() {
     // The worst row is the one with the most against it.
     assert_eq!((report.quality.worst[0].line, report.quality.worst[0].score), (4, 60));
     let text = report.text("rows");
-    for says in ["lines 4", "fix: --fix keeps the first", "training refuses this file"] {
+    for says in ["line 4", "fix: --fix keeps the first", "training refuses this file"] {
         assert!(text.contains(says), "{text}");
     }
 }

@@ -14,13 +14,16 @@ const BYTES: usize = 600;
 const ALL: u64 = 50_000;
 const ONE_IN: u64 = 20;
 
+/// How sure a guess must be to be counted, and to be a complaint; the library calls the second one reliable.
+const TOLD: f64 = 0.5;
+
 /// Counts languages.
 #[derive(Default)]
 pub(super) struct Languages {
     rows: u64,
     counts: BTreeMap<&'static str, (Option<Lang>, u64)>,
-    /// Lines by language, the first of each.
-    lines: BTreeMap<&'static str, Vec<u64>>,
+    /// Those that are sure: how many, and the first lines.
+    sure: BTreeMap<&'static str, (u64, Vec<u64>)>,
 }
 
 impl Languages {
@@ -30,12 +33,15 @@ impl Languages {
         if self.rows > ALL && self.rows % ONE_IN != 0 {
             return;
         }
-        let language = tell(answer);
-        let code = language.map_or("und", |language| language.code());
-        self.counts.entry(code).or_insert((language, 0)).1 += 1;
-        let lines = self.lines.entry(code).or_default();
-        if lines.len() < super::findings::LINES {
-            lines.push(line);
+        let guess = guess(answer).filter(|guess| guess.confidence() >= TOLD);
+        let code = guess.as_ref().map_or("und", |guess| guess.lang().code());
+        self.counts.entry(code).or_insert((guess.as_ref().map(|guess| guess.lang()), 0)).1 += 1;
+        if guess.is_some_and(|guess| guess.is_reliable()) {
+            let (count, lines) = self.sure.entry(code).or_default();
+            *count += 1;
+            if lines.len() < super::findings::LINES {
+                lines.push(line);
+            }
         }
     }
 
@@ -54,20 +60,19 @@ impl Languages {
         languages
     }
 
-    /// Answers that could be told and are not in the main language: how many, their first lines.
+    /// Answers that are surely not in the main language: how many, their first lines.
     pub(super) fn others(&self) -> (u64, Vec<u64>) {
-        let told = || self.counts.iter().filter(|(_, (language, _))| language.is_some());
-        let Some((main, _)) = told().max_by_key(|(_, (_, rows))| *rows) else { return (0, Vec::new()) };
-        let count = told().filter(|(code, _)| code != &main).map(|(_, (_, rows))| rows).sum();
-        let others = self.lines.iter().filter(|(code, _)| **code != *main && **code != "und");
-        let mut lines: Vec<u64> = others.flat_map(|(_, lines)| lines.iter().copied()).collect();
+        let told = self.counts.iter().filter(|(_, (language, _))| language.is_some());
+        let Some((main, _)) = told.max_by_key(|(_, (_, rows))| *rows) else { return (0, Vec::new()) };
+        let others = || self.sure.iter().filter(|(code, _)| code != &main).map(|(_, found)| found);
+        let mut lines: Vec<u64> = others().flat_map(|(_, lines)| lines.iter().copied()).collect();
         lines.sort_unstable();
         lines.truncate(super::findings::LINES);
-        (count, lines)
+        (others().map(|(count, _)| count).sum(), lines)
     }
 }
 
-fn tell(text: &str) -> Option<Lang> {
+fn guess(text: &str) -> Option<whatlang::Info> {
     let mut end = text.len().min(BYTES);
     while !text.is_char_boundary(end) {
         end -= 1;
@@ -76,5 +81,5 @@ fn tell(text: &str) -> Option<Lang> {
     if text.chars().filter(|c| c.is_alphabetic()).take(FEWEST).count() < FEWEST && text.is_ascii() {
         return None;
     }
-    whatlang::detect(text).filter(whatlang::Info::is_reliable).map(|info| info.lang())
+    whatlang::detect(text)
 }

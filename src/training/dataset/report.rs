@@ -251,7 +251,15 @@ impl Report {
 
     /// The report for people; `name` is how they know the file.
     pub fn text(&self, name: &str) -> String {
-        let mut text = format!("{name}: {} rows of {} ({})\n", self.rows, self.format.name(), self.container.name());
+        let mut text = format!(
+            "{name}: {}, {} {}\n",
+            self.container.name(),
+            self.rows,
+            match self.format {
+                Shape::Columns => "rows of a table".to_owned(),
+                format => format!("rows of {}", format.name()),
+            }
+        );
         self.facts(&mut text);
         for (level, title) in [(Level::Error, "errors"), (Level::Warning, "warnings"), (Level::Note, "notes")] {
             let mut any = false;
@@ -331,12 +339,15 @@ impl Report {
 
 impl Finding {
     fn write(&self, text: &mut String) {
-        let share = if self.count > 0 { format!(" ({} rows, {:.1}%)", self.count, self.share * 100.0) } else { String::new() };
+        let of_rows = !matches!(self.kind, FindingKind::FewRows | FindingKind::NothingUsable);
+        let rows = if self.count == 1 { "row" } else { "rows" };
+        let share = if of_rows { format!(" ({} {rows}, {:.1}%)", self.count, self.share * 100.0) } else { String::new() };
         line(text, &format!("  {}{share}", self.message));
         if !self.lines.is_empty() {
             let lines: Vec<String> = self.lines.iter().map(u64::to_string).collect();
             let more = if self.count > self.lines.len() as u64 { " ..." } else { "" };
-            line(text, &format!("    lines {}{more}", lines.join(", ")));
+            let name = if lines.len() == 1 { "line" } else { "lines" };
+            line(text, &format!("    {name} {}{more}", lines.join(", ")));
         }
         for example in &self.examples {
             line(text, &format!("    {example}"));

@@ -2,6 +2,7 @@
 
 mod chat_request;
 mod completions_request;
+pub(super) mod file_reports;
 pub(super) mod files;
 mod frames;
 mod generation;

@@ -8,7 +8,7 @@ mod device;
 mod hub;
 pub(crate) mod memory;
 
-pub(crate) use backend::{load_base, load_options};
+pub(crate) use backend::{Loaded, load_base, load_options, start as start_backend};
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

@@ -5,10 +5,14 @@
 mod adapters;
 mod arguments;
 mod bench;
+mod dataset;
 mod dates;
+mod eval;
+mod generate;
 mod keys;
 mod prices;
 mod quantize;
+mod teacher;
 mod tenants;
 mod usage;
 
@@ -22,7 +26,7 @@ use clap::ArgMatches;
 
 use crate::app;
 use crate::app::announce::say;
-use crate::config::{API_KEY_VARIABLE, Config, Given, Problems, StateConfig};
+use crate::config::{API_KEY_VARIABLE, Config, Given, Problems, StateConfig, TEACHER_KEY_VARIABLE};
 use crate::store::{DataDir, StoreError};
 use crate::telemetry;
 
@@ -78,6 +82,11 @@ fn dispatch(matches: &ArgMatches, environment: Vec<(OsString, OsString)>) -> Res
             let mut given = arguments::given(matches, environment);
             bench::settle_base(matches, &mut given);
             Ok(bench::run(matches, &resolved(&given)?)?)
+        }
+        "dataset" => Ok(dataset::run(matches, variable(&environment, TEACHER_KEY_VARIABLE))?),
+        "eval" => {
+            let key = variable(&environment, TEACHER_KEY_VARIABLE).map(str::to_owned);
+            Ok(eval::run(matches, &config(matches, environment)?, key.as_deref())?)
         }
         "quantize" => Ok(quantize::run(matches)?),
         "keys" => Ok(keys::run(matches, &state_config(innermost(matches), environment)?)?),

@@ -10,7 +10,7 @@ use std::sync::Once;
 use std::time::Duration;
 
 pub use form::Part;
-use reqwest::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderMap};
+use reqwest::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, RETRY_AFTER};
 use reqwest::redirect::Policy;
 use reqwest::{RequestBuilder, Url};
 
@@ -199,6 +199,15 @@ impl Caller {
         self.send(request, limit).await.map(|(status, _)| status)
     }
 
+    /// Posts JSON with a bearer key, if there is one; the answer from its first byte on, to be read as it comes.
+    pub async fn post_json_open(&self, key: Option<&str>, body: String) -> Result<Incoming, OutboundError> {
+        let mut request = self.client.post(self.address.0.clone()).header(CONTENT_TYPE, "application/json").body(body);
+        if let Some(key) = key {
+            request = request.bearer_auth(key);
+        }
+        Ok(Incoming { response: request.send().await?, read: 0 })
+    }
+
     async fn send(&self, request: RequestBuilder, limit: usize) -> Result<(u16, Vec<u8>), OutboundError> {
         let mut response = request.send().await?;
         let mut body = Vec::new();
@@ -209,6 +218,45 @@ impl Caller {
             body.extend_from_slice(&chunk);
         }
         Ok((response.status().as_u16(), body))
+    }
+}
+
+/// An answer that is still coming.
+#[derive(Debug)]
+pub struct Incoming {
+    response: reqwest::Response,
+    read: usize,
+}
+
+impl Incoming {
+    /// Its status.
+    pub fn status(&self) -> u16 {
+        self.response.status().as_u16()
+    }
+
+    /// How long the other side wants to be left alone (`Retry-After` in seconds; its form as a date is not read).
+    pub fn retry_after(&self) -> Option<Duration> {
+        let seconds = self.response.headers().get(RETRY_AFTER)?.to_str().ok()?.trim().parse().ok()?;
+        Some(Duration::from_secs(seconds))
+    }
+
+    /// The next bytes; `None` at the end. An error where more than `limit` have come in all.
+    pub async fn chunk(&mut self, limit: usize) -> Result<Option<Vec<u8>>, OutboundError> {
+        let Some(chunk) = self.response.chunk().await? else { return Ok(None) };
+        self.read += chunk.len();
+        if self.read > limit {
+            return Err(OutboundError::TooLarge(limit));
+        }
+        Ok(Some(chunk.to_vec()))
+    }
+
+    /// Everything that is still to come.
+    pub async fn rest(mut self, limit: usize) -> Result<Vec<u8>, OutboundError> {
+        let mut body = Vec::new();
+        while let Some(chunk) = self.chunk(limit).await? {
+            body.extend_from_slice(&chunk);
+        }
+        Ok(body)
     }
 }
 

@@ -14,9 +14,9 @@ use crate::model::loader::{Checkpoint, DType};
 use crate::model::{BLOCK_TOKENS, Model, ModelConfig, native, ops};
 
 /// What generates, and the base that it speaks for.
-pub(super) struct Loaded {
-    pub(super) base: gateway::Base,
-    pub(super) backend: Backend,
+pub(crate) struct Loaded {
+    pub(crate) base: gateway::Base,
+    pub(crate) backend: Backend,
 }
 
 /// A base that is ready to compute.
@@ -44,7 +44,7 @@ pub(crate) fn load_options(config: &Config, model: &ModelConfig) -> native::Load
 }
 
 /// Starts what generates. Blocks for as long as loading takes.
-pub(super) fn start(config: &Config) -> anyhow::Result<Loaded> {
+pub(crate) fn start(config: &Config) -> anyhow::Result<Loaded> {
     match config.backend {
         BackendKind::Native => start_native(config),
         BackendKind::Null => start_null(config),

@@ -1,8 +1,10 @@
 //! What generates: the seam between the gateway and the engine. Knows neither prompts as text nor adapters' names.
 //!
-//! Two backends: the native engine, and one without a model ([`null`]) for measuring everything around it.
+//! Two backends: the native engine, and one without a model ([`null`]) for measuring everything around it. [`upstream`] is a client of
+//! another server, for teachers and judges.
 
 pub mod null;
+pub mod upstream;
 
 use std::future::poll_fn;
 use std::sync::Arc;

@@ -28,6 +28,9 @@ Examples:
   switchyard adapters inspect PATH                  what is in an adapter, and whether it fits the base
   switchyard adapters push NAME PATH --server URL   send an adapter to a running server
   switchyard bench --model M --batches 1,16         how fast this machine is
+  switchyard eval rows.jsonl --candidate PATH       what an adapter is worth beside the base
+  switchyard dataset generate rows.jsonl --task T   have another model write examples
+  switchyard dataset corrupt good.jsonl bad.jsonl   worse twins of good rows
   switchyard quantize DIR base.gguf --type q4_k     a Hugging Face directory as a GGUF file
   switchyard tenants create Acme                    a tenant
   switchyard keys create worker --tenant proj_...   a key of a tenant, shown once
@@ -57,6 +60,13 @@ pub(super) fn command() -> Command {
                 .about("Measure tokens per second of a base, alone and with adapters")
                 .args(super::bench::arguments())
                 .args(settings(|setting| of_base(setting) || ["quant", "device", "threads"].contains(&setting.key))),
+        )
+        .subcommand(super::dataset::command())
+        .subcommand(
+            Command::new("eval")
+                .about("Judge an adapter by its answers to a file of examples, beside the base and another adapter")
+                .args(super::eval::arguments())
+                .args(settings(|setting| of_base(setting) || ["quant", "device", "threads", "kv_memory"].contains(&setting.key))),
         )
         .subcommand(
             Command::new("quantize")

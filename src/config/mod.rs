@@ -19,7 +19,7 @@ pub use crate::store::Location;
 pub use crate::tenants::Sync;
 pub use locate::{Bundle, bundle};
 pub use raw::{Given, Origin, Problem};
-pub use settings::{API_KEY_VARIABLE, Arity, SETTINGS, Setting};
+pub use settings::{API_KEY_VARIABLE, Arity, SETTINGS, Setting, TEACHER_KEY_VARIABLE};
 
 /// Where the base comes from.
 #[derive(Debug, Clone, PartialEq, Eq)]

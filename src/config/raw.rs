@@ -9,7 +9,7 @@ use toml::de::{DeTable, DeValue};
 
 use super::settings::{
     ADMIN_KEY_VARIABLE, API_KEY_VARIABLE, Arity, CONFIG_VARIABLE, JWT_SECRET_VARIABLE, PREFIX, SECRET_KEY_VARIABLE, SETTINGS,
-    Setting, nearest, setting,
+    Setting, TEACHER_KEY_VARIABLE, nearest, setting,
 };
 
 /// Where a value was typed.
@@ -136,7 +136,7 @@ impl Raw {
             self.secret_key = Some(value.to_owned());
             return;
         }
-        if name == API_KEY_VARIABLE {
+        if name == API_KEY_VARIABLE || name == TEACHER_KEY_VARIABLE {
             return;
         }
         let Some(setting) = SETTINGS.iter().find(|setting| setting.variable() == name) else {

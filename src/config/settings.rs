@@ -47,6 +47,8 @@ pub const JWT_SECRET_VARIABLE: &str = "SWITCHYARD_JWT_SECRET";
 pub const SECRET_KEY_VARIABLE: &str = "SWITCHYARD_SECRET_KEY";
 /// Read by clients (the printed `curl` uses it), not by the server.
 pub const API_KEY_VARIABLE: &str = "SWITCHYARD_API_KEY";
+/// Holds the key of the server that writes examples or marks answers, for the commands that ask one.
+pub const TEACHER_KEY_VARIABLE: &str = "SWITCHYARD_TEACHER_KEY";
 
 const fn one(
     key: &'static str,

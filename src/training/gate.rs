@@ -94,7 +94,7 @@ pub fn decide(numbers: &Numbers, limits: &Limits) -> Decision {
         reasons.push(Reason { verdict: Verdict::Fail, text: format!("the held-out loss is {loss}, which is no number") });
     }
     // Stable: what is equally bad stays in the order above.
-    reasons.sort_by(|a, b| b.verdict.cmp(&a.verdict));
+    reasons.sort_by_key(|reason| std::cmp::Reverse(reason.verdict));
     let verdict = reasons.iter().map(|reason| reason.verdict).max().unwrap_or(Verdict::Fail);
     Decision { verdict, reasons, limits: *limits }
 }

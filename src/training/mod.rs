@@ -1,7 +1,9 @@
 //! Fine-tuning: from a file to an adapter that is served. Knows no HTTP, no keys and no money: a tenant is an id here.
 
+pub mod corrupt;
 pub mod dataset;
 pub mod evaluate;
 pub mod gate;
+pub mod generate;
 pub mod jobs;
 pub mod plan;

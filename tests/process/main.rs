@@ -5,6 +5,7 @@
 mod administration;
 mod commands;
 mod documents;
+mod evaluation;
 mod killed;
 mod lifecycle;
 mod null_backend;

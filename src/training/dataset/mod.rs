@@ -1,7 +1,13 @@
 //! From a file of examples to tokens with weights: formats, report, split. Knows nothing of jobs or gradients.
 
+mod columnar;
+pub mod columns;
+mod detect;
 mod digest;
+mod elements;
 mod encoding;
+#[cfg(test)]
+mod golden_tests;
 mod lines;
 mod load;
 mod messages;
@@ -10,16 +16,21 @@ pub mod render;
 #[cfg(test)]
 mod render_tests;
 mod rows;
+mod source;
 pub mod split;
+mod table;
 
 use std::path::PathBuf;
 
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
+pub use columns::{Column, Mapping};
 pub use digest::Digest;
 pub use load::{Loaded, Loading, load};
-pub use reader::{Options, Reader};
+pub use reader::{Options, Reader, Skipped};
+pub use rows::Shape;
+pub use source::Container;
 
 /// One row: what the model is to learn from.
 #[derive(Debug, Clone, PartialEq)]

@@ -1,103 +1,156 @@
 //! A file as a stream of examples: what format it has is found from its beginning, then one row after another is read. At most one
-//! row is in memory.
+//! row (of a BrightRun document one conversation) is in memory.
 
-use std::fs::File;
-use std::io::{BufReader, Read as _};
 use std::path::{Path, PathBuf};
 
+use serde::Serialize;
 use serde_json::Value;
 
-use super::lines::{Line, Lines, MAX_ROW};
+use super::columns::{Column, Mapping};
+use super::detect::{Found, detect};
 use super::messages::shortened;
 use super::rows::Shape;
-use super::{DatasetError, Example, Problem, ProblemKind, encoding};
+use super::source::{Container, Raw, Source, problem};
+use super::{DatasetError, Example, Problem, ProblemKind};
 
-/// How a file is to be read.
+/// How a file is to be read; what is not said is found.
 #[derive(Debug, Clone, Default)]
-pub struct Options {}
+pub struct Options {
+    /// What it is written in.
+    pub container: Option<Container>,
+    /// What its rows are.
+    pub shape: Option<Shape>,
+    /// Which column is what.
+    pub mapping: Option<Mapping>,
+    /// Rows that say a `quality_score` below this are left out.
+    pub least_quality: Option<f64>,
+}
+
+impl Options {
+    /// Sets the format by its name: a container's or a shape's.
+    pub fn set_format(&mut self, name: &str) -> Result<(), DatasetError> {
+        let container = Container::ALL.into_iter().find(|container| container.name() == name);
+        let shape = Shape::ALL.into_iter().find(|shape| shape.name() == name);
+        if container.is_none() && shape.is_none() {
+            return Err(DatasetError::Unusable(format!("{name:?} is no format; there are {}", Self::formats().join(", "))));
+        }
+        (self.container, self.shape) = (container, shape);
+        Ok(())
+    }
+
+    /// Names that [`Options::set_format`] takes.
+    pub fn formats() -> Vec<&'static str> {
+        Shape::ALL.map(Shape::name).into_iter().chain(Container::ALL.map(Container::name)).collect()
+    }
+}
+
+/// Rows that were passed over because they are not meant to be learnt.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct Skipped {
+    /// BrightRun's pairs without a target: turns of the user.
+    pub without_target: u64,
+    /// Rows whose quality score is below the limit.
+    pub low_quality: u64,
+}
 
 /// The rows of a file.
 pub struct Reader {
     path: PathBuf,
-    lines: Lines<BufReader<File>>,
-    shape: Shape,
+    source: Source,
+    found: Found,
+    least_quality: Option<f64>,
+    skipped: Skipped,
 }
-
-/// Bytes that the format is found from.
-const HEAD: u64 = 1 << 20;
 
 impl Reader {
     /// Opens a file and finds what it is.
-    pub fn open(path: &Path, _options: &Options) -> Result<Self, DatasetError> {
-        let io = |source| DatasetError::Io { path: path.to_owned(), source };
-        let mut head = Vec::new();
-        File::open(path).map_err(io)?.take(HEAD).read_to_end(&mut head).map_err(io)?;
-        let shape = find_shape(&head)?;
-        let file = BufReader::with_capacity(1 << 16, File::open(path).map_err(io)?);
-        Ok(Self { path: path.to_owned(), lines: Lines::new(file), shape })
+    pub fn open(path: &Path, options: &Options) -> Result<Self, DatasetError> {
+        let found = detect(path, options)?;
+        let source = Source::open(path, found.container, found.delimiter)?;
+        Ok(Self { path: path.to_owned(), source, found, least_quality: options.least_quality, skipped: Skipped::default() })
     }
 
     /// What its rows are.
     pub const fn shape(&self) -> Shape {
-        self.shape
+        self.found.shape
+    }
+
+    /// What it is written in.
+    pub const fn container(&self) -> Container {
+        self.found.container
+    }
+
+    /// Columns that were found, where they had to be.
+    pub fn columns(&self) -> &[Column] {
+        &self.found.columns
+    }
+
+    /// Rows that were passed over so far.
+    pub const fn skipped(&self) -> Skipped {
+        self.skipped
     }
 
     /// The next row, good or bad; `None` at the end.
     pub fn next_row(&mut self) -> Result<Option<Result<Example, Problem>>, DatasetError> {
         loop {
-            let line = self.lines.next_line().map_err(|source| DatasetError::Io { path: self.path.clone(), source })?;
-            let Some((number, line)) = line else { return Ok(None) };
-            let bytes = match line {
-                Line::Whole(bytes) => bytes,
-                Line::TooLong(length) => {
-                    let message = format!("the row has {length} bytes; {MAX_ROW} are the most");
-                    return Ok(Some(Err(Problem { line: number, kind: ProblemKind::TooLong, message, repaired: None })));
-                }
-            };
-            let bytes = if number == 1 { bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&bytes) } else { &bytes };
-            if !bytes.iter().all(u8::is_ascii_whitespace) {
-                return Ok(Some(self.row(number, bytes)));
+            let row = self.source.next_row().map_err(|source| DatasetError::Io { path: self.path.clone(), source })?;
+            match row {
+                None => return Ok(None),
+                Some(Err(problem)) => return Ok(Some(Err(problem))),
+                Some(Ok(raw)) if self.passes_over(&raw) => {}
+                Some(Ok(raw)) => return Ok(Some(self.read(raw))),
             }
         }
     }
 
-    fn row(&self, line: u64, bytes: &[u8]) -> Result<Example, Problem> {
-        let problem = |kind, message: String| Problem { line, kind, message, repaired: None };
-        let (text, mut faults) = match std::str::from_utf8(bytes) {
-            Ok(text) => (text.to_owned(), Vec::new()),
-            Err(error) => {
-                let text = encoding::from_windows_1252(bytes);
-                (
-                    text,
-                    vec![(ProblemKind::Encoding, format!("the row is not UTF-8 from its byte {} on", error.valid_up_to() + 1))],
-                )
+    /// Whether a row is none to learn from, and counts it.
+    fn passes_over(&mut self, raw: &Raw) -> bool {
+        let fields = &raw.fields;
+        if self.found.shape == Shape::BrightRun {
+            if fields.len() == 1 && fields.contains_key("_meta") {
+                return true;
             }
-        };
-        let value: Value = match serde_json::from_str(&text) {
-            Ok(value) => value,
-            // Bytes that are no text say more than what they do to JSON.
-            Err(_) if !faults.is_empty() => return Err(problem(faults[0].0, faults[0].1.clone())),
-            Err(_) if text.contains('\0') => return Err(problem(ProblemKind::Encoding, "the row holds NUL bytes".to_owned())),
-            Err(error) => {
-                let message = format!("not JSON: {} (column {})", what(&error), error.column());
-                return Err(problem(ProblemKind::Syntax, message));
+            let empty = |value: &Value| value.is_null() || value.as_str().is_some_and(|text| text.trim().is_empty());
+            if fields.contains_key("current_user_input") && fields.get("target_response").is_none_or(empty) {
+                self.skipped.without_target += 1;
+                return true;
             }
-        };
-        let Some(fields) = value.as_object() else {
-            return Err(problem(ProblemKind::Syntax, format!("{} is not an object", shortened(&text))));
-        };
-        let Some(shape) = Shape::of(fields) else {
-            let names: Vec<&str> = fields.keys().map(String::as_str).collect();
-            let message = format!("its fields ({}) are not those of {}", shortened(&names.join(", ")), self.shape.name());
-            return Err(problem(ProblemKind::Format, message));
-        };
-        if shape != self.shape {
-            faults.push((ProblemKind::Format, format!("a row of {} in a file of {}", shape.name(), self.shape.name())));
         }
-        let read = shape.read(line, fields).map_err(|fault| problem(fault.kind, fault.message))?;
-        faults.extend(read.faults.into_iter().map(|fault| (fault.kind, fault.message)));
-        let Some((kind, message)) = faults.into_iter().next() else { return Ok(read.value) };
-        Err(Problem { repaired: Some(Box::new(read.value)), ..problem(kind, message) })
+        let Some(least) = self.least_quality else { return false };
+        let score = fields.get("quality_score").or_else(|| fields.get("training_metadata")?.get("quality_score"));
+        let low = score.and_then(Value::as_f64).is_some_and(|score| score < least);
+        self.skipped.low_quality += u64::from(low);
+        low
+    }
+
+    fn read(&self, raw: Raw) -> Result<Example, Problem> {
+        let Raw { line, fields, fault } = raw;
+        let mine = self.found.shape;
+        let shape = match Shape::of(&fields) {
+            // Columns that were named are looked for in every row.
+            _ if mine == Shape::Columns => mine,
+            Some(shape) => shape,
+            // A row of this shape that lacks a field: that field is what is to be said.
+            None if mine.fields().split(", ").any(|name| fields.contains_key(name)) => mine,
+            None => {
+                let names: Vec<&str> = fields.keys().map(String::as_str).collect();
+                let message =
+                    format!("its fields ({}) are not those of {} ({})", shortened(&names.join(", ")), mine.name(), mine.fields());
+                return Err(problem(line, ProblemKind::Format, message));
+            }
+        };
+        let read = shape.read(line, &fields, &self.found.mapping);
+        let read = read.map_err(|fault| problem(line, fault.kind, fault.message))?;
+        let mut faults: Vec<_> = fault.into_iter().collect();
+        if shape != mine {
+            let message = format!("a row of {} ({}) in a file of {}", shape.name(), shape.fields(), mine.name());
+            faults.push(super::messages::Fault::new(ProblemKind::Format, message));
+        }
+        faults.extend(read.faults);
+        match faults.into_iter().next() {
+            None => Ok(read.value),
+            Some(fault) => Err(Problem { line, kind: fault.kind, message: fault.message, repaired: Some(Box::new(read.value)) }),
+        }
     }
 }
 
@@ -107,31 +160,4 @@ impl Iterator for Reader {
     fn next(&mut self) -> Option<Self::Item> {
         self.next_row().transpose()
     }
-}
-
-/// The parser's complaint without its place: lines are counted in the file, not in the row.
-fn what(error: &serde_json::Error) -> String {
-    let text = error.to_string();
-    text.split(" at line ").next().unwrap_or(&text).to_owned()
-}
-
-/// The shape of most rows at the beginning.
-fn find_shape(head: &[u8]) -> Result<Shape, DatasetError> {
-    if head.iter().all(u8::is_ascii_whitespace) {
-        return Err(DatasetError::Unusable("the file is empty".to_owned()));
-    }
-    let mut found: Vec<Shape> = Vec::new();
-    for line in head.split(|byte| *byte == b'\n').take(100) {
-        let line = line.strip_prefix(b"\xef\xbb\xbf").unwrap_or(line);
-        if let Ok(Value::Object(row)) = serde_json::from_slice::<Value>(line) {
-            found.extend(Shape::of(&row));
-        }
-    }
-    let count = |shape: Shape| found.iter().filter(|have| **have == shape).count();
-    let all = [Shape::Chat, Shape::Preference, Shape::Completion];
-    let best = all.into_iter().max_by_key(|shape| count(*shape)).filter(|shape| count(*shape) > 0);
-    best.ok_or_else(|| {
-        let wanted = "each line must be a JSON object with messages, with prompt and completion, or with input and two outputs";
-        DatasetError::Unusable(format!("no row of a known format at the beginning of the file; {wanted}"))
-    })
 }

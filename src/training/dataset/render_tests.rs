@@ -9,7 +9,7 @@ use time::OffsetDateTime;
 
 use super::render::{Parts, Question, RenderError, Renderer, Row, Sample};
 use super::rows::Shape;
-use super::{Body, Example, Loading, Options, load};
+use super::{Body, Example, Loading, Mapping, Options, load};
 use crate::model::chat_template::ChatTemplate;
 use crate::model::tokenizer::{Specials, Tokenizer};
 
@@ -34,7 +34,7 @@ fn of_file(name: &str) -> (Renderer, Tokenizer) {
 
 fn example(row: Value) -> Example {
     let row = row.as_object().unwrap();
-    Shape::of(row).unwrap().read(1, row).unwrap().value
+    Shape::of(row).unwrap().read(1, row, &Mapping::default()).unwrap().value
 }
 
 fn sample(renderer: &Renderer, row: Value) -> Sample {

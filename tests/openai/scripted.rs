@@ -6,11 +6,15 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
+use futures::future::BoxFuture;
 use serde_json::Value;
+use switchyard::registry::Gate;
 use switchyard::training::dataset::render::Question;
 use switchyard::training::jobs::driver::{Driver, DriverSetup, Rhythm};
 use switchyard::training::jobs::job::{Facts, Resolved};
-use switchyard::training::jobs::work::{Failure, HeldOut, Material, Session, Step, Stop, Task, Workshop};
+use switchyard::training::jobs::work::{
+    Exam, Examined, Examiner, Failure, HeldOut, Material, Session, Step, Stop, Task, Workshop,
+};
 
 use crate::support::{Harness, write_adapter};
 
@@ -39,13 +43,23 @@ struct Inner {
     /// The step from which each session went on.
     began_at: Mutex<Vec<u64>>,
     exports: AtomicU64,
+    /// What examinations say.
+    verdict: Mutex<Result<Gate, String>>,
 }
 
 impl Script {
     pub fn new(steps: u64) -> Self {
         let (faults, began_at) = (Mutex::default(), Mutex::default());
         let (allowed, more) = (Mutex::new(u64::MAX), Condvar::new());
-        Self(Arc::new(Inner { steps, allowed, more, faults, began_at, exports: AtomicU64::new(0) }))
+        Self(Arc::new(Inner {
+            steps,
+            allowed,
+            more,
+            faults,
+            began_at,
+            exports: AtomicU64::new(0),
+            verdict: Mutex::new(Ok(Gate::Pass)),
+        }))
     }
 
     /// Steps beyond this number wait.
@@ -56,6 +70,11 @@ impl Script {
 
     pub fn fault(&self, fault: Fault) {
         self.0.faults.lock().unwrap().push_back(fault);
+    }
+
+    /// What the next examination says.
+    pub fn judge(&self, verdict: Result<Gate, String>) {
+        *self.0.verdict.lock().unwrap() = verdict;
     }
 
     pub fn began_at(&self) -> Vec<u64> {
@@ -89,6 +108,15 @@ impl Workshop for Script {
     }
 }
 
+impl Examiner for Script {
+    fn examine(&self, exam: Exam) -> BoxFuture<'_, Result<Examined, String>> {
+        assert!(exam.model.starts_with("ft:") && exam.questions.len() == 1);
+        let gate = self.0.verdict.lock().unwrap().clone();
+        let report = serde_json::json!({"loss": exam.loss});
+        Box::pin(async move { gate.map(|gate| Examined { gate, sentence: format!("Gate: {gate:?}."), report }) })
+    }
+}
+
 struct Rows {
     script: Script,
     facts: Facts,
@@ -99,8 +127,8 @@ impl Material for Rows {
         &self.facts
     }
 
-    fn questions(&self) -> &[Question] {
-        &[]
+    fn questions(&self) -> Vec<Question> {
+        vec![Question { prompt: vec![104], prompt_text: "h".to_owned(), target: "i".to_owned() }]
     }
 
     fn begin(self: Box<Self>, _with: &Resolved, resume_from: Option<&Path>, stop: &Stop) -> Result<Box<dyn Session>, Failure> {
@@ -187,6 +215,7 @@ impl Harness {
         let setup = DriverSetup {
             jobs: self.jobs.clone(),
             workshop: Arc::new(script.clone()),
+            examiner: Some(Arc::new(script.clone())),
             catalog: self.catalog.clone(),
             data_dir: self.data.path().to_owned(),
             cost: Arc::new(|_, _, tokens| i64::try_from(tokens).unwrap() * 1_000),

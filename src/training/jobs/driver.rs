@@ -17,7 +17,7 @@ use super::job::{Method, MethodKind, Phase, Status};
 use super::queue::{self, Waiting};
 use super::record::{self, Event, Notes};
 use super::run::{Ending, Run};
-use super::work::{Failure, Stop, Task, Workshop};
+use super::work::{Examiner, Failure, Stop, Task, Workshop};
 use super::{JobsError, unix_now};
 use crate::registry::Catalog;
 use crate::store::{jobs as rows, keys};
@@ -62,6 +62,8 @@ pub struct DriverSetup {
     pub jobs: Jobs,
     /// Who does it.
     pub workshop: Arc<dyn Workshop>,
+    /// Who judges what comes of it; without one nothing is judged.
+    pub examiner: Option<Arc<dyn Examiner>>,
     /// Where models go.
     pub catalog: Catalog,
     /// The data directory: what jobs keep while they run is below it.
@@ -83,6 +85,7 @@ pub struct Driver {
 pub(super) struct Shop {
     pub(super) jobs: Jobs,
     pub(super) workshop: Arc<dyn Workshop>,
+    pub(super) examiner: Option<Arc<dyn Examiner>>,
     pub(super) catalog: Catalog,
     pub(super) cost: Cost,
     pub(super) rhythm: Rhythm,
@@ -94,12 +97,13 @@ pub(super) struct Shop {
 impl Driver {
     /// Takes up what an earlier process left, and starts. Called on the runtime.
     pub async fn start(setup: DriverSetup) -> Result<Self, JobsError> {
-        let DriverSetup { jobs, workshop, catalog, data_dir, cost, rhythm } = setup;
+        let DriverSetup { jobs, workshop, examiner, catalog, data_dir, cost, rhythm } = setup;
         let dir = data_dir.join("training");
         std::fs::create_dir_all(&dir).map_err(crate::store::StoreError::io("create", &dir))?;
         let shop = Arc::new(Shop {
             jobs,
             workshop,
+            examiner,
             catalog,
             cost,
             rhythm,

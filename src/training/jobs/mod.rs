@@ -4,6 +4,7 @@ mod alerts;
 pub mod desk;
 pub mod driver;
 mod error;
+pub mod examiner;
 pub mod files;
 pub mod job;
 mod queue;

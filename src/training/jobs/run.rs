@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use serde_json::{Value, json};
+use tokio::sync::Notify;
 
 use super::alerts::Alerts;
 use super::desk::JobRow;
@@ -13,11 +14,12 @@ use super::error::is_full;
 use super::files::{NewFile, Purpose};
 use super::job::{Phase, Resolved, Status, checkpoint_name, is_checkpoint};
 use super::record::{self, Event, Notes};
-use super::work::{Failure, HeldOut, Session, Step, Stop};
+use super::work::{Exam, Failure, HeldOut, Session, Step, Stop};
 use super::{JobsError, new_id, result, unix_now};
 use crate::registry::RegistryError;
 use crate::store::StoreError;
 use crate::store::jobs::{self as rows, CheckpointRow, MetricRow};
+use crate::training::dataset::render::Question;
 
 /// Events of single steps at most; of longer jobs every so many steps have one.
 const STEP_EVENTS: u64 = 1_000;
@@ -58,6 +60,10 @@ pub(super) struct Run<'a> {
     /// Since when training time is not counted yet.
     counted: Instant,
     alerts: Alerts,
+    /// Held-out rows for the examination.
+    questions: Vec<Question>,
+    /// Of the held-out rows, the last time that it was measured.
+    held_out_loss: Option<f64>,
 }
 
 impl<'a> Run<'a> {
@@ -77,6 +83,8 @@ impl<'a> Run<'a> {
             owner_asked,
             counted,
             alerts: Alerts::default(),
+            questions: Vec::new(),
+            held_out_loss: None,
         }
     }
 
@@ -91,6 +99,7 @@ impl<'a> Run<'a> {
             _ => asked.resolve(material.facts(), self.shop.workshop.base_parameters()),
         };
         self.row.settings = serde_json::to_string(&resolved).ok();
+        self.questions = material.questions();
         std::fs::create_dir_all(&self.dir).map_err(|error| ending_of_io(&error))?;
         let state = self.dir.join("state");
         let resume = Some(state.as_path()).filter(|state| state.exists());
@@ -99,14 +108,11 @@ impl<'a> Run<'a> {
         self.phase(Phase::ModelLoaded, Event::info("Base and adapter are in memory."))?;
         self.phase(Phase::Training, Event::info("Training began.").with(json!(resolved)))?;
         self.counted = Instant::now();
-        match self.train(session.as_mut(), &resolved, &state) {
-            Err(Ending::Left) => {
-                self.leave(session.as_ref(), &state);
-                return Err(Ending::Left);
-            }
-            other => other?,
+        let ended = self.train(session.as_mut(), &resolved, &state).and_then(|()| self.finish(session.as_mut()));
+        if matches!(ended, Err(Ending::Left)) {
+            self.leave(session.as_ref(), &state);
         }
-        self.finish(session.as_mut())
+        ended
     }
 
     fn train(&mut self, session: &mut dyn Session, with: &Resolved, state: &Path) -> Result<(), Ending> {
@@ -138,6 +144,7 @@ impl<'a> Run<'a> {
         self.checkpoint(session, steps)?;
         let (dir, model) = (self.dir.join("export"), self.row.model.clone());
         self.in_spite_of_a_full_disk(|run| run.publish(session, &dir, &model))?;
+        self.examine(&model)?;
         self.row.result_file = self.result_file()?;
         record::end(self.row, Status::Succeeded, Phase::Completed);
         self.row.published = 1;
@@ -154,6 +161,36 @@ impl<'a> Run<'a> {
             tracing::warn!(%error, "the model of a cancelled job is still there");
         }
         Err(Ending::Left)
+    }
+
+    /// Has the model judged, and keeps the verdict with it. A model that could not be judged is there all the same, for its owner.
+    fn examine(&mut self, model: &str) -> Result<(), Ending> {
+        let Some(examiner) = self.shop.examiner.as_ref().filter(|_| !self.questions.is_empty()) else { return Ok(()) };
+        let exam = Exam {
+            tenant: self.row.project_id.clone(),
+            model: model.to_owned(),
+            questions: std::mem::take(&mut self.questions),
+            loss: self.held_out_loss,
+        };
+        let stopped = Arc::new(Notify::new());
+        let hook = Arc::clone(&stopped);
+        self.stop.when_asked(move || hook.notify_one());
+        let examined = self.shop.runtime.block_on(async {
+            tokio::select! {
+                examined = examiner.examine(exam) => Some(examined),
+                () = stopped.notified() => None,
+            }
+        });
+        let examined = examined.ok_or(Ending::Left)?;
+        let kept = examined.and_then(|examined| {
+            let judged = self.shop.catalog.judge(&self.row.project_id, model, examined.gate);
+            self.shop.runtime.block_on(judged).map(|()| examined).map_err(|error| error.to_string())
+        });
+        self.pending.events.push(match kept {
+            Ok(examined) => Event::info(examined.sentence).with(examined.report),
+            Err(reason) => Event::warn(format!("The model could not be evaluated: {reason}.")),
+        });
+        Ok(())
     }
 
     fn note_step(&mut self, step: &Step, steps: u64) {
@@ -250,6 +287,7 @@ impl<'a> Run<'a> {
 
     fn note_held_out(&mut self, held_out: Option<HeldOut>) {
         let Some(HeldOut { loss, accuracy }) = held_out else { return };
+        self.held_out_loss = Some(loss);
         if let Some(metric) = &self.last {
             // It replaces the step's row, which may be written down already.
             self.pending.metrics.push(MetricRow { valid_loss: Some(loss), valid_accuracy: accuracy, ..metric.clone() });

@@ -5,7 +5,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::PoisonError;
 
+use futures::future::BoxFuture;
+
 use super::job::{Facts, MethodKind, Resolved};
+use crate::registry::Gate;
 use crate::training::dataset::render::Question;
 
 /// What is to be done.
@@ -98,7 +101,7 @@ pub trait Material: Send {
     fn facts(&self) -> &Facts;
 
     /// Held-out rows as questions.
-    fn questions(&self) -> &[Question];
+    fn questions(&self) -> Vec<Question>;
 
     /// Takes the base and the memory. `resume_from` holds what an earlier session has saved.
     fn begin(self: Box<Self>, with: &Resolved, resume_from: Option<&Path>, stop: &Stop) -> Result<Box<dyn Session>, Failure>;
@@ -123,6 +126,36 @@ pub trait Session {
 
     /// Writes the adapter as a PEFT directory.
     fn export(&self, dir: &Path) -> Result<(), Failure>;
+}
+
+/// What is to be examined.
+#[derive(Debug, Clone)]
+pub struct Exam {
+    /// Whose model.
+    pub tenant: String,
+    /// Its name.
+    pub model: String,
+    /// Held-out rows.
+    pub questions: Vec<Question>,
+    /// Mean loss on them.
+    pub loss: Option<f64>,
+}
+
+/// What an examination said.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Examined {
+    /// Whether it may be put into service.
+    pub gate: Gate,
+    /// For people.
+    pub sentence: String,
+    /// For programs: a JSON object.
+    pub report: serde_json::Value,
+}
+
+/// Who judges what was learnt.
+pub trait Examiner: Send + Sync {
+    /// Judges a model that is published; an error says why it could not. Dropping the future ends the work.
+    fn examine(&self, exam: Exam) -> BoxFuture<'_, Result<Examined, String>>;
 }
 
 type Hook = Box<dyn Fn() + Send>;

@@ -13,9 +13,11 @@ use super::check;
 use super::effort::{Effort, EffortReader, Meter};
 use super::job::{Emitter, Submission};
 use super::kv::PrefixCache;
+use super::pressure::Pressure;
 use super::request::{Event, Request};
 use super::stats::{Health, QueueSlot, Shared, Stats};
 use super::thread::{Command, EngineThread};
+use crate::model::train::TrainingBase;
 use crate::model::{AdapterPreparer, Model, ModelConfig, ModelError};
 
 /// Settings of the engine.
@@ -111,6 +113,8 @@ struct Inner {
     shared: Arc<Shared>,
     facts: EngineFacts,
     preparer: Arc<dyn AdapterPreparer>,
+    training_base: Option<TrainingBase>,
+    pressure: Pressure,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -138,6 +142,7 @@ pub fn start(mut model: Box<dyn Model>, config: EngineConfig) -> Result<EngineHa
         config: config.clone(),
     };
     let preparer = model.adapter_preparer();
+    let (training_base, pressure) = (model.training_base(), Pressure::default());
     let shared = Shared::new(blocks);
     let (commands, inbox) = mpsc::channel();
     let of_thread = Arc::clone(&shared);
@@ -145,7 +150,15 @@ pub fn start(mut model: Box<dyn Model>, config: EngineConfig) -> Result<EngineHa
         .name("engine".to_owned())
         .spawn(move || EngineThread::run(model, &config, max_context, inbox, of_thread))
         .map_err(EngineError::Thread)?;
-    Ok(EngineHandle(Arc::new(Inner { commands, shared, facts, preparer, thread: Mutex::new(Some(thread)) })))
+    Ok(EngineHandle(Arc::new(Inner {
+        commands,
+        shared,
+        facts,
+        preparer,
+        training_base,
+        pressure,
+        thread: Mutex::new(Some(thread)),
+    })))
 }
 
 impl EngineHandle {
@@ -171,7 +184,7 @@ impl EngineHandle {
         let slot = places.0.pop().ok_or_else(|| SubmitError::Overloaded { waiting: self.0.shared.queued() })?;
         let (sender, events) = unbounded_channel();
         let meter = Arc::new(Meter::new());
-        let submission = Submission { request, emitter: Emitter::new(sender, Arc::clone(&meter)), slot };
+        let submission = Submission { request, emitter: Emitter::new(sender, Arc::clone(&meter), self.0.pressure.enter()), slot };
         if self.0.commands.send(Command::Submit(Box::new(submission))).is_err() {
             self.refuse_unless_serving()?;
             return Err(SubmitError::Stopping);
@@ -200,6 +213,16 @@ impl EngineHandle {
     /// What prepares adapters for the engine's model; to be called off the engine's thread.
     pub fn adapter_preparer(&self) -> Arc<dyn AdapterPreparer> {
         Arc::clone(&self.0.preparer)
+    }
+
+    /// The resident base for training, where the device can train.
+    pub fn training_base(&self) -> Option<&TrainingBase> {
+        self.0.training_base.as_ref()
+    }
+
+    /// Whether anybody waits for the engine.
+    pub fn pressure(&self) -> &Pressure {
+        &self.0.pressure
     }
 
     /// How the engine is, to be watched.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use tokio::sync::mpsc::UnboundedSender;
 
 use super::effort::Meter;
+use super::pressure::Present;
 use super::request::{Event, Finish, Realm, Request, TokenLogprob};
 use super::sampling::{SampleError, Sampler, Scratch, logprob};
 use super::scheduler::{PlannedChunk, Sequence};
@@ -25,11 +26,13 @@ pub(super) struct Emitter {
     /// Read by [`super::Generation::effort`].
     pub(super) meter: Arc<Meter>,
     ended: bool,
+    #[expect(dead_code, reason = "held for as long as somebody waits for the sequence")]
+    present: Present,
 }
 
 impl Emitter {
-    pub(super) const fn new(sender: UnboundedSender<Event>, meter: Arc<Meter>) -> Self {
-        Self { sender, meter, ended: false }
+    pub(super) const fn new(sender: UnboundedSender<Event>, meter: Arc<Meter>, present: Present) -> Self {
+        Self { sender, meter, ended: false, present }
     }
 
     /// Whether nobody listens any more.

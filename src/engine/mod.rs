@@ -37,6 +37,7 @@ mod handle;
 mod job;
 pub mod kv;
 mod leak;
+pub mod pressure;
 pub mod request;
 pub mod sampling;
 pub mod scheduler;

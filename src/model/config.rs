@@ -94,28 +94,45 @@ impl ModelConfig {
 }
 
 /// The seven linear layers of a block, in order of use; adapters may target each.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
 #[repr(u8)]
 pub enum LinearSite {
     /// `self_attn.q_proj`
+    #[serde(rename = "q_proj")]
     Q,
     /// `self_attn.k_proj`
+    #[serde(rename = "k_proj")]
     K,
     /// `self_attn.v_proj`
+    #[serde(rename = "v_proj")]
     V,
     /// `self_attn.o_proj`
+    #[serde(rename = "o_proj")]
     O,
     /// `mlp.gate_proj`
+    #[serde(rename = "gate_proj")]
     Gate,
     /// `mlp.up_proj`
+    #[serde(rename = "up_proj")]
     Up,
     /// `mlp.down_proj`
+    #[serde(rename = "down_proj")]
     Down,
 }
 
 impl LinearSite {
     /// All sites.
     pub const ALL: [Self; 7] = [Self::Q, Self::K, Self::V, Self::O, Self::Gate, Self::Up, Self::Down];
+
+    /// The module's own name, as adapters' configurations target it: `q_proj`.
+    pub fn name(self) -> &'static str {
+        self.module().rsplit('.').next().unwrap_or_default()
+    }
+
+    /// The linear of that name.
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|site| site.name() == name)
+    }
 
     /// Module path inside a layer, as Hugging Face names it.
     pub const fn module(self) -> &'static str {

@@ -8,6 +8,7 @@ pub mod native;
 pub mod ops;
 pub mod random;
 pub mod tokenizer;
+pub mod train;
 
 use std::sync::Arc;
 
@@ -108,4 +109,8 @@ pub trait Model: Send {
     fn forward(&mut self, chunks: &[Chunk<'_>], logits: &mut Logits) -> Result<(), ModelError>;
     /// What prepares adapters for this model.
     fn adapter_preparer(&self) -> Arc<dyn AdapterPreparer>;
+    /// The same weights for training, where it can be done on this device.
+    fn training_base(&self) -> Option<train::TrainingBase> {
+        None
+    }
 }

@@ -12,6 +12,7 @@ use crate::model::lora::{LoraModule, LoraWeights, PreparedAdapter};
 use crate::model::ops::candle::CandleOps;
 use crate::model::ops::cpu::{CpuOps, Isa};
 use crate::model::ops::{Ops, Projection, Quant, Segment, Span, Step};
+use crate::model::train::TrainingBase;
 use crate::model::{AdapterPreparer, BLOCK_TOKENS, Chunk, LogitRows, Logits, Model, ModelError};
 
 /// Where and how a base computes.
@@ -109,11 +110,19 @@ impl<'a> Source<'a> {
     }
 }
 
-struct Layer<O: Ops> {
-    attention_norm: O::Vector,
+pub(super) struct Layer<O: Ops> {
+    pub(super) attention_norm: O::Vector,
     /// In the order of [`LinearSite`].
-    linears: [O::Linear; 7],
-    mlp_norm: O::Vector,
+    pub(super) linears: [O::Linear; 7],
+    pub(super) mlp_norm: O::Vector,
+}
+
+/// A base's weights on its device; training reads the same ones.
+pub struct Weights<O: Ops> {
+    pub(super) embedding: O::Embedding,
+    pub(super) layers: Vec<Layer<O>>,
+    pub(super) norm: O::Vector,
+    pub(super) head: O::Linear,
 }
 
 /// Activations of a step, kept from step to step.
@@ -133,10 +142,7 @@ struct Workspace<O: Ops> {
 pub struct Decoder<O: Ops> {
     ops: O,
     config: ModelConfig,
-    embedding: O::Embedding,
-    layers: Vec<Layer<O>>,
-    norm: O::Vector,
-    head: O::Linear,
+    weights: Arc<Weights<O>>,
     work: Workspace<O>,
 }
 
@@ -187,14 +193,14 @@ impl<O: Ops> Decoder<O> {
             up: O::Activation::default(),
             update: O::Activation::default(),
         };
-        Ok(Self { ops, config, embedding, layers, norm, head, work })
+        Ok(Self { ops, config, weights: Arc::new(Weights { embedding, layers, norm, head }), work })
     }
 
     fn run(&mut self, step: &Step<'_, O::Lora>, logits: &mut Vec<f32>) -> Result<(), ModelError> {
         use LinearSite::{Down, Gate, K, O as Output, Q, Up, V};
-        let (ops, w) = (&mut self.ops, &mut self.work);
-        ops.embed(step, &self.embedding, &mut w.x)?;
-        for (index, layer) in self.layers.iter().enumerate() {
+        let (ops, w, weights) = (&mut self.ops, &mut self.work, &*self.weights);
+        ops.embed(step, &weights.embedding, &mut w.x)?;
+        for (index, layer) in weights.layers.iter().enumerate() {
             let linear = |site: LinearSite| &layer.linears[site as usize];
             ops.norm(&w.x, &layer.attention_norm, &mut w.normed)?;
             let mut parts = [
@@ -224,8 +230,8 @@ impl<O: Ops> Decoder<O> {
             return Ok(());
         }
         ops.select(step, &w.x, &mut w.update)?;
-        ops.norm(&w.update, &self.norm, &mut w.normed)?;
-        ops.logits(&w.normed, &self.head, logits)
+        ops.norm(&w.update, &weights.norm, &mut w.normed)?;
+        ops.logits(&w.normed, &weights.head, logits)
     }
 }
 
@@ -243,8 +249,9 @@ impl<O: Ops> Model for Decoder<O> {
     }
 
     fn weight_bytes(&self) -> usize {
-        let linears = self.layers.iter().flat_map(|layer| &layer.linears).chain([&self.head]);
-        linears.map(O::linear_bytes).sum::<usize>() + O::embedding_bytes(&self.embedding)
+        let weights = &*self.weights;
+        let linears = weights.layers.iter().flat_map(|layer| &layer.linears).chain([&weights.head]);
+        linears.map(O::linear_bytes).sum::<usize>() + O::embedding_bytes(&weights.embedding)
     }
 
     fn forward(&mut self, chunks: &[Chunk<'_>], logits: &mut Logits) -> Result<(), ModelError> {
@@ -255,6 +262,10 @@ impl<O: Ops> Model for Decoder<O> {
 
     fn adapter_preparer(&self) -> Arc<dyn AdapterPreparer> {
         Arc::new(Preparer::<O>(self.ops.lora_preparer()))
+    }
+
+    fn training_base(&self) -> Option<TrainingBase> {
+        O::training_base(&self.config, &self.weights)
     }
 }
 

@@ -1,9 +1,12 @@
 //! Fine-tuning: from a file to an adapter that is served. Knows no HTTP, no keys and no money: a tenant is an id here.
 
+pub mod card;
 pub mod corrupt;
 pub mod dataset;
 pub mod evaluate;
 pub mod gate;
+pub mod idle;
 pub mod generate;
 pub mod jobs;
 pub mod plan;
+pub mod trainer;

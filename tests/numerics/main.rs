@@ -6,3 +6,4 @@
 mod direct;
 mod golden;
 mod http;
+mod training;

@@ -1,6 +1,6 @@
 """Makes the golden files under tests/golden from the reference implementations.
 
-    python tests/numerics/make_goldens.py [quants] [tokenizers] [templates] [models]
+    python tests/numerics/make_goldens.py [quants] [tokenizers] [templates] [models] [training]
 
 Needs torch, transformers, peft, gguf, tokenizers and safetensors (versions: tests/numerics/requirements.txt). The tests run
 from the files; this runs again only when a format, an architecture or a prompt is added. Seeds are fixed.
@@ -15,7 +15,7 @@ GOLDEN = HERE.parent / "golden"
 
 
 def main(parts):
-    wanted = parts or ["quants", "tokenizers", "templates", "models"]
+    wanted = parts or ["quants", "tokenizers", "templates", "models", "training"]
     if "quants" in wanted:
         from goldens import quants
 
@@ -33,6 +33,10 @@ def main(parts):
 
         models.write(GOLDEN / "models")
         gguf_model.write(GOLDEN / "gguf")
+    if "training" in wanted:
+        from goldens import training
+
+        training.write(GOLDEN / "training", GOLDEN / "models")
 
 
 if __name__ == "__main__":

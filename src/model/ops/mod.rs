@@ -6,9 +6,13 @@
 pub mod candle;
 pub mod cpu;
 
+use std::sync::Arc;
+
 use crate::model::config::{LinearSite, ModelConfig};
 use crate::model::loader::{DType, RawTensor};
 use crate::model::lora::LoraWeights;
+use crate::model::native::Weights;
+use crate::model::train::TrainingBase;
 use crate::model::{BlockId, ModelError};
 
 /// How float weights are kept in memory.
@@ -74,11 +78,11 @@ pub trait Ops: Send + Sized + 'static {
     /// Activations on the device.
     type Activation: Default + Send;
     /// A linear layer's weights, `[out, in]`, with its bias.
-    type Linear: Send;
+    type Linear: Send + Sync;
     /// A vector of weights.
-    type Vector: Send;
+    type Vector: Send + Sync;
     /// The embedding table, `[vocab, hidden]`.
-    type Embedding: Send;
+    type Embedding: Send + Sync;
     /// An adapter in the device's form.
     type Lora: Send + Sync + 'static;
     /// What prepares adapters, off the engine's thread.
@@ -100,6 +104,10 @@ pub trait Ops: Send + Sized + 'static {
     fn lora_bytes(lora: &Self::Lora) -> usize;
     /// What prepares adapters for this device.
     fn lora_preparer(&self) -> Self::LoraPreparer;
+    /// The base for training, where this device can.
+    fn training_base(_config: &ModelConfig, _weights: &Arc<Weights<Self>>) -> Option<TrainingBase> {
+        None
+    }
     /// Bytes of one KV block over all layers.
     fn kv_block_bytes(&self) -> usize;
     /// Allocates `blocks` KV blocks.

@@ -16,6 +16,7 @@ pub mod portable;
 mod tests;
 
 use std::cell::RefCell;
+use std::sync::Arc;
 
 use activation::{Matrix, Quantized, QuantizedRow, quantize_row};
 use attention::{Item, Kv, Scratch, Shape};
@@ -28,6 +29,8 @@ use super::{Ops, Projection, Segment, Step, rope_frequencies};
 use crate::model::config::ModelConfig;
 use crate::model::loader::RawTensor;
 use crate::model::lora::LoraWeights;
+use crate::model::native::Weights;
+use crate::model::train::TrainingBase;
 use crate::model::{BLOCK_TOKENS, ModelError};
 
 /// Instruction set in use.
@@ -121,6 +124,18 @@ pub struct CpuLinear {
     weight: Packed,
     /// Padded to whole tiles.
     bias: Option<Vec<f32>>,
+}
+
+impl CpuLinear {
+    /// The packed matrix.
+    pub const fn weight(&self) -> &Packed {
+        &self.weight
+    }
+
+    /// The bias, padded to whole tiles.
+    pub fn bias(&self) -> Option<&[f32]> {
+        self.bias.as_deref()
+    }
 }
 
 enum KvStorage {
@@ -421,6 +436,10 @@ impl Ops for CpuOps {
     fn lora_preparer(&self) -> Self::LoraPreparer {
         let (layers, exact) = (self.config.layers, self.exact);
         Box::new(move |weights| CpuLora::new(weights, layers, exact))
+    }
+
+    fn training_base(config: &ModelConfig, weights: &Arc<Weights<Self>>) -> Option<TrainingBase> {
+        Some(TrainingBase::new(config.clone(), Arc::clone(weights)))
     }
 
     fn kv_block_bytes(&self) -> usize {

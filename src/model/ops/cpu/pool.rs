@@ -68,7 +68,20 @@ pub struct Pool {
     shared: Arc<Shared>,
     workers: Vec<Worker>,
     epoch: u64,
+    waiting: Waiting,
 }
+
+/// What the caller does while another thread finishes its chunk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Waiting {
+    /// Watches for it: chunks take microseconds.
+    Spinning,
+    /// Sleeps between looks: a chunk may be held up on purpose.
+    Sleeping,
+}
+
+/// Time between two looks of a patient caller.
+const PATIENCE: std::time::Duration = std::time::Duration::from_micros(100);
 
 impl Pool {
     /// A pool of `threads` threads in all, the caller's included.
@@ -80,13 +93,20 @@ impl Pool {
             panicked: AtomicBool::new(false),
             stop: AtomicBool::new(false),
         });
-        let mut pool = Self { shared, workers: Vec::new(), epoch: 0 };
+        let mut pool = Self { shared, workers: Vec::new(), epoch: 0, waiting: Waiting::Spinning };
         for index in 1..threads.max(1) {
             let (shared, parked) = (Arc::clone(&pool.shared), Arc::new(AtomicBool::new(false)));
             let flag = Arc::clone(&parked);
             let join = std::thread::Builder::new().name(format!("compute-{index}")).spawn(move || worker(&shared, &flag))?;
             pool.workers.push(Worker { thread: join.thread().clone(), parked, join: Some(join) });
         }
+        Ok(pool)
+    }
+
+    /// A pool whose chunks may be held up for long: its caller does not burn a processor meanwhile.
+    pub fn new_patient(threads: usize) -> std::io::Result<Self> {
+        let mut pool = Self::new(threads)?;
+        pool.waiting = Waiting::Sleeping;
         Ok(pool)
     }
 
@@ -127,7 +147,11 @@ impl Pool {
         while self.shared.done.load(Ordering::Acquire) < chunks {
             spins += 1;
             // A worker that was put aside in the middle of a chunk needs the core that this loop holds.
-            if spins > SPINS { std::thread::yield_now() } else { std::hint::spin_loop() }
+            match (spins > SPINS, self.waiting) {
+                (false, _) => std::hint::spin_loop(),
+                (true, Waiting::Spinning) => std::thread::yield_now(),
+                (true, Waiting::Sleeping) => std::thread::sleep(PATIENCE),
+            }
         }
         assert!(!self.shared.panicked.swap(false, Ordering::Relaxed), "a compute chunk panicked");
     }
@@ -182,6 +206,11 @@ impl<T> Parts<T> {
     /// Borrows `whole` for the length of one `Pool::run`.
     pub fn new(whole: &mut [T]) -> Self {
         Self { start: whole.as_mut_ptr(), len: whole.len() }
+    }
+
+    /// The first element, for writers whose parts are not ranges; theirs is the care that no two touch the same element.
+    pub const fn pointer(&self) -> *mut T {
+        self.start
     }
 
     /// Elements `range`.

@@ -40,7 +40,10 @@ pub(super) fn arguments() -> Vec<Arg> {
             .conflicts_with("model")
             .help("Measure random weights of a well-known shape instead of a base; --quant auto makes Q4_K_M of them."),
         number("vocab", "Vocabulary of the random base.", 32_000),
-        Arg::new("train").long("train").action(ArgAction::SetTrue).help("Measure training instead of serving; --rank says of what rank."),
+        Arg::new("train")
+            .long("train")
+            .action(ArgAction::SetTrue)
+            .help("Measure training instead of serving; --rank says of what rank."),
         number("train-rows", "Rows of a training step.", 2),
         number("train-tokens", "Tokens of a row.", 512),
         number("train-steps", "Steps that are measured.", 5),

@@ -38,7 +38,8 @@ pub fn probe(base: TrainingBase, settings: &Settings, threads: usize) -> Result<
         max_steps: Some(u64::from(STEPS) + 1),
         ..settings.clone()
     };
-    let mut run = Run::start(Start { base, data, settings, gate: Gate::open(), origin: Origin::Fresh, threads, memory: None }, None)?;
+    let mut run =
+        Run::start(Start { base, data, settings, gate: Gate::open(), origin: Origin::Fresh, threads, memory: None }, None)?;
     run.step()?;
     let mut seconds = 0.0;
     for _ in 0..STEPS {

@@ -99,14 +99,10 @@ pub unsafe fn code_forward(run: &[f32], bytes: &mut [u8], scales: &mut [f32]) {
                     let value = _mm512_loadu_ps(rows.as_ptr().add(i * COLS + 16 * side));
                     _mm512_cvtps_epi32(_mm512_mul_ps(value, *inverse))
                 };
-                let low = _mm512_or_si512(
-                    _mm512_and_si512(code(0), byte),
-                    _mm512_slli_epi32::<8>(_mm512_and_si512(code(1), byte)),
-                );
-                let high = _mm512_or_si512(
-                    _mm512_slli_epi32::<16>(_mm512_and_si512(code(2), byte)),
-                    _mm512_slli_epi32::<24>(code(3)),
-                );
+                let low =
+                    _mm512_or_si512(_mm512_and_si512(code(0), byte), _mm512_slli_epi32::<8>(_mm512_and_si512(code(1), byte)));
+                let high =
+                    _mm512_or_si512(_mm512_slli_epi32::<16>(_mm512_and_si512(code(2), byte)), _mm512_slli_epi32::<24>(code(3)));
                 let codes = _mm512_xor_si512(_mm512_or_si512(low, high), _mm512_set1_epi8(-128));
                 _mm512_storeu_si512(out.as_mut_ptr().add(64 * side).cast(), codes);
             }

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use clap::{Arg, ArgAction, ArgMatches, value_parser};
 use serde_json::{Map, Value};
 use time::OffsetDateTime;
@@ -32,7 +32,7 @@ pub(super) fn arguments() -> Vec<Arg> {
         path("data", "DATA").required(true).help("File of examples, in any format that `dataset check` knows."),
         path("validation", "FILE").long("validation").help("Rows to judge by; without it a fifth of the rows is held out."),
         path("out", "DIR").long("out").default_value("adapter").help("Receives best/, last/ and the state that a killed run goes on from."),
-        path("from", "PATH").long("from").help("PEFT directory to go on from, instead of a fresh adapter; its rank must be the run's."),
+        path("from", "PATH").long("from").help("PEFT directory to go on from, instead of a fresh adapter; the run's rank must be at least its."),
         Arg::new("method").long("method").value_parser(["supervised", "dpo"]).default_value("supervised").help("What is learnt from."),
         Arg::new("set").long("set").value_name("KEY=VALUE").action(ArgAction::Append).help(
             "A setting, before the rules that `--plan` explains: rank, alpha, rslora, dropout, targets, epochs, max_steps, batch_size, \
@@ -86,7 +86,8 @@ pub(super) fn run(matches: &ArgMatches, config: &Config) -> anyhow::Result<()> {
         chat_template: checkpoint.chat_template.clone(),
         ends: checkpoint.generation.eos.clone(),
         context,
-        now: OffsetDateTime::now_utc(),
+        // Templates may write the date: a run that goes on tomorrow must make the same rows.
+        now: std::fs::metadata(data).and_then(|data| data.modified()).map_or(OffsetDateTime::UNIX_EPOCH, Into::into),
     })?;
     let loading = Loading {
         renderer: &renderer,
@@ -111,9 +112,6 @@ pub(super) fn run(matches: &ArgMatches, config: &Config) -> anyhow::Result<()> {
         None => Origin::Fresh,
         Some(path) => {
             let weights = crate::model::lora::peft::read_dir(path, &base.config).with_context(|| path.display().to_string())?;
-            if weights.max_rank != settings.rank {
-                bail!("{} has rank {}: --set rank={0} goes on from it", path.display(), weights.max_rank);
-            }
             Origin::Adapter(weights.modules)
         }
     };

@@ -66,15 +66,16 @@ impl Layout {
         self.modules.iter().map(|module| self.rank * (module.n + module.k)).sum()
     }
 
-    /// Puts pairs as they are stored into the parameters.
+    /// Puts pairs as they are stored into the parameters; where their scale is another one, `B` makes up for it.
     pub fn put(&self, stored: &[LoraModule], values: &mut [f32]) {
         for pair in stored {
             let Some(module) = self.module(pair.layer, pair.site) else { continue };
             let rank = pair.rank.min(self.rank);
+            let factor = pair.scale / self.scale;
             values[module.a.clone()][..rank * module.k].copy_from_slice(&pair.a[..rank * module.k]);
             let transposed = &mut values[module.b.clone()];
             for (output, row) in pair.b.chunks_exact(pair.rank).enumerate() {
-                row.iter().take(rank).enumerate().for_each(|(r, v)| transposed[r * module.n + output] = *v);
+                row.iter().take(rank).enumerate().for_each(|(r, v)| transposed[r * module.n + output] = *v * factor);
             }
         }
     }

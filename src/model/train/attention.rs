@@ -8,7 +8,7 @@ use std::ops::Range;
 
 use super::elementwise::{dot, shifted_exp, softmax, softmax_back};
 use super::kernels::{COLS, F32Block, f32_block};
-use super::product::Workers;
+use super::product::{Go, Workers};
 use crate::model::config::ModelConfig;
 use crate::model::ops::cpu::Isa;
 use crate::model::ops::cpu::pool::Parts;
@@ -114,7 +114,8 @@ pub fn forward(workers: &mut Workers, heads: Heads, spans: &[Range<usize>], x: Q
             pieces.extend((0..heads.kv_heads).map(|head| (span.clone(), first..span.len().min(first + PIECE), head)));
         }
     }
-    let (isa, out, log_sums) = (workers.isa(), Parts::new(out), Parts::new(log_sums));
+    let (isa, between) = (workers.isa(), workers.between());
+    let (out, log_sums) = (Parts::new(out), Parts::new(log_sums));
     let (q_width, kv_width, dim) = (heads.q_width(), heads.kv_width(), heads.dim);
     workers.run(pieces.len(), |piece| {
         let (span, rows, kv_head) = &pieces[piece];
@@ -126,6 +127,9 @@ pub fn forward(workers: &mut Workers, heads: Heads, spans: &[Range<usize>], x: Q
                 let keys = heads.first_key(first)..first + count;
                 room.scores.resize(count * keys.len(), 0.0);
                 for head in kv_head * heads.group..(kv_head + 1) * heads.group {
+                    if between() == Go::Stop {
+                        return;
+                    }
                     let row = span.start + first;
                     // SAFETY: rows and columns are inside; pieces differ in rows or heads.
                     unsafe {
@@ -200,7 +204,8 @@ pub struct Grads<'a> {
 
 /// The gradient of [`forward`].
 pub fn backward(workers: &mut Workers, heads: Heads, spans: &[Range<usize>], x: Qkv<'_>, done: Attended<'_>, grads: Grads<'_>) {
-    let (isa, dq, dk, dv) = (workers.isa(), Parts::new(grads.q), Parts::new(grads.k), Parts::new(grads.v));
+    let (isa, between) = (workers.isa(), workers.between());
+    let (dq, dk, dv) = (Parts::new(grads.q), Parts::new(grads.k), Parts::new(grads.v));
     let (q_width, kv_width, dim) = (heads.q_width(), heads.kv_width(), heads.dim);
     workers.run(spans.len() * heads.kv_heads, |piece| {
         let (span, kv_head) = (&spans[piece / heads.kv_heads], piece % heads.kv_heads);
@@ -219,6 +224,9 @@ pub fn backward(workers: &mut Workers, heads: Heads, spans: &[Range<usize>], x: 
                 room.slopes.resize(count * keys.len(), 0.0);
                 let row = span.start + first;
                 for head in kv_head * heads.group..(kv_head + 1) * heads.group {
+                    if between() == Go::Stop {
+                        return;
+                    }
                     let from_rows = |a: &[f32], b: &[f32], c: &mut [f32]| F32Block {
                         rows: count,
                         cols: keys.len(),

@@ -41,6 +41,16 @@ impl TrainingBase {
         Self { config, weights }
     }
 
+    /// Bytes of every matrix, enough of them to tell bases apart: the first tile of each.
+    pub fn sample(&self, each: &mut dyn FnMut(&[u8])) {
+        let linears = self.weights.layers.iter().flat_map(|layer| &layer.linears).chain([&self.weights.head]);
+        for linear in linears {
+            let (quants, scales) = linear.weight().tile(0);
+            each(quants);
+            each(scales);
+        }
+    }
+
     /// Whether its matrices are quantized.
     pub fn is_quantized(&self) -> bool {
         self.weights.layers.iter().flat_map(|layer| &layer.linears).any(|linear| linear.weight().format.is_quantized())

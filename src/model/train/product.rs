@@ -31,7 +31,7 @@ pub type Between = Arc<dyn Fn() -> Go + Send + Sync>;
 pub enum Compute {
     /// f32 throughout; agrees with other trainers to rounding.
     F32,
-    /// Both sides in 8 bits, scales for each 128 of the depth; everything else in f32.
+    /// Both sides in 8 bits, scales for each 32 of the depth, as serving has them; everything else in f32.
     Int8,
 }
 
@@ -131,6 +131,11 @@ impl Workers {
         (self.between)() == Go::On
     }
 
+    /// What is asked between two pieces, for those that are long.
+    pub fn between(&self) -> Between {
+        Arc::clone(&self.between)
+    }
+
     /// Runs numbered pieces on all threads.
     pub fn run(&mut self, pieces: usize, job: impl Fn(usize) + Sync) {
         let between = &self.between;
@@ -191,7 +196,7 @@ impl Workers {
         let (rows, cols, depth, isa) = (left.rows(), way.cols(weight), way.depth(weight), self.isa);
         debug_assert_eq!((left.width, out.len()), (depth, rows * cols));
         let row_pieces = rows.div_ceil(PIECE_ROWS).max(1);
-        let parts = Parts::new(out);
+        let (parts, between) = (Parts::new(out), self.between());
         self.run(cols.div_ceil(COLS) * row_pieces, |piece| {
             let (panel, row_piece) = (piece / row_pieces, piece % row_pieces);
             let mine = row_piece * PIECE_ROWS..rows.min((row_piece + 1) * PIECE_ROWS);
@@ -202,6 +207,9 @@ impl Workers {
             PANEL.with_borrow_mut(|room| {
                 let step = if left.packed.is_some() { I8_DEPTH } else { F32_DEPTH };
                 for start in (0..depth).step_by(step) {
+                    if start > 0 && between() == Go::Stop {
+                        return;
+                    }
                     let end = depth.min(start + step);
                     let add = add == Add::To || start > 0;
                     match left.packed {

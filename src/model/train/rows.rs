@@ -1,5 +1,5 @@
 //! Activations and gradients as the block products take them: f32 as they are, or packed to 8 bits with a scale for each row
-//! and run of 128.
+//! and run of 32.
 
 use super::kernels::{GROUP, ROWS, SCALED};
 use super::panel::{scale_of, to_code};

@@ -359,7 +359,8 @@ impl Renderer {
                     if place.start >= text.end && self.ends_turn(*id) {
                         return place.end;
                     }
-                    if !full[text.end..place.end].trim().is_empty() {
+                    // A token may end inside a character: the next one has the rest of it.
+                    if full.get(text.end..place.end).is_some_and(|between| !between.trim().is_empty()) {
                         break;
                     }
                 }

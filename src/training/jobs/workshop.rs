@@ -20,7 +20,7 @@ use crate::store::StoreError;
 use crate::training::dataset::render::{Parts, Question, Rendered, Renderer};
 use crate::training::dataset::split::USUAL_SHARE;
 use crate::training::dataset::{Container, DatasetError, Loaded, Loading, Options, load};
-use crate::training::idle::{Gate, Policy, yield_to_others};
+use crate::training::idle::{Gate, Mode, Policy, yield_to_others};
 use crate::training::trainer::{self, Data, Lineage, Method, Origin, Run, Settings, Start, TrainError};
 
 /// Rows of a micro-batch at most; larger batches are several of them.
@@ -229,8 +229,12 @@ impl Bench {
         let resume_from = resume_from.map(Path::to_owned);
         let (orders, taken): (Sender<Order>, Receiver<Order>) = channel();
         let (begun, begins) = sync_channel(1);
+        let gives_way = start.gate.policy().mode == Mode::Idle;
         let thread = std::thread::Builder::new().name("trainer".to_owned()).spawn(move || {
-            yield_to_others();
+            // A share of the machine that the system gives to everybody else first would be none.
+            if gives_way {
+                yield_to_others();
+            }
             let mut run = match begin(start, resume_from.as_deref()) {
                 Ok(run) => run,
                 // Whoever asked is gone only with the process.

@@ -44,9 +44,9 @@ pub fn fit(settings: &Settings, limit: u64, needed: impl Fn(&Settings) -> u64) -
             return Ok((fitting, changes));
         }
         if fitting.batch_size > 1 {
-            let from = fitting.batch_size;
-            fitting.batch_size = from.div_ceil(2);
-            fitting.accumulation = (fitting.accumulation * from).div_ceil(fitting.batch_size);
+            let (from, rows) = (fitting.batch_size, fitting.batch_size * fitting.accumulation);
+            fitting.batch_size = (1..=from / 2).rev().find(|smaller| rows.is_multiple_of(*smaller)).unwrap_or(1);
+            fitting.accumulation = rows / fitting.batch_size;
             changes.push(format!(
                 "micro-batches of {from} need {} MB of the {} MB that are free: {} rows in each of {} now",
                 need >> 20,
@@ -76,6 +76,8 @@ mod tests {
         assert_eq!(fit(&settings, 700 << 20, needed).unwrap(), (settings.clone(), Vec::new()));
         let (fitting, changes) = fit(&settings, 320 << 20, needed).unwrap();
         assert_eq!((fitting.batch_size, fitting.accumulation, changes.len()), (3, 4, 1));
+        let odd = Settings { batch_size: 7, accumulation: 1, ..settings.clone() };
+        assert_eq!(fit(&odd, 320 << 20, needed).unwrap().0.accumulation, 7);
         let (fitting, _) = fit(&settings, 60 << 20, needed).unwrap();
         assert!(fitting.checkpointing && fitting.batch_size == 1 && fitting.accumulation == 12);
         let error = fit(&settings, 10 << 20, needed).unwrap_err().to_string();

@@ -38,7 +38,7 @@ use crate::model::ModelError;
 use crate::model::lora::LoraModule;
 use crate::model::train::{self as maths, Dropout, Keep, Layout, Learner, Passing, Slopes, TrainingBase, mix};
 use crate::store::StoreError;
-use optimizer::AdamW;
+use optimizer::{AdamW, Update};
 use order::Order;
 use rows::{Weighted, denominator, dpo};
 
@@ -217,12 +217,16 @@ impl Run {
         let Start { base, data, settings, gate, origin, threads, memory } = start;
         settings.check()?;
         check_data(&data, &settings)?;
+        check_origin(&origin, &settings)?;
         let (config, compute) = (base.config.clone(), settings.compute_for(base.is_quantized()));
         let layout = Layout::new(&config, &settings.targets, settings.rank, settings.scale());
         let longest = rows::longest(&data.train).max(rows::longest(&data.held_out));
         let lengths = rows::lengths(&data.train);
+        let held_out = rows::lengths(&data.held_out);
+        let longest_held_out = held_out.iter().copied().max().unwrap_or(0);
         let needed = |settings: &Settings| {
             let rows = Order::new(&Settings { max_steps: Some(1), ..settings.clone() }, lengths.clone()).most_tokens();
+            let rows = rows.max(longest_held_out);
             memory::bytes(&config, &layout, settings, compute, Sizes { rows, longest, threads })
         };
         let fingerprint = fingerprint(&settings, &data, &base, &origin);
@@ -355,7 +359,9 @@ impl Run {
             }
         }
         let rate = self.settings.learning_rate * self.settings.rate_factor(self.step, self.steps());
-        let gradient_norm = optimizer::norm(&self.grads);
+        let learner = &self.learner;
+        let between = || _ = learner.goes_on();
+        let gradient_norm = optimizer::norm(&self.grads, &between);
         let loss = sums.loss / sums.weight.max(f64::MIN_POSITIVE);
         for (what, value) in [("the loss is not a number", loss), ("the gradient is not a number", gradient_norm)] {
             if !value.is_finite() {
@@ -365,8 +371,9 @@ impl Run {
         }
         let most = self.settings.max_grad_norm;
         let factor = if most > 0.0 { (most / (gradient_norm + 1e-6)).min(1.0) } else { 1.0 };
-        let (settings, layout) = (&self.settings, &self.layout);
-        self.optimizer.update(settings, layout, self.step + 1, rate, factor as f32, &self.grads, &mut self.values);
+        let (settings, layout, step) = (&self.settings, &self.layout, self.step + 1);
+        let how = Update { settings, layout, step, rate, factor: factor as f32, between: &between };
+        self.optimizer.update(how, &self.grads, &mut self.values);
         self.step += 1;
         Ok(StepReport {
             step: self.step,
@@ -393,10 +400,10 @@ impl Run {
 
     /// Loss and accuracy on the held-out rows, of the adapter or of the base alone.
     pub fn score(&mut self, what: Scored) -> Result<HeldOut, TrainError> {
-        let rows: Vec<usize> = (0..self.data.held_out.len()).collect();
         let mut sums = Sums::default();
-        for micro in rows.chunks(self.settings.batch_size) {
-            let weighted = Weighted::of(&self.data.held_out, micro);
+        // As many tokens together as the reserved memory has room for.
+        for micro in rows::groups(&rows::lengths(&self.data.held_out), self.order.most_tokens(), self.settings.batch_size) {
+            let weighted = Weighted::of(&self.data.held_out, &micro);
             match what {
                 Scored::Adapter => self.learn(&weighted, None, None, &mut sums)?,
                 Scored::Base => {
@@ -547,14 +554,33 @@ fn check_data(data: &Data, settings: &Settings) -> Result<(), TrainError> {
     if learns { Ok(()) } else { wrong("no row has anything to learn: every answer is empty, cut off or has weight 0") }
 }
 
-/// Settings, rows, base and beginning in one digest. The base counts by its shape: its weights are the process's own.
+fn check_origin(origin: &Origin, settings: &Settings) -> Result<(), TrainError> {
+    let Origin::Adapter(pairs) = origin else { return Ok(()) };
+    for pair in pairs {
+        if !settings.targets.contains(&pair.site) {
+            let value = format!("without {}, which the adapter to go on from has", pair.site.name());
+            return Err(TrainError::Setting { field: "targets", value, want: "every linear of that adapter" });
+        }
+        if pair.rank > settings.rank {
+            let value = format!("{}, less than the {} of the adapter to go on from", settings.rank, pair.rank);
+            return Err(TrainError::Setting { field: "rank", value, want: "at least that" });
+        }
+    }
+    Ok(())
+}
+
+/// Settings, rows, base and beginning in one digest.
 fn fingerprint(settings: &Settings, data: &Data, base: &TrainingBase, origin: &Origin) -> String {
     let mut hash = Sha256::new();
-    hash.update(format!("switchyard run 1\n{settings:?}\n{:?}\n{}\n", base.config, base.is_quantized()));
+    hash.update(format!("switchyard run 1\n{settings:?}\n{:?}\n", base.config));
+    base.sample(&mut |bytes| hash.update(bytes));
     rows::digest(&data.train, &mut hash);
     rows::digest(&data.held_out, &mut hash);
     if let Origin::Adapter(pairs) = origin {
-        pairs.iter().flat_map(|pair| pair.a.iter().chain(&pair.b)).for_each(|value| hash.update(value.to_le_bytes()));
+        for pair in pairs {
+            hash.update(pair.scale.to_le_bytes());
+            pair.a.iter().chain(&pair.b).for_each(|value| hash.update(value.to_le_bytes()));
+        }
     }
     hash.finalize().iter().fold(String::new(), |text, byte| text + &format!("{byte:02x}"))
 }

@@ -19,6 +19,8 @@ pub struct Order {
     accumulation: usize,
     /// First step of each epoch, and the end of the last one.
     starts: Vec<u64>,
+    /// The epoch that was asked for last.
+    current: Option<(u32, Vec<Vec<Micro>>)>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,7 +38,8 @@ impl Order {
         let room =
             if settings.packing { Room::Tokens(settings.batch_size * settings.context) } else { Room::Rows(settings.batch_size) };
         let (seed, shuffle) = (settings.seed, settings.shuffle);
-        let mut order = Self { lengths, seed, shuffle, room, accumulation: settings.accumulation, starts: vec![0] };
+        let mut order =
+            Self { lengths, seed, shuffle, room, accumulation: settings.accumulation, starts: vec![0], current: None };
         let wanted = |epoch: u32, steps: u64| match settings.max_steps {
             Some(most) => steps < most,
             None => epoch < settings.epochs,
@@ -66,16 +69,27 @@ impl Order {
     }
 
     /// Micro-batches of a step, from 0.
-    pub fn step(&self, step: u64) -> Vec<Micro> {
+    pub fn step(&mut self, step: u64) -> Vec<Micro> {
         let epoch = self.epoch_of(step);
-        let within = step - self.starts[epoch as usize];
-        self.epoch(epoch).swap_remove(within as usize)
+        let within = (step - self.starts[epoch as usize]) as usize;
+        if let Some((current, steps)) = &self.current
+            && *current == epoch
+        {
+            return steps[within].clone();
+        }
+        let steps = self.epoch(epoch);
+        let wanted = steps[within].clone();
+        self.current = Some((epoch, steps));
+        wanted
     }
 
     /// Most tokens of a micro-batch in any epoch.
     pub fn most_tokens(&self) -> usize {
         match self.room {
-            Room::Tokens(tokens) => tokens.max(self.lengths.iter().copied().max().unwrap_or(0)),
+            Room::Tokens(tokens) => {
+                let longest = self.lengths.iter().copied().max().unwrap_or(0);
+                tokens.max(longest).min(self.lengths.iter().sum())
+            }
             Room::Rows(rows) => {
                 let mut lengths = self.lengths.clone();
                 lengths.sort_unstable_by(|a, b| b.cmp(a));
@@ -129,7 +143,7 @@ mod tests {
             seed: u64,
         ) {
             let settings = Settings { batch_size, accumulation, packing, epochs, seed, context: 64, ..Settings::default() };
-            let order = Order::new(&settings, lengths.clone());
+            let mut order = Order::new(&settings, lengths.clone());
             let mut seen = vec![0u32; lengths.len()];
             for step in 0..order.steps() {
                 prop_assert!(order.epoch_of(step) < epochs);
@@ -149,7 +163,7 @@ mod tests {
         #[test]
         fn as_many_steps_as_were_asked_for(rows in 1usize..40, steps in 1u64..100) {
             let settings = Settings { max_steps: Some(steps), batch_size: 3, accumulation: 2, ..Settings::default() };
-            let order = Order::new(&settings, vec![5; rows]);
+            let mut order = Order::new(&settings, vec![5; rows]);
             prop_assert_eq!(order.steps(), steps);
             prop_assert!(!order.step(steps - 1).is_empty());
         }

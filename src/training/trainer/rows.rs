@@ -13,6 +13,22 @@ pub fn lengths(rows: &Rendered) -> Vec<usize> {
     }
 }
 
+/// Rows in order, in groups of at most `rows` rows and `tokens` tokens; a longer row is a group of its own.
+pub fn groups(lengths: &[usize], tokens: usize, rows: usize) -> Vec<Vec<usize>> {
+    let (mut groups, mut sum) = (Vec::<Vec<usize>>::new(), 0);
+    for (row, length) in lengths.iter().enumerate() {
+        sum += length;
+        match groups.last_mut().filter(|group| group.len() < rows && sum <= tokens) {
+            Some(group) => group.push(row),
+            None => {
+                groups.push(vec![row]);
+                sum = *length;
+            }
+        }
+    }
+    groups
+}
+
 /// Tokens of the longest example.
 pub fn longest(rows: &Rendered) -> usize {
     let samples: Box<dyn Iterator<Item = &Sample>> = match rows {
@@ -110,6 +126,12 @@ mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
 
     use super::*;
+
+    #[test]
+    fn groups_keep_their_limits() {
+        assert_eq!(groups(&[5, 5, 5, 30, 1, 1, 1, 1], 12, 3), [vec![0, 1], vec![2], vec![3], vec![4, 5, 6], vec![7]]);
+        assert!(groups(&[], 12, 3).is_empty());
+    }
 
     #[test]
     fn preference_loss_is_the_published_formula() {

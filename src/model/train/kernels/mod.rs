@@ -16,7 +16,7 @@ pub const ROWS: usize = 12;
 /// Consecutive values of the depth that one 32-bit lane of `vpdpbusd` takes.
 pub const GROUP: usize = 4;
 /// Values of the depth that share a scale, in activations and panels.
-pub const SCALED: usize = 128;
+pub const SCALED: usize = 32;
 
 /// `C (+)= A B` in f32. Element `(i, d)` of A is at `a[i * a_row + d * a_col]`, `(d, j)` of B at `b[d * b_row + j]`, `(i, j)` of C at
 /// `c[i * c_row + j]`.

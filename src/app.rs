@@ -103,6 +103,8 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
             .catalog
             .list(Viewer::Tenant(DEFAULT_TENANT))
             .iter()
+            // Of jobs there may be many, and only their owners call them.
+            .filter(|adapter| !matches!(adapter.loaded_by, LoadedBy::Trained { release: None, .. }))
             .map(|adapter| format!("{}@{}", adapter.name, adapter.number))
             .collect(),
         new_key: new_key.as_deref(),

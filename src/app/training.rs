@@ -15,6 +15,7 @@ use crate::training::jobs::desk::{Caps, DeskSetup, Jobs};
 use crate::training::jobs::driver::{Cost, Driver, DriverSetup, Rhythm};
 use crate::training::jobs::examiner::OwnEngine;
 use crate::training::jobs::files::{FileLimits, Files, FilesSetup};
+use crate::training::jobs::work::Workshop;
 use crate::training::jobs::workshop::{Resident, ResidentWorkshop, Slowly};
 
 /// What fine-tunes.
@@ -34,29 +35,33 @@ pub(super) async fn start(config: &Config, data: &Arc<DataDir>, tenants: &Tenant
     });
     let files = files.await.context("files of clients")?;
     let resident = resident(config, built);
+    let untrainable = resident.as_ref().err().copied();
+    let workshop = resident.ok().map(|resident| Arc::new(ResidentWorkshop::new(resident)));
     let jobs = Jobs::new(DeskSetup {
         files,
         base: built.base_name.clone(),
         caps: Caps { seconds: config.training_max_time.as_secs() },
-        untrainable: resident.as_ref().err().copied(),
+        untrainable,
+        workshop: workshop.clone().map(|workshop| workshop as Arc<dyn Workshop>),
     });
-    let driver = match resident {
-        Err(reason) => {
-            tracing::info!(reason, "no fine-tuning");
+    let driver = match workshop {
+        None => {
+            tracing::info!(reason = untrainable, "no fine-tuning");
             None
         }
-        Ok(resident) => {
+        Some(workshop) => {
+            let served = built.gateway.base();
             let examiner = OwnEngine {
                 backend: built.backend.clone(),
                 catalog: built.catalog.clone(),
-                tokenizer: resident.tokenizer.clone(),
-                end_tokens: resident.end_tokens.as_slice().into(),
+                tokenizer: served.tokenizer.clone(),
+                end_tokens: served.end_tokens.as_slice().into(),
                 base: built.base_name.clone(),
                 limits: Limits::default(),
             };
             let setup = DriverSetup {
                 jobs: jobs.clone(),
-                workshop: Arc::new(ResidentWorkshop::new(resident)),
+                workshop,
                 examiner: Some(Arc::new(examiner)),
                 catalog: built.catalog.clone(),
                 data_dir: data.path().to_owned(),

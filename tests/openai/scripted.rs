@@ -106,6 +106,10 @@ impl Workshop for Script {
     fn base_parameters(&self) -> u64 {
         1_000_000
     }
+
+    fn report(&self, _file: &Path, name: &str) -> Result<Value, Failure> {
+        Ok(serde_json::json!({"name": name}))
+    }
 }
 
 impl Examiner for Script {
@@ -154,6 +158,10 @@ struct Scripted {
 }
 
 impl Session for Scripted {
+    fn changes(&self) -> &[String] {
+        &[]
+    }
+
     fn steps(&self) -> u64 {
         self.script.0.steps
     }
@@ -206,8 +214,13 @@ impl Session for Scripted {
 }
 
 /// Everything at once, so that tests need not wait.
-pub const RHYTHM: Rhythm =
-    Rhythm { note: Duration::ZERO, save: Duration::from_secs(3_600), again: Duration::from_millis(1), owner: Duration::ZERO };
+pub const RHYTHM: Rhythm = Rhythm {
+    note: Duration::ZERO,
+    save: Duration::from_secs(3_600),
+    again: Duration::from_millis(1),
+    owner: Duration::ZERO,
+    turn: Duration::ZERO,
+};
 
 impl Harness {
     /// Starts to work on jobs; a million tokens cost a dollar.

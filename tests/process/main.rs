@@ -18,3 +18,4 @@ mod support;
 mod tools;
 #[cfg(feature = "otlp")]
 mod traces;
+mod training;

@@ -93,6 +93,9 @@ pub trait Workshop: Send + Sync {
 
     /// Weights of the base.
     fn base_parameters(&self) -> u64;
+
+    /// What a file (with its name) is worth as a dataset for this base: a JSON object. Bad rows are part of it, not an error.
+    fn report(&self, file: &Path, name: &str) -> Result<serde_json::Value, Failure>;
 }
 
 /// A job's rows in tokens.
@@ -109,6 +112,9 @@ pub trait Material: Send {
 
 /// A job at work.
 pub trait Session {
+    /// What was changed of what was asked, so that it fits into memory; in words.
+    fn changes(&self) -> &[String];
+
     /// Steps in all.
     fn steps(&self) -> u64;
 

@@ -19,7 +19,7 @@ use crate::model::train::TrainingBase;
 use crate::store::StoreError;
 use crate::training::dataset::render::{Parts, Question, Rendered, Renderer};
 use crate::training::dataset::split::USUAL_SHARE;
-use crate::training::dataset::{Container, DatasetError, Loaded, Loading, Options, load};
+use crate::training::dataset::{Checking, Container, DatasetError, Loaded, Loading, Options, Reader, check, load};
 use crate::training::idle::{Gate, Policy, yield_to_others};
 use crate::training::trainer::{self, Data, Lineage, Method, Origin, Run, Settings, Start, TrainError};
 
@@ -76,16 +76,31 @@ impl ResidentWorkshop {
         Self(Arc::new(Shared { resident, digest: OnceLock::new(), parameters }))
     }
 
-    fn load(&self, task: &Task) -> Result<Loaded, Failure> {
+    /// `now` is what chat templates write, seconds since 1970.
+    fn renderer(&self, now: i64) -> Result<Renderer, Failure> {
         let resident = &self.0.resident;
         let renderer = Renderer::new(Parts {
             tokenizer: resident.tokenizer.clone(),
             chat_template: resident.chat_template.clone(),
             ends: resident.end_tokens.clone(),
             context: resident.context,
-            now: OffsetDateTime::from_unix_timestamp(task.created_at).unwrap_or(OffsetDateTime::UNIX_EPOCH),
+            now: OffsetDateTime::from_unix_timestamp(now).unwrap_or(OffsetDateTime::UNIX_EPOCH),
         });
-        let renderer = renderer.map_err(|error| Failure::job("base_not_trainable", error.to_string()))?;
+        renderer.map_err(|error| Failure::job("base_not_trainable", error.to_string()))
+    }
+
+    fn check(&self, file: &Path, name: &str) -> Result<serde_json::Value, Failure> {
+        let renderer = self.renderer(super::unix_now())?;
+        let options = Options { container: container(name), ..Options::default() };
+        let reader = Reader::open(file, &options).map_err(unreadable)?;
+        let checking =
+            Checking { renderer: Some(&renderer), validation: None, held_out: USUAL_SHARE, seed: 0, fix: None, each: None };
+        let report = check(reader, checking).map_err(unreadable)?;
+        serde_json::to_value(report).map_err(|error| Failure::job("server_error", error.to_string()))
+    }
+
+    fn load(&self, task: &Task) -> Result<Loaded, Failure> {
+        let renderer = self.renderer(task.created_at)?;
         let options = Options { container: container(&task.training_name), ..Options::default() };
         let loading = Loading {
             renderer: &renderer,
@@ -109,14 +124,9 @@ impl ResidentWorkshop {
 
 impl Workshop for ResidentWorkshop {
     fn read(&self, task: &Task) -> Result<Box<dyn Material>, Failure> {
-        // On a thread of its own, so that only the reading is done at the lowest priority, and not what the caller does next.
-        let loaded = std::thread::scope(|scope| {
-            let reading = scope.spawn(|| {
-                yield_to_others();
-                self.0.digest.get_or_init(|| (self.0.resident.digest)());
-                self.load(task)
-            });
-            reading.join().unwrap_or_else(|_| Err(broken()))
+        let loaded = aside(|| {
+            self.0.digest.get_or_init(|| (self.0.resident.digest)());
+            self.load(task)
         })?;
         let facts = Facts {
             rows: loaded.train.len() as u64,
@@ -132,6 +142,22 @@ impl Workshop for ResidentWorkshop {
     fn base_parameters(&self) -> u64 {
         self.0.parameters
     }
+
+    fn report(&self, file: &Path, name: &str) -> Result<serde_json::Value, Failure> {
+        aside(|| self.check(file, name))
+    }
+}
+
+/// Has something done on a thread that lets everything else go first, and waits for it: what the caller does next has its usual
+/// priority again.
+fn aside<T: Send>(work: impl FnOnce() -> Result<T, Failure> + Send) -> Result<T, Failure> {
+    std::thread::scope(|scope| {
+        let working = scope.spawn(|| {
+            yield_to_others();
+            work()
+        });
+        working.join().unwrap_or_else(|_| Err(broken()))
+    })
 }
 
 struct Rows {
@@ -212,6 +238,7 @@ struct Bench {
     thread: Option<JoinHandle<()>>,
     lineage: Lineage,
     has_held_out: bool,
+    changes: Vec<String>,
     steps: u64,
     step: u64,
 }
@@ -244,10 +271,7 @@ impl Bench {
         });
         let thread = thread.map_err(|error| Failure::job("server_error", format!("No thread to train on: {error}.")))?;
         let Begun { steps, step, changes } = begins.recv().unwrap_or_else(|_| Err(broken()))?;
-        for change in changes {
-            tracing::info!(change, "a training job is made to fit into memory");
-        }
-        Ok(Self { orders: Some(orders), thread: Some(thread), lineage, has_held_out, steps, step })
+        Ok(Self { orders: Some(orders), thread: Some(thread), lineage, has_held_out, changes, steps, step })
     }
 
     /// Has something done on the run's thread.
@@ -289,6 +313,10 @@ fn begin(start: Start, resume_from: Option<&Path>) -> Result<Run, TrainError> {
 }
 
 impl Session for Bench {
+    fn changes(&self) -> &[String] {
+        &self.changes
+    }
+
     fn steps(&self) -> u64 {
         self.steps
     }
@@ -385,4 +413,31 @@ fn parameters(config: &ModelConfig) -> u64 {
     let layer: u64 = LinearSite::ALL.iter().map(linear).sum();
     let embeddings = config.vocab_size as u64 * config.hidden_size as u64;
     layer * config.layers as u64 + embeddings * if config.tied_embeddings { 1 } else { 2 }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
+
+    use super::*;
+    use crate::training::jobs::job::Method;
+
+    #[test]
+    fn a_batch_is_as_many_rows_as_was_asked_in_micro_batches_that_divide_it() {
+        let facts = Facts { rows: 500, tokens: 9_000, ..Facts::default() };
+        for (batch, micro, accumulation) in [(1, 1, 1), (8, 8, 1), (12, 6, 2), (22, 2, 11), (23, 1, 23), (256, 8, 32)] {
+            let resolved = Method::auto(MethodKind::Supervised).resolve(&facts, 1_000_000);
+            let settings = settings(&Resolved { batch_size: batch, ..resolved }, 7, 128);
+            assert_eq!((settings.batch_size, settings.accumulation), (micro, accumulation), "{batch}");
+            settings.check().unwrap();
+        }
+        let dpo = settings(&Method::auto(MethodKind::Dpo).resolve(&facts, 1_000_000), 7, 128);
+        assert_eq!(dpo.method, trainer::Method::Dpo { beta: 0.1 });
+    }
+
+    #[test]
+    fn names_of_tables_are_believed() {
+        assert_eq!(container("rows.TSV"), Some(Container::Tsv));
+        assert_eq!((container("rows.jsonl"), container("rows")), (None, None));
+    }
 }

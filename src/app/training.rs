@@ -15,7 +15,6 @@ use crate::training::jobs::desk::{Caps, DeskSetup, Jobs};
 use crate::training::jobs::driver::{Cost, Driver, DriverSetup, Rhythm};
 use crate::training::jobs::examiner::OwnEngine;
 use crate::training::jobs::files::{FileLimits, Files, FilesSetup};
-use crate::training::jobs::work::Workshop;
 use crate::training::jobs::workshop::{Resident, ResidentWorkshop, Slowly};
 
 /// What fine-tunes.
@@ -42,7 +41,6 @@ pub(super) async fn start(config: &Config, data: &Arc<DataDir>, tenants: &Tenant
         base: built.base_name.clone(),
         caps: Caps { seconds: config.training_max_time.as_secs() },
         untrainable,
-        workshop: workshop.clone().map(|workshop| workshop as Arc<dyn Workshop>),
     });
     let driver = match workshop {
         None => {

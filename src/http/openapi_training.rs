@@ -40,16 +40,6 @@ pub(super) fn operations() -> Vec<Operation> {
             ..of(Method::GET, "/v1/files/{file_id}/content", "downloadFile", "A file's bytes.", Body::Bytes)
         },
         Operation {
-            errors: &[BAD, NO_FILE, (503, "A report is being made already.")],
-            ..of(
-                Method::GET,
-                "/v1/files/{file_id}/report",
-                "reportFile",
-                "What a file is worth as a dataset, line by line.",
-                Body::Object,
-            )
-        },
-        Operation {
             request: Some("CreateUploadRequest"),
             errors: &[BAD, NO_ROOM, TOO_LARGE],
             ..of(

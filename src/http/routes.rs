@@ -67,7 +67,6 @@ pub fn routes() -> Vec<Route> {
         route(Method::GET,  "/v1/files/{file_id}",      LOOK,  get(openai::files::retrieve)),
         route(Method::DELETE, "/v1/files/{file_id}",    TRAIN, delete(openai::files::remove)),
         route(Method::GET,  "/v1/files/{file_id}/content", LOOK, get(openai::files::content)),
-        route(Method::GET,  "/v1/files/{file_id}/report", LOOK, get(openai::files::report)),
         route(Method::POST, "/v1/uploads",              TRAIN, post(openai::uploads::create)),
         route(Method::POST, "/v1/uploads/{upload_id}/parts", TRAIN, post(openai::uploads::part)),
         route(Method::POST, "/v1/uploads/{upload_id}/complete", TRAIN, post(openai::uploads::complete)),

@@ -130,17 +130,6 @@ pub async fn content(
     Ok(response)
 }
 
-/// `GET /v1/files/{file_id}/report`, which OpenAI has not: what the file is worth as a dataset for the base.
-pub async fn report(
-    State(server): State<Server>,
-    Extension(caller): Extension<Arc<Principal>>,
-    Path(id): Path<String>,
-) -> Result<Json<Value>, ApiError> {
-    may_look_at_training(&caller)?;
-    let report = server.jobs().report(&caller.tenant, &id).await?;
-    Ok(Json(json!({"object": "file.report", "file_id": id, "report": report})))
-}
-
 /// What a form says beside the content.
 struct Filled {
     filename: String,

@@ -5,13 +5,12 @@ use std::sync::Mutex;
 use std::sync::PoisonError;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use serde_json::Value;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 
 use super::files::{Files, Purpose};
 use super::job::{Method, Phase, Status, check_suffix, model_name};
 use super::record::{self, Event, Notes};
-use super::work::{Failure, Stop, Workshop};
+use super::work::Stop;
 use super::{JobsError, Page, Paging, new_id, unix_now};
 pub use crate::store::jobs::{CheckpointRow, EventRow, JobRow};
 use crate::store::{Database, jobs as rows};
@@ -38,8 +37,6 @@ pub struct DeskSetup {
     pub caps: Caps,
     /// Why nothing can be trained here, where that is so.
     pub untrainable: Option<&'static str>,
-    /// Who looks at files for those who ask before they train.
-    pub workshop: Option<Arc<dyn Workshop>>,
 }
 
 /// What is asked for.
@@ -82,9 +79,6 @@ pub(super) struct Inner {
     base: String,
     caps: Caps,
     untrainable: Option<&'static str>,
-    workshop: Option<Arc<dyn Workshop>>,
-    /// One report at a time: a file may have a million rows.
-    reporting: Arc<Semaphore>,
     /// Counts changes of jobs, for those who follow one.
     changes: watch::Sender<u64>,
     /// The process ends: whoever follows a job is let go.
@@ -96,35 +90,16 @@ pub(super) struct Inner {
 impl Jobs {
     /// Opens the desk.
     pub fn new(setup: DeskSetup) -> Self {
-        let DeskSetup { files, base, caps, untrainable, workshop } = setup;
+        let DeskSetup { files, base, caps, untrainable } = setup;
         let (database, node) = (files.inner.database.clone(), files.inner.node.clone());
-        let reporting = Arc::new(Semaphore::new(1));
         let (changes, closing, current) = (watch::Sender::new(0), AtomicBool::new(false), Mutex::default());
-        let inner = Inner { files, database, node, base, caps, untrainable, workshop, reporting, changes, closing, current };
+        let inner = Inner { files, database, node, base, caps, untrainable, changes, closing, current };
         Self { inner: Arc::new(inner) }
     }
 
     /// Files of clients.
     pub fn files(&self) -> &Files {
         &self.inner.files
-    }
-
-    /// What a file of a tenant is worth as a dataset: a JSON object.
-    pub async fn report(&self, tenant: &str, id: &str) -> Result<Value, JobsError> {
-        let (row, path) = self.inner.files.content(tenant, id).await?;
-        let untrainable = self.inner.untrainable.unwrap_or("nothing looks at files here");
-        let workshop = self.inner.workshop.clone().ok_or_else(|| unavailable(untrainable))?;
-        let turn = Arc::clone(&self.inner.reporting).try_acquire_owned().map_err(|_| JobsError::TooManyUploads)?;
-        let looking = tokio::task::spawn_blocking(move || {
-            let _turn = turn;
-            workshop.report(&path, &row.filename)
-        });
-        match looking.await {
-            Ok(Ok(report)) => Ok(report),
-            Ok(Err(Failure::Job { message, .. })) => Err(JobsError::refused("invalid_file", message)),
-            Ok(Err(Failure::DiskFull)) => Err(JobsError::DiskFull),
-            Ok(Err(Failure::Stopped)) | Err(_) => Err(unavailable("the file could not be looked at")),
-        }
     }
 
     /// Wakes whenever a job has changed in this process.

@@ -94,8 +94,6 @@ pub trait Workshop: Send + Sync {
     /// Weights of the base.
     fn base_parameters(&self) -> u64;
 
-    /// What a file (with its name) is worth as a dataset for this base: a JSON object. Bad rows are part of it, not an error.
-    fn report(&self, file: &Path, name: &str) -> Result<serde_json::Value, Failure>;
 }
 
 /// A job's rows in tokens.

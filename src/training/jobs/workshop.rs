@@ -19,7 +19,7 @@ use crate::model::train::TrainingBase;
 use crate::store::StoreError;
 use crate::training::dataset::render::{Parts, Question, Rendered, Renderer};
 use crate::training::dataset::split::USUAL_SHARE;
-use crate::training::dataset::{Checking, Container, DatasetError, Loaded, Loading, Options, Reader, check, load};
+use crate::training::dataset::{DatasetError, Loaded, Loading, Options, load};
 use crate::training::idle::{Gate, Policy, yield_to_others};
 use crate::training::trainer::{self, Data, Lineage, Method, Origin, Run, Settings, Start, TrainError};
 
@@ -89,19 +89,10 @@ impl ResidentWorkshop {
         renderer.map_err(|error| Failure::job("base_not_trainable", error.to_string()))
     }
 
-    fn check(&self, file: &Path, name: &str) -> Result<serde_json::Value, Failure> {
-        let renderer = self.renderer(super::unix_now())?;
-        let options = Options { container: container(name), ..Options::default() };
-        let reader = Reader::open(file, &options).map_err(unreadable)?;
-        let checking =
-            Checking { renderer: Some(&renderer), validation: None, held_out: USUAL_SHARE, seed: 0, fix: None, each: None };
-        let report = check(reader, checking).map_err(unreadable)?;
-        serde_json::to_value(report).map_err(|error| Failure::job("server_error", error.to_string()))
-    }
-
     fn load(&self, task: &Task) -> Result<Loaded, Failure> {
         let renderer = self.renderer(task.created_at)?;
-        let options = Options { container: container(&task.training_name), ..Options::default() };
+        let mut options = Options::default();
+        options.hint(&task.training_name);
         let loading = Loading {
             renderer: &renderer,
             validation: task.validation.as_deref(),
@@ -143,9 +134,6 @@ impl Workshop for ResidentWorkshop {
         self.0.parameters
     }
 
-    fn report(&self, file: &Path, name: &str) -> Result<serde_json::Value, Failure> {
-        aside(|| self.check(file, name))
-    }
 }
 
 /// Has something done on a thread that lets everything else go first, and waits for it: what the caller does next has its usual
@@ -398,12 +386,6 @@ fn unreadable(error: DatasetError) -> Failure {
     }
 }
 
-/// What a file's name says about tables, whose content alone may be taken for another.
-fn container(name: &str) -> Option<Container> {
-    let ending = name.rsplit_once('.')?.1.to_ascii_lowercase();
-    [Container::Csv, Container::Tsv].into_iter().find(|container| container.name() == ending)
-}
-
 /// Weights of a base, norms aside.
 fn parameters(config: &ModelConfig) -> u64 {
     let linear = |site: &LinearSite| {
@@ -433,11 +415,5 @@ mod tests {
         }
         let dpo = settings(&Method::auto(MethodKind::Dpo).resolve(&facts, 1_000_000), 7, 128);
         assert_eq!(dpo.method, trainer::Method::Dpo { beta: 0.1 });
-    }
-
-    #[test]
-    fn names_of_tables_are_believed() {
-        assert_eq!(container("rows.TSV"), Some(Container::Tsv));
-        assert_eq!((container("rows.jsonl"), container("rows")), (None, None));
     }
 }

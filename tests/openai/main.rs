@@ -9,6 +9,7 @@ mod bundled;
 mod caching;
 mod chat;
 mod completions;
+mod file_reports;
 mod files;
 mod fine_tuning;
 mod job_faults;

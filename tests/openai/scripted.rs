@@ -106,7 +106,6 @@ impl Workshop for Script {
     fn base_parameters(&self) -> u64 {
         1_000_000
     }
-
 }
 
 impl Examiner for Script {

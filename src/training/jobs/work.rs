@@ -93,7 +93,6 @@ pub trait Workshop: Send + Sync {
 
     /// Weights of the base.
     fn base_parameters(&self) -> u64;
-
 }
 
 /// A job's rows in tokens.

@@ -133,7 +133,6 @@ impl Workshop for ResidentWorkshop {
     fn base_parameters(&self) -> u64 {
         self.0.parameters
     }
-
 }
 
 /// Has something done on a thread that lets everything else go first, and waits for it: what the caller does next has its usual

@@ -9,7 +9,7 @@ mod hub;
 pub(crate) mod memory;
 mod training;
 
-pub(crate) use backend::{Loaded, load_base, load_options, start as start_backend};
+pub(crate) use backend::{Loaded, LoadedBase, load_base, load_options, start as start_backend};
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

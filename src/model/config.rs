@@ -81,6 +81,17 @@ impl ModelConfig {
         self.kv_heads * self.head_dim
     }
 
+    /// Weights in its matrices; a table that is shared counts once.
+    pub fn parameters(&self) -> u64 {
+        let linear = |site: LinearSite| {
+            let (out, inner) = self.linear_shape(site);
+            out as u64 * inner as u64
+        };
+        let layer: u64 = LinearSite::ALL.into_iter().map(linear).sum();
+        let tables = if self.tied_embeddings { 1 } else { 2 };
+        self.layers as u64 * layer + tables * self.vocab_size as u64 * self.hidden_size as u64
+    }
+
     /// `(out, in)` of a linear layer.
     pub const fn linear_shape(&self, site: LinearSite) -> (usize, usize) {
         match site {

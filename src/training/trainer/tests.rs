@@ -1,3 +1,5 @@
+//! Runs over a small random base: the same rows give the same bits, resumed or not; what cannot be is refused.
+
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
 
 use proptest::prelude::*;
@@ -123,6 +125,19 @@ fn a_state_of_other_settings_or_rows_is_refused() {
     let mut data = supervised();
     data.held_out = data.train.clone();
     assert!(matches!(Run::start(start(&settings(), &data, Gate::open()), Some(dir.path())), Err(TrainError::OtherRun)));
+}
+
+#[test]
+fn a_run_goes_on_as_it_began_whatever_memory_is_free_now() {
+    let dir = tempfile::tempdir().unwrap();
+    let whole = run(&settings(), &supervised(), None);
+    let tight = Start { memory: Some(whole.memory() - 1), ..start(&settings(), &supervised(), Gate::open()) };
+    let mut first = Run::start(tight, Some(dir.path())).unwrap();
+    assert!(first.settings().batch_size < settings().batch_size && !first.changes().is_empty());
+    first.step().unwrap();
+    first.save(dir.path()).unwrap();
+    let again = run(&settings(), &supervised(), Some(dir.path()));
+    assert_eq!((again.step_number(), again.settings()), (1, first.settings()));
 }
 
 #[test]

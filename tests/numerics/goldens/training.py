@@ -102,6 +102,8 @@ def write(folder: Path, models: Path):
         load = lambda: AutoModelForCausalLM.from_pretrained(models / name, dtype=torch.float32, attn_implementation="eager")
         data = rows(load().config.vocab_size, seed)
         model = adapter(load(), seed)
+        # A path of the machine that made the files is of no use to anybody.
+        model.peft_config["default"].base_model_name_or_path = name
         model.save_pretrained(target / "initial")
         losses = train(model, data)
         model.save_pretrained(target / "final")

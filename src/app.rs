@@ -28,6 +28,7 @@ use crate::store::{DataDir, Database};
 use crate::tenants::jwt::TokenVerifier;
 use crate::tenants::webhooks::Deliveries;
 use crate::tenants::{DEFAULT_TENANT, Office, Opening, Tenants};
+use crate::training::jobs::desk::{Caps, DeskSetup, Jobs};
 use crate::training::jobs::files::{FileLimits, Files, FilesSetup};
 
 /// Time for the last rows of the ledger to reach the database; what does not stays in the journal.
@@ -65,6 +66,8 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
     .await
     .context("files of clients")?;
     let mut expiry = tokio::spawn(files.clone().keep_up());
+    let caps = Caps { seconds: config.training_max_time.as_secs() };
+    let jobs = Jobs::new(DeskSetup { files, base: built.base_name.clone(), caps });
     let address = listener.local_addr().context("the address of the listening socket")?;
     let readiness = Readiness::default();
     let starting = readiness.latch("start");
@@ -72,7 +75,7 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
         gateway: built.gateway,
         catalog: built.catalog.clone(),
         tenants: tenants.clone(),
-        files,
+        jobs: jobs.clone(),
         tokens,
         readiness: readiness.clone(),
         registry: built.metrics,
@@ -131,6 +134,7 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
         tracing::error!(%error, ?health, "stopping");
     }
     let _not_ready = readiness.latch("shutdown");
+    jobs.close();
     // The receiver is gone when serving has ended by itself.
     let _ = stop.send(());
     let mut cut_off = false;

@@ -87,6 +87,7 @@ impl Config {
             "max_body_bytes" => self.max_body_bytes.to_string(),
             "max_upload_bytes" => self.max_upload_bytes.to_string(),
             "max_stored_bytes" => self.max_stored_bytes.to_string(),
+            "training_max_time" => self.training_max_time.as_secs_f64().to_string(),
             "drain_deadline" => self.drain_deadline.as_secs_f64().to_string(),
             key if key.starts_with("jwt_") => self.jwt.as_ref().map_or_else(|| "none".to_owned(), |jwt| tokens(jwt, key)),
             "log_format" => match self.log.format {

@@ -81,6 +81,7 @@ impl Reader<'_> {
         });
         let max_upload_bytes = self.value("max_upload_bytes", 1 << 30, bytes);
         let max_stored_bytes = self.value("max_stored_bytes", 64 << 30, bytes);
+        let training_max_time = self.value("training_max_time", Duration::from_secs(86_400), duration);
         let drain_deadline = self.value("drain_deadline", Duration::from_secs(30), duration);
         let log = self.log();
         let otlp_endpoint = self.otlp_endpoint();
@@ -125,6 +126,7 @@ impl Reader<'_> {
             max_body_bytes: max_body_bytes?,
             max_upload_bytes: max_upload_bytes?,
             max_stored_bytes: max_stored_bytes?,
+            training_max_time: training_max_time?,
             drain_deadline: drain_deadline?,
             jwt: jwt?,
             log: log?,

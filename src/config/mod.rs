@@ -170,6 +170,8 @@ pub struct Config {
     pub max_upload_bytes: u64,
     /// Most bytes of a tenant's files.
     pub max_stored_bytes: u64,
+    /// Longest time that a job may train.
+    pub training_max_time: Duration,
     /// Time for running answers after a signal.
     pub drain_deadline: Duration,
     /// JSON Web Tokens, where they are accepted.

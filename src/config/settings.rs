@@ -104,6 +104,7 @@ pub const SETTINGS: &[Setting] = &[
     one("max_body_bytes", "max-body-bytes", "BYTES", "8MiB", "Largest request body."),
     one("max_upload_bytes", "max-upload-bytes", "BYTES", "1GiB", "Largest adapter (both files together) or file that is taken over HTTP."),
     one("max_stored_bytes", "max-stored-bytes", "BYTES", "64GiB", "Most bytes of files that a tenant may keep."),
+    one("training_max_time", "training-max-time", "SECONDS", "86400", "Longest time that a fine-tuning job may train."),
     one("drain_deadline", "drain-deadline", "SECONDS", "30", "How long running answers may go on after SIGTERM."),
     one("jwt_keys", "jwt-keys", "FILE|URL", "none",
         "Public keys of the issuer of JSON Web Tokens (a JSON Web Key Set): a file, or an https address. Tokens are accepted where this or SWITCHYARD_JWT_SECRET is set."),

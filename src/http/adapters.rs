@@ -158,6 +158,7 @@ pub fn describe(adapter: &AdapterInfo, viewer: Viewer<'_>) -> Value {
         "bytes": adapter.bytes,
         "loaded_at": adapter.loaded_at,
         "loaded_by": loaded_by(&adapter.loaded_by),
+        "gate": gate(&adapter.loaded_by),
     });
     // Who uses a shared adapter is no tenant's business.
     if viewer == Viewer::Operator || adapter.owner != Owner::Shared {
@@ -168,11 +169,20 @@ pub fn describe(adapter: &AdapterInfo, viewer: Viewer<'_>) -> Value {
     described
 }
 
+/// What the evaluation said of a version that a job made; null of others.
+pub fn gate(by: &LoadedBy) -> Value {
+    match by {
+        LoadedBy::Trained { job, gate, release } => json!({"job": job, "verdict": gate, "release": release}),
+        LoadedBy::Operator | LoadedBy::Api { .. } => Value::Null,
+    }
+}
+
 /// The way in which a version came.
 pub const fn loaded_by(by: &LoadedBy) -> &'static str {
     match by {
         LoadedBy::Operator => "operator",
         LoadedBy::Api { .. } => "api",
+        LoadedBy::Trained { .. } => "training",
     }
 }
 

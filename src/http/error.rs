@@ -298,6 +298,7 @@ impl From<RegistryError> for ApiError {
                 let error = Self::new(StatusCode::NOT_FOUND, "invalid_request_error", Some("model_not_found"), message);
                 Self { param: Some("model".to_owned()), ..error }
             }
+            RegistryError::NotReleased { .. } => Self::invalid("model", "gate_not_passed", message),
             RegistryError::TooManyUploads => {
                 let message = "As many uploads as this server takes are under way. Please try again in a moment.";
                 Self { retry_after: Some(10), ..Self::unavailable("overloaded", message) }

@@ -31,6 +31,7 @@ use crate::gateway::Gateway;
 use crate::registry::Catalog;
 use crate::tenants::Tenants;
 use crate::tenants::jwt::TokenVerifier;
+use crate::training::jobs::desk::Jobs;
 use crate::training::jobs::files::Files;
 
 /// Settings of this room.
@@ -68,8 +69,8 @@ pub struct Parts {
     pub catalog: Catalog,
     /// Callers.
     pub tenants: Tenants,
-    /// Files that clients send.
-    pub files: Files,
+    /// Fine-tuning, and the files for it.
+    pub jobs: Jobs,
     /// Callers with JSON Web Tokens, where those are accepted.
     pub tokens: Option<Arc<TokenVerifier>>,
     /// Who is not ready yet.
@@ -109,7 +110,11 @@ impl Server {
     }
 
     fn files(&self) -> &Files {
-        &self.0.parts.files
+        self.jobs().files()
+    }
+
+    fn jobs(&self) -> &Jobs {
+        &self.0.parts.jobs
     }
 
     fn tokens(&self) -> Option<&TokenVerifier> {

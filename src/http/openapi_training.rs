@@ -7,6 +7,7 @@ use super::openapi::{BAD, Body, Operation, TOO_LARGE};
 use super::openapi_schemas::reference;
 
 const NO_FILE: (u16, &str) = (404, "There is no such file.");
+const NO_JOB: (u16, &str) = (404, "There is no such job.");
 const NO_UPLOAD: (u16, &str) = (404, "There is no such upload.");
 const NO_ROOM: (u16, &str) = (403, "The project may keep no more (`storage_limit_exceeded`).");
 
@@ -69,6 +70,91 @@ pub(super) fn operations() -> Vec<Operation> {
             errors: &[BAD, NO_UPLOAD],
             ..of(Method::POST, "/v1/uploads/{upload_id}/cancel", "cancelUpload", "Forget the parts.", Body::Json("UploadObject"))
         },
+        Operation {
+            request: Some("FineTuningJobRequest"),
+            errors: &[BAD, TOO_LARGE],
+            ..of(
+                Method::POST,
+                "/v1/fine_tuning/jobs",
+                "createFineTuningJob",
+                "Train an adapter on a file.",
+                Body::Json("FineTuningJob"),
+            )
+        },
+        Operation {
+            errors: &[BAD],
+            ..of(
+                Method::GET,
+                "/v1/fine_tuning/jobs",
+                "listFineTuningJobs",
+                "Jobs of the project, the newest first.",
+                Body::Object,
+            )
+        },
+        Operation {
+            errors: &[NO_JOB],
+            ..of(Method::GET, "/v1/fine_tuning/jobs/{job_id}", "retrieveFineTuningJob", "A job.", Body::Json("FineTuningJob"))
+        },
+        Operation {
+            errors: &[BAD, NO_JOB],
+            ..of(
+                Method::POST,
+                "/v1/fine_tuning/jobs/{job_id}/cancel",
+                "cancelFineTuningJob",
+                "End a job.",
+                Body::Json("FineTuningJob"),
+            )
+        },
+        Operation {
+            errors: &[BAD, NO_JOB],
+            ..of(
+                Method::POST,
+                "/v1/fine_tuning/jobs/{job_id}/pause",
+                "pauseFineTuningJob",
+                "Let a job wait; what it has learnt is kept.",
+                Body::Json("FineTuningJob"),
+            )
+        },
+        Operation {
+            errors: &[BAD, NO_JOB],
+            ..of(
+                Method::POST,
+                "/v1/fine_tuning/jobs/{job_id}/resume",
+                "resumeFineTuningJob",
+                "Let a paused job go on.",
+                Body::Json("FineTuningJob"),
+            )
+        },
+        Operation {
+            errors: &[BAD, NO_JOB],
+            ..of(
+                Method::GET,
+                "/v1/fine_tuning/jobs/{job_id}/events",
+                "listFineTuningEvents",
+                "What happened in a job, the newest first; with stream=true all of it as it comes.",
+                Body::JsonOrEvents("FineTuningEventList", "FineTuningEvent"),
+            )
+        },
+        Operation {
+            errors: &[BAD, NO_JOB],
+            ..of(
+                Method::GET,
+                "/v1/fine_tuning/jobs/{job_id}/checkpoints",
+                "listFineTuningJobCheckpoints",
+                "Versions of a job's model, each callable.",
+                Body::Object,
+            )
+        },
+        Operation {
+            errors: &[(403, "It is no model of a fine-tuning job."), (404, "The model does not exist (`model_not_found`).")],
+            ..of(
+                Method::DELETE,
+                "/v1/models/{id}",
+                "deleteModel",
+                "Forget a model that a fine-tuning job has made.",
+                Body::Object,
+            )
+        },
     ]
 }
 
@@ -76,6 +162,9 @@ pub(super) fn operations() -> Vec<Operation> {
 pub(super) fn query(id: &str) -> &'static [&'static str] {
     match id {
         "listFiles" => &["purpose", "limit", "after", "order"],
+        "listFineTuningJobs" => &["limit", "after", "metadata"],
+        "listFineTuningEvents" => &["limit", "after", "stream"],
+        "listFineTuningJobCheckpoints" => &["limit", "after"],
         _ => &[],
     }
 }
@@ -117,6 +206,55 @@ pub(super) fn schemas() -> Value {
             "properties": {
                 "bytes": {"type": "integer", "minimum": 1}, "filename": {"type": "string"}, "mime_type": {"type": "string"},
                 "purpose": {"const": "fine-tune"}, "expires_after": expires_after,
+            },
+        },
+        "FineTuningJobRequest": {
+            "type": "object", "required": ["model", "training_file"], "additionalProperties": false,
+            "properties": {
+                "model": {"type": "string", "description": "The base."},
+                "training_file": {"type": "string"}, "validation_file": {"type": ["string", "null"]},
+                "suffix": {"type": ["string", "null"], "maxLength": 64}, "seed": {"type": ["integer", "null"], "minimum": 0},
+                "metadata": {"type": ["object", "null"], "maxProperties": 16},
+                "method": {"type": "object", "required": ["type"], "properties": {
+                    "type": {"enum": ["supervised", "dpo"]}, "supervised": {"type": "object"}, "dpo": {"type": "object"},
+                }},
+                "hyperparameters": {"type": "object", "properties": {
+                    "n_epochs": {}, "batch_size": {}, "learning_rate_multiplier": {},
+                }},
+                "integrations": {"type": ["array", "null"], "maxItems": 0},
+                "limits": {
+                    "type": "object", "description": "What the job may take at most.",
+                    "properties": {"hours": {"type": "number"}, "usd": {"type": "number"}},
+                },
+            },
+        },
+        "FineTuningJob": {
+            "type": "object",
+            "required": ["id", "object", "created_at", "hyperparameters", "model", "organization_id", "result_files", "seed", "status", "training_file"],
+            "properties": {
+                "id": {"type": "string"}, "object": {"const": "fine_tuning.job"}, "created_at": time, "model": {"type": "string"},
+                "finished_at": {"type": ["integer", "null"]}, "estimated_finish": {"type": ["integer", "null"]},
+                "fine_tuned_model": {"type": ["string", "null"]}, "organization_id": {"type": "string"},
+                "result_files": {"type": "array", "items": {"type": "string"}}, "seed": {"type": "integer"},
+                "status": {"enum": ["validating_files", "queued", "running", "paused", "succeeded", "failed", "cancelled"]},
+                "state": {"enum": ["queued", "preprocessing", "model_loaded", "training", "evaluating", "completed", "failed", "cancelled"]},
+                "training_file": {"type": "string"}, "validation_file": {"type": ["string", "null"]},
+                "trained_tokens": {"type": ["integer", "null"]}, "error": {"type": ["object", "null"]},
+                "hyperparameters": {"type": "object"}, "method": {"type": "object"}, "metadata": {"type": ["object", "null"]},
+                "integrations": {"type": "array"}, "user_provided_suffix": {"type": ["string", "null"]},
+            },
+        },
+        "FineTuningEventList": {
+            "type": "object",
+            "properties": {"object": {"const": "list"}, "has_more": {"type": "boolean"},
+                           "data": {"type": "array", "items": reference("FineTuningEvent")}},
+        },
+        "FineTuningEvent": {
+            "type": "object", "required": ["id", "object", "created_at", "level", "message"],
+            "properties": {
+                "id": {"type": "string"}, "object": {"const": "fine_tuning.job.event"}, "created_at": time,
+                "level": {"enum": ["info", "warn", "error"]}, "message": {"type": "string"},
+                "type": {"enum": ["message", "metrics"]}, "data": {"type": "object"},
             },
         },
         "AddPartForm": {"type": "object", "required": ["data"], "properties": {"data": {"type": "string", "format": "binary"}}},

@@ -8,6 +8,7 @@ use tower::ServiceBuilder;
 
 use super::auth::require;
 use super::error::ApiError;
+use super::openai::fine_tuning;
 use super::{Server, adapters, admin, health, metrics, middleware, openai, openapi};
 use crate::tenants::Scope;
 
@@ -52,6 +53,15 @@ pub fn routes() -> Vec<Route> {
         route(Method::POST, "/v1/completions",          USE,   post(openai::completions)),
         route(Method::GET,  "/v1/models",               LOOK,  get(openai::list_models)),
         route(Method::GET,  "/v1/models/{*id}",         LOOK,  get(openai::get_model)),
+        route(Method::DELETE, "/v1/models/{*id}",       TRAIN, delete(openai::delete_model)),
+        route(Method::POST, "/v1/fine_tuning/jobs",     TRAIN, post(fine_tuning::create)),
+        route(Method::GET,  "/v1/fine_tuning/jobs",     LOOK,  get(fine_tuning::list_all)),
+        route(Method::GET,  "/v1/fine_tuning/jobs/{job_id}", LOOK, get(fine_tuning::retrieve)),
+        route(Method::POST, "/v1/fine_tuning/jobs/{job_id}/cancel", TRAIN, post(fine_tuning::cancel)),
+        route(Method::POST, "/v1/fine_tuning/jobs/{job_id}/pause", TRAIN, post(fine_tuning::pause)),
+        route(Method::POST, "/v1/fine_tuning/jobs/{job_id}/resume", TRAIN, post(fine_tuning::resume)),
+        route(Method::GET,  "/v1/fine_tuning/jobs/{job_id}/events", LOOK, get(fine_tuning::events)),
+        route(Method::GET,  "/v1/fine_tuning/jobs/{job_id}/checkpoints", LOOK, get(fine_tuning::checkpoints)),
         route(Method::POST, "/v1/files",                TRAIN, post(openai::files::create)),
         route(Method::GET,  "/v1/files",                LOOK,  get(openai::files::list_all)),
         route(Method::GET,  "/v1/files/{file_id}",      LOOK,  get(openai::files::retrieve)),

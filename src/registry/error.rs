@@ -61,6 +61,14 @@ pub enum RegistryError {
         /// As given.
         path: String,
     },
+    /// Its evaluation does not allow what is asked.
+    #[error("{model} may not be put into service under a name of others: {reason}")]
+    NotReleased {
+        /// The version.
+        model: String,
+        /// Why, and what would be right.
+        reason: &'static str,
+    },
     /// As many uploads as are allowed are under way.
     #[error("too many uploads are under way")]
     TooManyUploads,

@@ -15,6 +15,7 @@ mod records;
 mod roots;
 #[cfg(test)]
 mod tests;
+mod trained;
 mod uploads;
 
 use std::path::PathBuf;
@@ -25,7 +26,7 @@ pub use error::RegistryError;
 pub use name::check as check_name;
 pub use owner::{Owner, Viewer};
 pub use records::{InService, Offline, VersionRecord, in_service};
-
+pub use trained::{Gate, Promotion, Release};
 pub use uploads::{AdapterFile, Upload, Writing};
 
 use crate::ids::VersionId;
@@ -43,7 +44,7 @@ pub enum IfLoaded {
     ReplaceIfNew,
 }
 
-/// Who put a version into service without a passed gate: the waiver that DESIGN's invariant 7 asks for, kept with the version.
+/// How a version came to be in service, kept with it: a waiver by name, or what its evaluation said.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(tag = "via", rename_all = "snake_case")]
 pub enum LoadedBy {
@@ -54,6 +55,23 @@ pub enum LoadedBy {
         /// Name of the key, never the key itself.
         key_id: String,
     },
+    /// A training job made it.
+    Trained {
+        /// The job.
+        job: String,
+        /// What its evaluation said.
+        gate: Gate,
+        /// Why it may be served under a name that others are sent to; `None` under the job's own name, which only its owner knows.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        release: Option<Release>,
+    },
+}
+
+impl LoadedBy {
+    /// Whether it is a job's own version: read from disk when it is called, as there are many of them.
+    const fn is_on_call(&self) -> bool {
+        matches!(self, Self::Trained { release: None, .. })
+    }
 }
 
 /// Where an adapter's files are.

@@ -5,6 +5,10 @@ use crate::ids::VersionId;
 
 /// Longest name, characters.
 const MAX_NAME: usize = 64;
+/// Longest name of a version that a training job makes, characters.
+const MAX_TRAINED: usize = 256;
+/// Begins the names of versions that training jobs make.
+pub(super) const TRAINED: &str = "ft:";
 /// Fewest hexadecimal digits that name a version by digest. Shorter decimals are numbers, so the two cannot be confused.
 const MIN_DIGEST_DIGITS: usize = 8;
 
@@ -25,6 +29,16 @@ pub fn check(name: &str, reserved: &[String]) -> Result<(), RegistryError> {
     };
     // A huge name should not come back as a huge message.
     Err(RegistryError::InvalidName { name: name.chars().take(2 * MAX_NAME).collect(), reason })
+}
+
+/// Checks the name of a version that a training job makes: `ft:base:tenant:suffix:id`, and `:ckpt-step-N` after it. Nobody else can
+/// make such a name, as [`check`] takes no colons.
+pub(super) fn check_trained(name: &str) -> Result<(), RegistryError> {
+    let sound = name.starts_with(TRAINED)
+        && name.len() <= MAX_TRAINED
+        && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-:".contains(&byte));
+    let reason = "ft:, then at most 253 letters, digits, '.', '_', '-' and ':'";
+    if sound { Ok(()) } else { Err(RegistryError::InvalidName { name: name.chars().take(MAX_TRAINED).collect(), reason }) }
 }
 
 /// One version of an adapter, as typed.
@@ -92,6 +106,17 @@ mod tests {
         }
         for bad in ["", "a@1", "a/b", "..", "ü", "a b", "base", "x".repeat(65).as_str(), "a\n"] {
             assert!(check(bad, &reserved).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn names_of_jobs_are_nobody_elses() {
+        for good in ["ft:base:proj_1::Ab3", "ft:base:proj_1:my-suffix:Ab3:ckpt-step-12"] {
+            check_trained(good).unwrap();
+            assert!(check(good, &[]).is_err());
+        }
+        for bad in ["base:x", "ft:a/b", "ft:a@1", "ft:\u{e4}", &format!("ft:{}", "x".repeat(300))] {
+            assert!(check_trained(bad).is_err(), "{bad}");
         }
     }
 

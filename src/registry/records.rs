@@ -18,6 +18,8 @@ const FILE: &str = "registry.json";
 const FORMAT_SHARED: u32 = 1;
 /// Adapters of tenants, too.
 const FORMAT_OWNED: u32 = 2;
+/// Versions that jobs made, too.
+const FORMAT_TRAINED: u32 = 3;
 /// Versions kept on disk per adapter, the current one included.
 pub(super) const KEPT_VERSIONS: usize = 8;
 
@@ -95,8 +97,8 @@ impl Records {
     /// Reads the records of a data directory; none are no error.
     pub(super) fn read(directory: &Path) -> Result<Self, StoreError> {
         let Some(file) = store::read_json::<File>(directory, FILE)? else { return Ok(Self::default()) };
-        if file.format != FORMAT_SHARED && file.format != FORMAT_OWNED {
-            let reason = format!("format {} is neither {FORMAT_SHARED} nor {FORMAT_OWNED}", file.format);
+        if !(FORMAT_SHARED..=FORMAT_TRAINED).contains(&file.format) {
+            let reason = format!("format {} is none of {FORMAT_SHARED} to {FORMAT_TRAINED}", file.format);
             return Err(StoreError::Damaged { path: directory.join(FILE), reason });
         }
         let mut adapters = PerOwner::default();
@@ -119,7 +121,13 @@ impl Records {
             };
             names.insert(name.to_owned(), adapter.clone());
         }
-        let format = if owned.is_empty() { FORMAT_SHARED } else { FORMAT_OWNED };
+        let mut versions = self.adapters.iter().flat_map(|(_, _, adapter)| &adapter.versions);
+        let trained = versions.any(|version| matches!(version.loaded_by, LoadedBy::Trained { .. }));
+        let format = match (trained, owned.is_empty()) {
+            (true, _) => FORMAT_TRAINED,
+            (false, true) => FORMAT_SHARED,
+            (false, false) => FORMAT_OWNED,
+        };
         data.write_json(FILE, &File { format, adapters, owned }, Access::Normal)
     }
 
@@ -146,8 +154,14 @@ impl Records {
     /// version of this adapter already keeps its number. Returns that number.
     pub(super) fn install(&mut self, owner: &Owner, name: &str, facts: Facts) -> u32 {
         let adapter = self.adapters.get_or_insert_with(owner, name, || Adapter { next: 1, current: None, versions: Vec::new() });
-        let number = match adapter.versions.iter().find(|version| version.id == facts.id) {
-            Some(version) => version.number,
+        let number = match adapter.versions.iter_mut().find(|version| version.id == facts.id) {
+            Some(version) => {
+                // A job that is done again may have another verdict; who loaded the same content before stays on record.
+                if matches!((&version.loaded_by, &facts.by), (LoadedBy::Trained { .. }, LoadedBy::Trained { .. })) {
+                    version.loaded_by = facts.by;
+                }
+                version.number
+            }
             None => {
                 let number = adapter.next;
                 adapter.next = number.saturating_add(1);
@@ -174,7 +188,12 @@ impl Records {
     pub(super) fn remove(&mut self, owner: &Owner, name: &str) -> bool {
         let Some(adapter) = self.adapters.get_mut(owner, name) else { return false };
         adapter.versions.clear();
-        adapter.current.take().is_some()
+        let was_there = adapter.current.take().is_some();
+        // A job's id is in its name: it never comes again, and its numbering need not be remembered.
+        if name.starts_with(super::name::TRAINED) {
+            self.adapters.remove(owner, name);
+        }
+        was_there
     }
 
     /// True where the name was in service once and was taken out.
@@ -287,8 +306,8 @@ mod tests {
         records.write(&data).unwrap();
         assert_eq!((&written()["format"], &written()["owned"]["proj_x"]["a"]["next"]), (&2.into(), &2.into()));
         assert_eq!(Records::read(dir.path()).unwrap(), records);
-        std::fs::write(&path, r#"{"format": 3, "adapters": {}}"#).unwrap();
-        assert!(Records::read(dir.path()).unwrap_err().to_string().contains("format 3"));
+        std::fs::write(&path, r#"{"format": 4, "adapters": {}}"#).unwrap();
+        assert!(Records::read(dir.path()).unwrap_err().to_string().contains("format 4"));
     }
 
     #[test]

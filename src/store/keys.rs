@@ -184,6 +184,13 @@ pub async fn update(connection: &mut AnyConnection, key: &KeyRow) -> Result<bool
     Ok(done.rows_affected() == 1)
 }
 
+/// Whether a key that is not revoked was made in this one's place.
+pub async fn has_successor(database: &Database, id: &str) -> Result<bool, StoreError> {
+    let query = sqlx::query("SELECT id FROM keys WHERE replaces = $1 AND revoked_at IS NULL").bind(id.to_owned());
+    let found = query.fetch_optional(database.pool()).await.map_err(StoreError::sql("look for a key's successor"))?;
+    Ok(found.is_some())
+}
+
 /// Notes when keys were used last.
 pub async fn touch(connection: &mut AnyConnection, id: &str, at: i64) -> Result<(), StoreError> {
     let query = sqlx::query("UPDATE keys SET last_used_at = $1 WHERE id = $2 AND (last_used_at IS NULL OR last_used_at < $1)");

@@ -8,6 +8,7 @@ mod database;
 mod dir;
 pub mod files;
 pub mod idempotency;
+pub mod jobs;
 pub mod keys;
 pub mod ledger;
 pub mod limits;

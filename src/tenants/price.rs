@@ -35,6 +35,8 @@ pub struct Price {
     pub cached_input: i64,
     /// Per million generated tokens.
     pub output: i64,
+    /// Per million tokens that are learnt from.
+    pub training: i64,
 }
 
 impl Price {
@@ -44,6 +46,11 @@ impl Price {
         let times = |count: u64, price: i64| i128::from(count).saturating_mul(i128::from(price.max(0)));
         let input = times(tokens.input - cached, self.input).saturating_add(times(cached, self.cached_input));
         up(input.saturating_add(times(tokens.output, self.output)))
+    }
+
+    /// What learning from so many tokens costs, rounded up; at most [`i64::MAX`].
+    pub fn of_training(&self, tokens: u64) -> i64 {
+        up(i128::from(tokens).saturating_mul(i128::from(self.training.max(0))))
     }
 
     /// The most that so many tokens can cost, whatever is reused.
@@ -115,6 +122,7 @@ fn price(row: &PriceRow) -> Price {
         input: row.input_nanos,
         cached_input: row.cached_input_nanos,
         output: row.output_nanos,
+        training: row.training_nanos,
     }
 }
 
@@ -142,7 +150,15 @@ mod tests {
 
     #[test]
     fn a_request_is_rounded_up_once() {
-        let price = Price { id: "p".into(), valid_from: 0, input: 150_000_000, cached_input: 75_000_000, output: 600_000_000 };
+        let price = Price {
+            id: "p".into(),
+            valid_from: 0,
+            input: 150_000_000,
+            cached_input: 75_000_000,
+            output: 600_000_000,
+            training: 3_000_000_000,
+        };
+        assert_eq!((price.of_training(1_000_000), price.of_training(1), price.of_training(0)), (3_000_000_000, 3_000, 0));
         // 0.15 and 0.60 dollars a million: 10 prompt tokens, 4 of them cached, 3 generated: 900 + 300 + 1800 nano-dollars.
         assert_eq!(price.cost(&Tokens { input: 10, cached: 4, output: 3, reasoning: 0 }), 3_000);
         let tiny = Price { input: 1, cached_input: 1, output: 1, ..price.clone() };
@@ -178,7 +194,7 @@ mod tests {
             input in 0u64..1 << 40, cached in 0u64..1 << 40, output in 0u64..1 << 40, unused in 0u64..1 << 40,
             prices in prop::array::uniform3(0i64..1 << 40),
         ) {
-            let price = Price { id: "p".into(), valid_from: 0, input: prices[0], cached_input: prices[1], output: prices[2] };
+            let price = Price { id: "p".into(), valid_from: 0, input: prices[0], cached_input: prices[1], output: prices[2], training: 0 };
             let actual = price.cost(&Tokens { input, cached, output, reasoning: 0 });
             prop_assert!(actual <= price.most(input, output + unused));
         }

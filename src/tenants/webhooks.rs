@@ -185,8 +185,14 @@ impl Deliveries {
         let webhook = webhook.ok_or("the webhook was removed")?;
         let secret = self.office.secrets.open_sealed(&webhook.id, &webhook.sealed_secret).map_err(|error| error.to_string())?;
         let signature = sign(&secret, &row.event_id, now, &row.body).ok_or("the webhook's secret is damaged")?;
-        let headers =
-            [("webhook-id", row.event_id.clone()), ("webhook-timestamp", now.to_string()), ("webhook-signature", signature)];
+        let headers = [
+            ("webhook-id", row.event_id.clone()),
+            ("webhook-timestamp", now.to_string()),
+            ("webhook-signature", signature),
+            // For receivers that verify the body alone.
+            ("x-webhook-signature", sign_body(&secret, &row.body)),
+            ("x-webhook-timestamp", now.to_string()),
+        ];
         let caller = self.caller(&webhook.url)?;
         match caller.post_json(&headers, row.body.clone(), MAX_ANSWER).await {
             Ok(status) if (200..300).contains(&status) => Ok(()),
@@ -239,6 +245,12 @@ fn sign(secret: &str, id: &str, timestamp: i64, body: &str) -> Option<String> {
     Some(format!("v1,{}", STANDARD.encode(signature.as_ref())))
 }
 
+/// `X-Webhook-Signature`: HMAC-SHA-256 over the body as hexadecimal digits; the key is the secret as it was shown.
+fn sign_body(secret: &str, body: &str) -> String {
+    let key = hmac::Key::new(hmac::HMAC_SHA256, secret.as_bytes());
+    format!("sha256={}", super::secrets::hex(hmac::sign(&key, body.as_bytes()).as_ref()))
+}
+
 fn event(reached: &BudgetReached, id: &str, project: Option<&str>, now: i64) -> Value {
     let budget = &reached.budget;
     let (scope, subject) = budgets::columns(&budget.subject);
@@ -277,6 +289,13 @@ mod tests {
         let signature = sign(secret, "msg_p5jXN8AQM9LWM0D4loKWxJek", 1_614_265_330, "{\"test\": 2432232314}");
         assert_eq!(signature.as_deref(), Some("v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE="));
         assert_eq!(sign("MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw", "a", 1, "b"), None);
+    }
+
+    // Of RFC 4231, test case 2.
+    #[test]
+    fn a_body_is_signed_with_the_secret_as_it_is_shown() {
+        let signature = sign_body("Jefe", "what do ya want for nothing?");
+        assert_eq!(signature, "sha256=5bdcc146bf60754e6a042426089575c75a003f089d2739839dec58b964ec3843");
     }
 
     #[test]

@@ -14,6 +14,7 @@ use switchyard::model::ops::Quant;
 use switchyard::registry::{Catalog, Setup};
 use switchyard::store::{DataDir, Database, Location};
 use switchyard::tenants::{Office, Opening, Sync, Tenants};
+use switchyard::training::jobs::desk::{Caps, DeskSetup, Jobs};
 use switchyard::training::jobs::files::{FileLimits, Files, FilesSetup};
 use tempfile::TempDir;
 use tower::ServiceExt;
@@ -76,7 +77,7 @@ impl Served {
             gateway,
             catalog,
             tenants,
-            files,
+            jobs: Jobs::new(DeskSetup { files, base: base.name.clone(), caps: Caps { seconds: 0 } }),
             tokens: None,
             readiness: Readiness::default(),
             registry,

@@ -10,12 +10,15 @@ mod caching;
 mod chat;
 mod completions;
 mod files;
+mod fine_tuning;
+mod job_faults;
 mod limits;
 mod mistakes;
 mod official_client;
 mod operations;
 #[path = "../store/postgres.rs"]
 mod postgres;
+mod scripted;
 mod strangers;
 mod streams;
 mod support;

@@ -25,6 +25,7 @@ use switchyard::store::keys::KeyRow;
 use switchyard::store::{DataDir, Database, Location};
 use switchyard::tenants::jwt::TokenVerifier;
 use switchyard::tenants::{Office, Opening, Sync, Tenants, new_id, new_key};
+use switchyard::training::jobs::desk::{Caps, DeskSetup, Jobs};
 use switchyard::training::jobs::files::{FileLimits, Files, FilesSetup};
 use tempfile::TempDir;
 use tower::ServiceExt;
@@ -67,6 +68,8 @@ pub struct Harness {
     pub engine: EngineHandle,
     pub tenants: Tenants,
     pub files: Files,
+    pub jobs: Jobs,
+    pub catalog: Catalog,
     pub readiness: Readiness,
     /// Adapter root.
     pub root: TempDir,
@@ -153,6 +156,8 @@ impl Harness {
             limits: options.files,
         });
         let files = files.await.unwrap();
+        let caps = Caps { seconds: 3_600 };
+        let jobs = Jobs::new(DeskSetup { files: files.clone(), base: base.name.clone(), caps });
         let setup = Setup {
             data: store,
             roots: vec![root.path().to_owned()],
@@ -176,9 +181,9 @@ impl Harness {
         let readiness = Readiness::default();
         let server = Server::new(Parts {
             gateway,
-            catalog,
+            catalog: catalog.clone(),
             tenants: tenants.clone(),
-            files: files.clone(),
+            jobs: jobs.clone(),
             tokens: options.tokens.map(Arc::new),
             readiness: readiness.clone(),
             registry,
@@ -187,7 +192,7 @@ impl Harness {
         .unwrap();
         let router = router(server.clone());
         let leaks = LeakCheck::new(engine.clone());
-        Self { router, server, engine, tenants, files, readiness, root, data, _leaks: leaks, _leases: leases }
+        Self { router, server, engine, tenants, files, jobs, catalog, readiness, root, data, _leaks: leaks, _leases: leases }
     }
 
     pub async fn send(&self, request: Request<Body>) -> Reply {

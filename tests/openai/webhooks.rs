@@ -19,10 +19,10 @@ type Delivered = Vec<(HeaderMap, String)>;
 
 /// What a receiver got, and what it answers next.
 #[derive(Clone, Default)]
-struct Receiver(Arc<Mutex<(Delivered, Vec<u16>)>>);
+pub struct Receiver(Arc<Mutex<(Delivered, Vec<u16>)>>);
 
 impl Receiver {
-    async fn start() -> (Self, String) {
+    pub async fn start() -> (Self, String) {
         let receiver = Self::default();
         let take = async |State(receiver): State<Receiver>, headers: HeaderMap, body: Bytes| {
             let mut state = receiver.0.lock().unwrap();
@@ -36,7 +36,7 @@ impl Receiver {
         (receiver, url)
     }
 
-    fn got(&self) -> Vec<(HeaderMap, String)> {
+    pub fn got(&self) -> Vec<(HeaderMap, String)> {
         std::mem::take(&mut self.0.lock().unwrap().0)
     }
 

@@ -45,6 +45,13 @@ impl Parameters {
         Ok(values)
     }
 
+    /// Takes the parameters `name[key]=value`.
+    pub fn pairs(&mut self, name: &str) -> Vec<(String, String)> {
+        let key = |text: &str| Some(text.strip_prefix(name)?.strip_prefix('[')?.strip_suffix(']')?.to_owned());
+        let taken = self.0.extract_if(.., |(text, _)| key(text).is_some());
+        taken.filter_map(|(text, value)| Some((key(&text)?, value))).collect()
+    }
+
     /// Takes an integer within a range.
     pub fn integer(&mut self, name: &str, range: RangeInclusive<i64>) -> Result<Option<i64>, ApiError> {
         let Some(text) = self.text(name)? else { return Ok(None) };

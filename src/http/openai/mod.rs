@@ -3,6 +3,8 @@
 mod chat_request;
 mod completions_request;
 pub(super) mod files;
+pub(super) mod fine_tuning;
+mod fine_tuning_request;
 mod frames;
 mod generation;
 mod models;
@@ -17,7 +19,7 @@ use axum::extract::State;
 use axum::response::Response;
 
 pub use generation::{Limits, MAX_BIASES, MAX_STOP_TOKENS, REPETITION_PENALTY};
-pub use models::{get_model, list_models};
+pub use models::{delete_model, get_model, list_models};
 pub use tokenize::{detokenize, tokenize};
 
 use self::sender::Head;

@@ -4,11 +4,12 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::{Extension, Path, State};
+use axum::http::StatusCode;
 use serde_json::{Value, json};
 
 use crate::http::Server;
 use crate::http::error::ApiError;
-use crate::registry::Owner;
+use crate::registry::{Owner, RegistryError};
 use crate::tenants::Principal;
 
 /// Owner of the base and of shared adapters.
@@ -35,6 +36,34 @@ pub async fn get_model(
     let served = server.gateway().adapters(&caller).into_iter().find(|adapter| adapter.owner == owner && adapter.name == name);
     let created = served.map_or(0, |adapter| adapter.loaded_at);
     Ok(Json(card(&server, &Card::of(&id, &owner, created), Some(&server.gateway().base().name))))
+}
+
+/// `DELETE /v1/models/{id}`: a model that a fine-tuning job of the caller's project has made. Running answers keep it to their end.
+pub async fn delete_model(
+    State(server): State<Server>,
+    Extension(caller): Extension<Arc<Principal>>,
+    Path(id): Path<String>,
+) -> Result<Json<Value>, ApiError> {
+    let refused = |message: &str| {
+        let error = ApiError::new(StatusCode::FORBIDDEN, "invalid_request_error", Some("model_not_deletable"), message);
+        ApiError { param: Some("model".to_owned()), ..error }
+    };
+    let Some((owner, name)) = server.gateway().check_model(&caller, &id)? else {
+        return Err(refused("The base cannot be deleted."));
+    };
+    if owner == Owner::Shared || !name.starts_with("ft:") {
+        return Err(refused(
+            "Only models of fine-tuning jobs can be deleted here; operators remove adapters at /admin/adapters.",
+        ));
+    }
+    if name != id {
+        return Err(refused("A model is deleted by its name without a version."));
+    }
+    server.gateway().unload_adapter(&owner, &name, None).await.map_err(|error| match error {
+        RegistryError::NotFound { .. } => ApiError::model_not_found(&id),
+        error => error.into(),
+    })?;
+    Ok(Json(json!({"id": id, "object": "model", "deleted": true})))
 }
 
 struct Card<'a> {

@@ -1,8 +1,18 @@
 //! Files that clients send, and the life of a training job: queue, states, events. Knows nothing of gradients.
 
+mod alerts;
+pub mod desk;
+pub mod driver;
 mod error;
+pub mod examiner;
 pub mod files;
+pub mod job;
+mod queue;
+mod record;
+mod result;
+mod run;
 pub mod uploads;
+pub mod work;
 
 use rand::Rng;
 use rand::distr::Alphanumeric;

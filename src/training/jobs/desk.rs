@@ -1,0 +1,304 @@
+//! The desk where jobs are asked for, looked at and stopped. What is asked is written down; the driver does it.
+
+use std::sync::Arc;
+use std::sync::Mutex;
+use std::sync::PoisonError;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use tokio::sync::watch;
+
+use super::files::{Files, Purpose};
+use super::job::{Method, Phase, Status, check_suffix, model_name};
+use super::record::{self, Event, Notes};
+use super::work::Stop;
+use super::{JobsError, Page, Paging, new_id, unix_now};
+pub use crate::store::jobs::{CheckpointRow, EventRow, JobRow};
+use crate::store::{Database, jobs as rows};
+
+/// Jobs of a tenant that have not ended, at most.
+const MOST_UNFINISHED: i64 = 100;
+/// How often a change is tried again that somebody else was faster with.
+const TRIES: usize = 8;
+
+/// What ends a job that takes more than its owner or the operator wants.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Caps {
+    /// Most seconds of training; a job can ask for less.
+    pub seconds: u64,
+}
+
+/// What jobs are made of.
+pub struct DeskSetup {
+    /// Files of clients.
+    pub files: Files,
+    /// Public name of the base.
+    pub base: String,
+    /// Caps of every job.
+    pub caps: Caps,
+}
+
+/// What is asked for.
+#[derive(Debug, Clone)]
+pub struct NewJob {
+    /// Who pays.
+    pub tenant: Arc<str>,
+    /// The key that asks.
+    pub key_id: String,
+    /// The base.
+    pub model: String,
+    /// Id of the file to learn from.
+    pub training_file: String,
+    /// Id of the file to judge by.
+    pub validation_file: Option<String>,
+    /// How.
+    pub method: Method,
+    /// Part of the model's name.
+    pub suffix: Option<String>,
+    /// Of everything that is drawn by lot.
+    pub seed: Option<i64>,
+    /// JSON object, for its owner.
+    pub metadata: Option<String>,
+    /// Most seconds of training.
+    pub max_seconds: Option<u64>,
+    /// Most nano-dollars.
+    pub max_nanos: Option<i64>,
+}
+
+/// The desk; cheap to clone.
+#[derive(Clone)]
+pub struct Jobs {
+    pub(super) inner: Arc<Inner>,
+}
+
+pub(super) struct Inner {
+    pub(super) files: Files,
+    pub(super) database: Database,
+    pub(super) node: String,
+    base: String,
+    caps: Caps,
+    /// Counts changes of jobs, for those who follow one.
+    changes: watch::Sender<u64>,
+    /// The process ends: whoever follows a job is let go.
+    closing: AtomicBool,
+    /// The job that is worked on, and how to stop it.
+    current: Mutex<Option<(String, Arc<Stop>)>>,
+}
+
+impl Jobs {
+    /// Opens the desk.
+    pub fn new(setup: DeskSetup) -> Self {
+        let DeskSetup { files, base, caps } = setup;
+        let (database, node) = (files.inner.database.clone(), files.inner.node.clone());
+        let (changes, closing, current) = (watch::Sender::new(0), AtomicBool::new(false), Mutex::default());
+        let inner = Inner { files, database, node, base, caps, changes, closing, current };
+        Self { inner: Arc::new(inner) }
+    }
+
+    /// Files of clients.
+    pub fn files(&self) -> &Files {
+        &self.inner.files
+    }
+
+    /// Wakes whenever a job has changed in this process.
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.inner.changes.subscribe()
+    }
+
+    pub(super) fn changed(&self) {
+        self.inner.changes.send_modify(|count| *count = count.wrapping_add(1));
+    }
+
+    /// Lets those go who follow a job: the process ends.
+    pub fn close(&self) {
+        self.inner.closing.store(true, Ordering::SeqCst);
+        self.changed();
+    }
+
+    /// Whether the process ends.
+    pub fn is_closing(&self) -> bool {
+        self.inner.closing.load(Ordering::SeqCst)
+    }
+
+    pub(super) fn work_on(&self, current: Option<(String, Arc<Stop>)>) {
+        *self.inner.current.lock().unwrap_or_else(PoisonError::into_inner) = current;
+    }
+
+    /// Stops the work on a job, or on whichever there is.
+    pub(super) fn stop_work(&self, job: Option<&str>) {
+        let current = self.inner.current.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((id, stop)) = &*current
+            && job.is_none_or(|job| job == id)
+        {
+            stop.ask();
+        }
+    }
+
+    /// Asks for a job.
+    pub async fn create(&self, new: NewJob) -> Result<JobRow, JobsError> {
+        let inner = &self.inner;
+        if new.model != inner.base {
+            let shown: String = new.model.chars().take(64).collect();
+            let problem = format!("{shown:?} cannot be fine-tuned here; the base {:?} can", inner.base);
+            return Err(JobsError::invalid("model", problem));
+        }
+        let suffix = new.suffix.unwrap_or_default();
+        check_suffix(&suffix)?;
+        let node = self.check_file(&new.tenant, "training_file", &new.training_file).await?;
+        if let Some(validation) = &new.validation_file
+            && self.check_file(&new.tenant, "validation_file", validation).await? != node
+        {
+            return Err(JobsError::invalid("validation_file", "it lies with another server than the training file"));
+        }
+        let seconds = new.max_seconds.unwrap_or(inner.caps.seconds).min(inner.caps.seconds);
+        let row = JobRow {
+            id: new_id("ftjob-"),
+            project_id: new.tenant.to_string(),
+            key_id: new.key_id,
+            node,
+            status: Status::ValidatingFiles.name().to_owned(),
+            phase: Phase::Queued.name().to_owned(),
+            base: new.model,
+            model: model_name(&inner.base, &new.tenant, &suffix),
+            suffix,
+            seed: new.seed.unwrap_or_else(|| i64::from(rand::random::<u32>() >> 1)),
+            training_file: new.training_file,
+            validation_file: new.validation_file,
+            method: serde_json::to_string(&new.method).map_err(|error| JobsError::invalid("method", error.to_string()))?,
+            settings: None,
+            metadata: new.metadata,
+            max_seconds: i64::try_from(seconds).unwrap_or(i64::MAX),
+            max_nanos: new.max_nanos,
+            created_at: unix_now(),
+            started_at: None,
+            finished_at: None,
+            estimated_finish: None,
+            published: 0,
+            result_file: None,
+            steps: None,
+            steps_done: 0,
+            trained_tokens: 0,
+            trained_millis: 0,
+            error_code: None,
+            error_message: None,
+            error_param: None,
+            version: 1,
+        };
+        {
+            let mut connection = inner.database.connection().await?;
+            if rows::unfinished(&mut connection, &row.project_id).await? >= MOST_UNFINISHED {
+                let message =
+                    format!("This project has {MOST_UNFINISHED} fine-tuning jobs that have not ended; no more are taken.");
+                return Err(JobsError::refused("too_many_jobs", message));
+            }
+        }
+        record::create(&inner.database, &row).await?;
+        self.changed();
+        Ok(row)
+    }
+
+    /// The node of a file that can be trained on.
+    async fn check_file(&self, tenant: &str, field: &'static str, id: &str) -> Result<String, JobsError> {
+        let shown: String = id.chars().take(64).collect();
+        let row = self.inner.files.get(tenant, id).await.map_err(|error| match error {
+            JobsError::NotFound { .. } => JobsError::invalid(field, format!("there is no file {shown:?}")),
+            other => other,
+        })?;
+        if row.purpose != Purpose::FineTune.name() {
+            let problem = format!("{shown:?} has the purpose '{}'; 'fine-tune' is right", row.purpose);
+            return Err(JobsError::invalid(field, problem));
+        }
+        Ok(row.node)
+    }
+
+    /// A tenant's job.
+    pub async fn get(&self, tenant: &str, id: &str) -> Result<JobRow, JobsError> {
+        let mut connection = self.inner.database.connection().await?;
+        rows::get(&mut connection, tenant, id).await?.ok_or_else(|| JobsError::not_found("fine-tuning job", id))
+    }
+
+    /// A tenant's jobs.
+    pub async fn list(&self, tenant: &str, paging: &Paging) -> Result<Page<JobRow>, JobsError> {
+        let mut connection = self.inner.database.connection().await?;
+        Ok(rows::list(&mut connection, tenant, paging).await?)
+    }
+
+    /// Events of a tenant's job.
+    pub async fn events(&self, tenant: &str, id: &str, paging: &Paging) -> Result<Page<EventRow>, JobsError> {
+        let job = self.get(tenant, id).await?;
+        let mut connection = self.inner.database.connection().await?;
+        Ok(rows::events(&mut connection, &job.id, paging).await?)
+    }
+
+    /// Checkpoints of a tenant's job.
+    pub async fn checkpoints(&self, tenant: &str, id: &str, paging: &Paging) -> Result<Page<CheckpointRow>, JobsError> {
+        let job = self.get(tenant, id).await?;
+        let mut connection = self.inner.database.connection().await?;
+        Ok(rows::checkpoints(&mut connection, &job.id, paging).await?)
+    }
+
+    /// Ends a job.
+    pub async fn cancel(&self, tenant: &str, id: &str) -> Result<JobRow, JobsError> {
+        let row = self
+            .change(tenant, id, |row| {
+                if Status::is_over(&row.status) {
+                    return Err(not_now("cancelled", row));
+                }
+                record::end(row, Status::Cancelled, Phase::Cancelled);
+                let event = Event::info("Fine-tuning job was cancelled.");
+                Ok(Notes { reached: Some(Phase::Cancelled), ..Notes::event(event) })
+            })
+            .await?;
+        self.stop_work(Some(&row.id));
+        Ok(row)
+    }
+
+    /// Lets a job wait for [`Jobs::resume`]. What it has done is kept.
+    pub async fn pause(&self, tenant: &str, id: &str) -> Result<JobRow, JobsError> {
+        let row = self
+            .change(tenant, id, |row| {
+                if row.status != Status::Running.name() && row.status != Status::Queued.name() {
+                    return Err(not_now("paused", row));
+                }
+                row.status = Status::Paused.name().to_owned();
+                row.estimated_finish = None;
+                Ok(Notes::event(Event::info("Fine-tuning job was paused.")))
+            })
+            .await?;
+        self.stop_work(Some(&row.id));
+        Ok(row)
+    }
+
+    /// Lets a paused job wait for its turn again.
+    pub async fn resume(&self, tenant: &str, id: &str) -> Result<JobRow, JobsError> {
+        self.change(tenant, id, |row| {
+            if row.status != Status::Paused.name() {
+                return Err(not_now("resumed", row));
+            }
+            row.status = Status::Queued.name().to_owned();
+            Ok(Notes::event(Event::info("Fine-tuning job was resumed.")))
+        })
+        .await
+    }
+
+    /// Changes a job's row, again where somebody else was faster.
+    async fn change(
+        &self,
+        tenant: &str,
+        id: &str,
+        decide: impl Fn(&mut JobRow) -> Result<Notes, JobsError>,
+    ) -> Result<JobRow, JobsError> {
+        for _ in 0..TRIES {
+            let mut row = self.get(tenant, id).await?;
+            let notes = decide(&mut row)?;
+            if record::write(&self.inner.database, &mut row, notes).await? {
+                self.changed();
+                return Ok(row);
+            }
+        }
+        Err(JobsError::refused("conflict", "The job changes too fast; please try again."))
+    }
+}
+
+fn not_now(what: &str, row: &JobRow) -> JobsError {
+    JobsError::refused("invalid_status", format!("Fine-tuning job {} is {} and cannot be {what}.", row.id, row.status))
+}

@@ -1,0 +1,255 @@
+//! The life of a job as its owner sees it, over a workshop that learns nothing.
+
+use axum::http::{Method, StatusCode};
+use serde_json::{Value, json};
+
+use crate::files::send_file;
+use crate::scripted::Script;
+use crate::support::{BASE, Harness, Reply, chat_body, merged};
+
+/// Rows that the script counts.
+const ROWS: &[u8] = b"{\"messages\": []}\n{\"messages\": []}\n{\"messages\": []}\n{\"messages\": []}\n";
+
+pub async fn call(server: &Harness, key: &str, method: Method, path: &str, body: Option<Value>) -> Reply {
+    server.call(method, path, body.as_ref(), key, &[("content-type", "application/json")]).await
+}
+
+pub async fn get(server: &Harness, key: &str, path: &str) -> Value {
+    let reply = call(server, key, Method::GET, path, None).await;
+    assert_eq!(reply.status, StatusCode::OK, "{path}: {}", reply.text);
+    reply.json()
+}
+
+/// A file to train on.
+pub async fn rows(server: &Harness, key: &str) -> String {
+    let reply = send_file(server, key, ROWS).await;
+    assert_eq!(reply.status, StatusCode::OK, "{}", reply.text);
+    reply.json()["id"].as_str().unwrap().to_owned()
+}
+
+/// Asks for a job with more fields.
+pub async fn begin(server: &Harness, key: &str, file: &str, more: &Value) -> String {
+    let body = merged(json!({"model": BASE, "training_file": file}), more);
+    let reply = call(server, key, Method::POST, "/v1/fine_tuning/jobs", Some(body)).await;
+    assert_eq!(reply.status, StatusCode::OK, "{}", reply.text);
+    let job = reply.json();
+    assert_eq!(
+        (&job["status"], &job["fine_tuned_model"], &job["finished_at"]),
+        (&json!("validating_files"), &Value::Null, &Value::Null)
+    );
+    job["id"].as_str().unwrap().to_owned()
+}
+
+pub async fn act(server: &Harness, key: &str, id: &str, what: &str) -> Reply {
+    call(server, key, Method::POST, &format!("/v1/fine_tuning/jobs/{id}/{what}"), None).await
+}
+
+/// Messages of a job's events, the oldest first.
+pub async fn messages(server: &Harness, key: &str, id: &str) -> Vec<String> {
+    let events = get(server, key, &format!("/v1/fine_tuning/jobs/{id}/events?limit=100")).await;
+    let text = |event: &Value| event["message"].as_str().unwrap().to_owned();
+    events["data"].as_array().unwrap().iter().rev().map(text).collect()
+}
+
+async fn answers(server: &Harness, key: &str, model: &str) -> u16 {
+    let body = merged(chat_body(), &json!({"model": model, "max_tokens": 2}));
+    server.post_as(key, "/v1/chat/completions", &body, &[]).await.status.as_u16()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_job_runs_to_a_model_that_can_be_called_before_and_after_its_end() {
+    let server = Harness::new().await;
+    let (key, _) = server.key_for("proj_a", "fine_tuning,inference").await;
+    let (other, _) = server.key_for("proj_b", "fine_tuning,inference").await;
+    let script = Script::new(8);
+    script.allow(5);
+    let driver = server.drive(&script).await;
+    let file = rows(&server, &key).await;
+    let more = json!({"suffix": "mine", "seed": 7, "metadata": {"a": "b"}, "hyperparameters": {"n_epochs": 2}});
+    let id = begin(&server, &key, &file, &more).await;
+    let path = format!("/v1/fine_tuning/jobs/{id}");
+
+    let held = server.job_when(&key, &id, |job| job["status"] == "running" && job["estimated_finish"].is_i64()).await;
+    assert_eq!((&held["seed"], &held["metadata"], &held["trained_tokens"]), (&json!(7), &json!({"a": "b"}), &Value::Null));
+    assert_eq!(held["method"]["supervised"]["hyperparameters"]["n_epochs"], 2);
+    assert!(held["hyperparameters"]["batch_size"].is_i64(), "auto is resolved: {held}");
+    let checkpoint = loop {
+        let list = get(&server, &key, &format!("{path}/checkpoints")).await;
+        if list["data"].as_array().unwrap().len() == 2 {
+            break list["data"][0].clone();
+        }
+        tokio::task::yield_now().await;
+    };
+    assert_eq!((&checkpoint["step_number"], &checkpoint["metrics"]["train_loss"]), (&json!(4), &json!(0.25)));
+    let name = checkpoint["fine_tuned_model_checkpoint"].as_str().unwrap();
+    assert!(name.starts_with("ft:tiny:proj_a:mine:") && name.ends_with(":ckpt-step-4"), "{name}");
+    assert_eq!(answers(&server, &key, name).await, 200, "also while the job runs");
+    assert_eq!(answers(&server, &other, name).await, 404, "its owner only");
+
+    script.allow(8);
+    let job = server.job_over(&key, &id).await;
+    assert_eq!((&job["status"], &job["state"], &job["error"]), (&json!("succeeded"), &json!("completed"), &Value::Null));
+    assert_eq!((&job["trained_tokens"], &job["estimated_finish"]), (&json!(800), &Value::Null));
+    let model = job["fine_tuned_model"].as_str().unwrap();
+    assert_eq!(answers(&server, &key, model).await, 200);
+    assert_eq!(answers(&server, &key, &format!("{model}@1")).await, 200);
+    for absent in [model, "ft:tiny:proj_a:mine:00000000"] {
+        assert_eq!(answers(&server, &other, absent).await, 404);
+    }
+    let models = |list: Value| -> Vec<String> {
+        list["data"].as_array().unwrap().iter().map(|model| model["id"].as_str().unwrap().to_owned()).collect()
+    };
+    assert_eq!(models(get(&server, &key, "/v1/models").await).len(), 6, "the base, the model, four checkpoints");
+    assert_eq!(models(get(&server, &other, "/v1/models").await), [BASE]);
+
+    let result = job["result_files"][0].as_str().unwrap();
+    let table = call(&server, &key, Method::GET, &format!("/v1/files/{result}/content"), None).await.text;
+    let lines: Vec<&str> = table.lines().collect();
+    assert_eq!(lines[0], "step,train_loss,train_accuracy,valid_loss,valid_mean_token_accuracy");
+    assert_eq!((lines.len(), lines[1], lines[2], lines[8]), (9, "1,1,0.5,,", "2,0.5,0.5,1,0.25", "8,0.125,0.5,0.25,0.25"));
+    let said = messages(&server, &key, &id).await;
+    let order =
+        ["Created", "Files validated", "started", "Step 1/8", "Step 8/8", "New fine-tuned model", "successfully completed"];
+    let places: Vec<usize> = order.iter().map(|text| said.iter().position(|message| message.contains(text)).unwrap()).collect();
+    assert!(places.is_sorted(), "{said:?}");
+
+    // Pages, the newest first.
+    let page = get(&server, &key, &format!("{path}/events?limit=3")).await;
+    let last = page["data"][2]["id"].as_str().unwrap();
+    let next = get(&server, &key, &format!("{path}/events?limit=3&after={last}")).await;
+    assert_eq!((&page["has_more"], next["data"][0]["id"] != page["data"][2]["id"]), (&json!(true), true));
+    let streamed = call(&server, &key, Method::GET, &format!("{path}/events?stream=true"), None).await.events();
+    assert_eq!(streamed.len(), said.len());
+
+    // A model goes; its checkpoints stay until they are deleted, too.
+    let delete = async |key: &str, model: &str| call(&server, key, Method::DELETE, &format!("/v1/models/{model}"), None).await;
+    assert_eq!(delete(&other, model).await.status, 404);
+    assert_eq!(delete(&key, BASE).await.error().2, json!("model_not_deletable"));
+    assert_eq!(delete(&key, model).await.json(), json!({"id": model, "object": "model", "deleted": true}));
+    assert_eq!(answers(&server, &key, model).await, 404);
+    assert_eq!(answers(&server, &key, name).await, 200);
+    driver.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn jobs_of_others_are_as_if_they_were_not_there() {
+    let server = Harness::new().await;
+    let (a, _) = server.key_for("proj_a", "fine_tuning").await;
+    let (b, _) = server.key_for("proj_b", "fine_tuning").await;
+    let generates = server.key_of("proj_a").await;
+    let file = rows(&server, &a).await;
+    let theirs = begin(&server, &a, &file, &json!({})).await;
+    let absent = "ftjob-AAAAAAAAAAAAAAAAAAAAAAAA";
+    let same = async |method: Method, path: &str| {
+        let of = async |id: &str| call(&server, &b, method.clone(), &path.replace("JOB", id), None).await;
+        let (there, not) = (of(&theirs).await, of(absent).await);
+        assert_eq!((there.status, there.text.replace(&theirs, absent)), (not.status, not.text), "{path}");
+        assert!([400, 404].contains(&there.status.as_u16()));
+    };
+    same(Method::GET, "/v1/fine_tuning/jobs/JOB").await;
+    same(Method::GET, "/v1/fine_tuning/jobs/JOB/events").await;
+    same(Method::GET, "/v1/fine_tuning/jobs/JOB/events?stream=true").await;
+    same(Method::GET, "/v1/fine_tuning/jobs/JOB/checkpoints").await;
+    same(Method::GET, "/v1/fine_tuning/jobs?after=JOB").await;
+    for what in ["cancel", "pause", "resume"] {
+        same(Method::POST, &format!("/v1/fine_tuning/jobs/JOB/{what}")).await;
+    }
+    assert_eq!(get(&server, &b, "/v1/fine_tuning/jobs").await["data"], json!([]));
+    // Nor can their files be trained on.
+    let body = |file: &str| json!({"model": BASE, "training_file": file});
+    let of = async |file: &str| call(&server, &b, Method::POST, "/v1/fine_tuning/jobs", Some(body(file))).await;
+    let (there, not) = (of(&file).await, of("file-A").await);
+    assert_eq!((there.error().3, there.text.replace(&file, "file-A")), (json!("training_file"), not.text));
+    assert_eq!(call(&server, &generates, Method::GET, "/v1/fine_tuning/jobs", None).await.error().0, 403);
+    assert_eq!(call(&server, &generates, Method::POST, "/v1/fine_tuning/jobs", Some(body(&file))).await.error().0, 403);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_job_is_paused_resumed_and_cancelled() {
+    let server = Harness::new().await;
+    let (key, _) = server.key_for("proj_a", "fine_tuning").await;
+    let script = Script::new(8);
+    script.allow(3);
+    let driver = server.drive(&script).await;
+    let file = rows(&server, &key).await;
+    let id = begin(&server, &key, &file, &json!({})).await;
+    server.job_when(&key, &id, |job| job["estimated_finish"].is_i64()).await;
+    assert_eq!(act(&server, &key, &id, "resume").await.error().2, json!("invalid_status"));
+    let paused = act(&server, &key, &id, "pause").await.json();
+    assert_eq!((&paused["status"], &paused["estimated_finish"]), (&json!("paused"), &Value::Null));
+    // Another one has its turn meanwhile.
+    script.allow(u64::MAX);
+    let second = begin(&server, &key, &file, &json!({})).await;
+    assert_eq!(server.job_over(&key, &second).await["status"], "succeeded");
+    assert_eq!(get(&server, &key, &format!("/v1/fine_tuning/jobs/{id}")).await["status"], "paused");
+    assert_eq!(act(&server, &key, &id, "resume").await.json()["status"], "queued");
+    assert_eq!(server.job_over(&key, &id).await["status"], "succeeded");
+    let began = script.began_at();
+    assert_eq!((began[0], began[1]), (0, 0));
+    assert!((2..=3).contains(&began[2]), "it goes on where it was paused: {began:?}");
+    assert_eq!(act(&server, &key, &id, "cancel").await.error().2, json!("invalid_status"));
+
+    script.allow(1);
+    let id = begin(&server, &key, &file, &json!({})).await;
+    server.job_when(&key, &id, |job| job["state"] == "training").await;
+    let waiting = begin(&server, &key, &file, &json!({})).await;
+    let cancelled = act(&server, &key, &waiting, "cancel").await.json();
+    assert_eq!((&cancelled["status"], &cancelled["error"]), (&json!("cancelled"), &Value::Null));
+    let cancelled = act(&server, &key, &id, "cancel").await.json();
+    assert_eq!((&cancelled["status"], cancelled["finished_at"].is_i64()), (&json!("cancelled"), true));
+    driver.stop().await;
+    assert_eq!(std::fs::read_dir(server.data.path().join("training")).unwrap().count(), 0, "nothing of it is left");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn jobs_go_on_after_a_restart() {
+    let server = Harness::new().await;
+    let (key, _) = server.key_for("proj_a", "fine_tuning").await;
+    let script = Script::new(8);
+    script.allow(5);
+    let driver = server.drive(&script).await;
+    let file = rows(&server, &key).await;
+    let id = begin(&server, &key, &file, &json!({})).await;
+    let queued = begin(&server, &key, &file, &json!({})).await;
+    server.job_when(&key, &queued, |job| job["status"] == "queued").await;
+    server.job_when(&key, &id, |job| job["estimated_finish"].is_i64()).await;
+    driver.stop().await;
+    assert_eq!(get(&server, &key, &format!("/v1/fine_tuning/jobs/{id}")).await["status"], "running");
+    script.allow(u64::MAX);
+    let driver = server.drive(&script).await;
+    for job in [&id, &queued] {
+        assert_eq!(server.job_over(&key, job).await["status"], "succeeded");
+    }
+    let began = script.began_at();
+    assert!(began.len() == 3 && began[1] >= 1 && began[2] == 0, "{began:?}");
+    let said = messages(&server, &key, &id).await;
+    for step in 1..=8 {
+        assert_eq!(said.iter().filter(|message| message.starts_with(&format!("Step {step}/8"))).count(), 1, "{said:?}");
+    }
+    driver.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn lists_filter_and_repetitions_make_one_job() {
+    let server = Harness::new().await;
+    let (key, _) = server.key_for("proj_a", "fine_tuning").await;
+    let file = rows(&server, &key).await;
+    let first = begin(&server, &key, &file, &json!({"metadata": {"team": "x"}})).await;
+    let second = begin(&server, &key, &file, &json!({})).await;
+    let ids = async |query: &str| -> Vec<String> {
+        let list = get(&server, &key, &format!("/v1/fine_tuning/jobs?{query}")).await;
+        list["data"].as_array().unwrap().iter().map(|job| job["id"].as_str().unwrap().to_owned()).collect()
+    };
+    assert_eq!(ids("").await.len(), 2);
+    assert_eq!(ids("metadata[team]=x").await, [first.as_str()]);
+    assert_eq!(ids("metadata=null").await, [second.as_str()]);
+    assert_eq!(ids("metadata[team]=y").await, [""; 0]);
+    assert_eq!(ids("limit=1").await.len(), 1);
+    let body = json!({"model": BASE, "training_file": file});
+    let post = async || server.post_as(&key, "/v1/fine_tuning/jobs", &body, &[("idempotency-key", "once")]).await;
+    assert_eq!(post().await.json()["id"], post().await.json()["id"]);
+    assert_eq!(ids("").await.len(), 3);
+    let wrong = json!({"model": "gpt-4o-mini", "training_file": file});
+    let refused = server.post_as(&key, "/v1/fine_tuning/jobs", &wrong, &[]).await;
+    assert_eq!(refused.error().3, json!("model"));
+}

@@ -5,6 +5,7 @@ pub(crate) mod announce;
 mod backend;
 pub(crate) mod base;
 mod device;
+mod hardware;
 mod hub;
 pub(crate) mod memory;
 
@@ -82,6 +83,7 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
         config: http::Config {
             body_limit: config.max_body_bytes,
             upload_limit: config.max_upload_bytes,
+            hardware: hardware::of(&config, &built.backend.facts().model),
             ..http::Config::default()
         },
     })

@@ -31,6 +31,7 @@ use crate::gateway::Gateway;
 use crate::registry::Catalog;
 use crate::tenants::Tenants;
 use crate::tenants::jwt::TokenVerifier;
+use crate::training::card::Hardware;
 use crate::training::jobs::desk::Jobs;
 use crate::training::jobs::files::Files;
 
@@ -47,6 +48,8 @@ pub struct Config {
     pub max_prompts: usize,
     /// Silence on a stream after which a comment is sent, so that proxies keep the connection.
     pub keep_alive: std::time::Duration,
+    /// What this server runs on, for the cards of versions.
+    pub hardware: Hardware,
 }
 
 impl Default for Config {
@@ -57,6 +60,7 @@ impl Default for Config {
             max_choices: 128,
             max_prompts: 256,
             keep_alive: std::time::Duration::from_secs(15),
+            hardware: Hardware::default(),
         }
     }
 }

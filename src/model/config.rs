@@ -91,6 +91,14 @@ impl ModelConfig {
             LinearSite::Down => (self.hidden_size, self.intermediate_size),
         }
     }
+
+    /// Weights of the linear layers, the embedding and the output; norms and biases are a rounding error of that.
+    pub fn parameters(&self) -> u64 {
+        let size = |(n, k): (usize, usize)| n as u64 * k as u64;
+        let layer: u64 = LinearSite::ALL.into_iter().map(|site| size(self.linear_shape(site))).sum();
+        let embeddings = if self.tied_embeddings { 1 } else { 2 };
+        layer * self.layers as u64 + embeddings * size((self.vocab_size, self.hidden_size))
+    }
 }
 
 /// The seven linear layers of a block, in order of use; adapters may target each.

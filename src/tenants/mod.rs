@@ -39,7 +39,7 @@ pub use live::{BudgetEvents, Opening, Tenants};
 pub use meter::{Gauge, Measure, OverLimit};
 pub use office::Office;
 pub use policy::{Limit, Policy, Subject};
-pub use price::{Price, PriceBook, Tokens};
+pub use price::{Price, PriceBook, Tokens, at as price_at};
 pub use principal::{CacheConsent, DEFAULT_TENANT, ModelAccess, Principal, Priority, Reach, Scope, Scopes, UnknownScope};
 pub use repeat::{Kept, Pending, Repeated};
 pub use secrets::{Secrets, new_id, sha256_hex};

@@ -7,6 +7,7 @@ mod admin_keys;
 mod audit_logs;
 mod budgets;
 mod cache;
+mod cards;
 pub(super) mod change;
 pub(super) mod conditions;
 mod keys;
@@ -97,6 +98,7 @@ pub fn routes() -> Vec<Route> {
         at("/admin/adapters/{name}",                                        ADMIN, d.clone(), delete(adapters::remove)),
         at("/admin/adapters/{name}/versions",                               LOOK,  g.clone(), get(adapters::versions)),
         at("/admin/adapters/{name}/versions",                               ADMIN, p.clone(), post(adapters::upload)),
+        at("/admin/adapters/{name}/versions/{version}/card",                LOOK,  g.clone(), get(cards::retrieve)),
 
         at("/admin/keys",                                                   LOOK,  g.clone(), get(keys::list_all)),
         at("/admin/keys",                                                   ADMIN, p.clone(), post(keys::create)),

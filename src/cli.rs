@@ -6,6 +6,7 @@ mod adapters;
 mod arguments;
 mod bench;
 mod dataset;
+mod dataset_check;
 mod dates;
 mod eval;
 mod generate;
@@ -82,6 +83,10 @@ fn dispatch(matches: &ArgMatches, environment: Vec<(OsString, OsString)>) -> Res
             let mut given = arguments::given(matches, environment);
             bench::settle_base(matches, &mut given);
             Ok(bench::run(matches, &resolved(&given)?)?)
+        }
+        "dataset" if matches.subcommand_name() == Some("check") => {
+            let matches = innermost(matches);
+            Ok(dataset_check::run(matches, &config(matches, environment)?)?)
         }
         "dataset" => Ok(dataset::run(matches, variable(&environment, TEACHER_KEY_VARIABLE))?),
         "eval" => {

@@ -32,6 +32,7 @@ Examples:
   switchyard dataset generate rows.jsonl --task T   have another model write examples
   switchyard dataset corrupt good.jsonl bad.jsonl   worse twins of good rows
   switchyard quantize DIR base.gguf --type q4_k     a Hugging Face directory as a GGUF file
+  switchyard dataset check rows.jsonl               what a file of examples is worth, and what is wrong with it
   switchyard tenants create Acme                    a tenant
   switchyard keys create worker --tenant proj_...   a key of a tenant, shown once
   switchyard prices set --input 0.15 --output 0.60  what tokens cost, in dollars a million
@@ -123,6 +124,11 @@ fn adapters() -> Command {
 /// Flags of commands that need the database only.
 pub(super) fn state_flags() -> Vec<Arg> {
     settings(of_state)
+}
+
+/// Flags of commands that read a base.
+pub(super) fn base_flags() -> Vec<Arg> {
+    settings(of_base)
 }
 
 fn of_state(setting: &Setting) -> bool {

@@ -2,12 +2,13 @@
 
 use clap::{ArgMatches, Command};
 
-use super::generate;
+use super::{dataset_check, generate};
 
 pub(super) fn command() -> Command {
     Command::new("dataset")
         .about("Files of examples to learn from")
         .subcommand_required(true)
+        .subcommand(dataset_check::command())
         .subcommand(generate::generate_command())
         .subcommand(generate::corrupt_command())
 }

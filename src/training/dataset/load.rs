@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::render::{Pair, Question, RenderError, Rendered, Renderer, Row, Sample};
 use super::split::{Side, split};
-use super::{Body, DatasetError, Digest, Example, Options, Problem, Reader};
+use super::{Body, DatasetError, Digest, Example, Options, Problem, ProblemKind, Reader};
 
 /// What a file is loaded for.
 #[derive(Debug, Clone, Copy)]
@@ -36,6 +36,8 @@ pub struct Loaded {
     pub truncated: u64,
     /// Rows that were left out, as nothing to learn is within the context.
     pub lost: u64,
+    /// Rows that were left out, as they have no prompt or no answer.
+    pub missing: u64,
     /// Tokens of the rows to learn from.
     pub train_tokens: u64,
     /// Those of them that are learnt.
@@ -45,7 +47,8 @@ pub struct Loaded {
 /// Bad rows that an error names.
 const NAMED: usize = 10;
 
-/// Loads a file. Every row must be sound: the first bad ones are named otherwise.
+/// Loads a file. Rows without a prompt or an answer are left out and counted; every other row must be sound, and the first bad ones are
+/// named otherwise.
 pub fn load(path: &Path, options: &Options, loading: &Loading<'_>) -> Result<Loaded, DatasetError> {
     let mut counts = Counts::default();
     let mut digest = Digest::default();
@@ -92,14 +95,15 @@ pub fn load(path: &Path, options: &Options, loading: &Loading<'_>) -> Result<Loa
     if train.is_empty() {
         return Err(DatasetError::Unusable("no row is left to learn from".to_owned()));
     }
-    let Counts { truncated, lost } = counts;
-    Ok(Loaded { train, held_out, questions, digest: digest.finish(), truncated, lost, train_tokens, learnt_tokens })
+    let Counts { truncated, lost, missing } = counts;
+    Ok(Loaded { train, held_out, questions, digest: digest.finish(), truncated, lost, missing, train_tokens, learnt_tokens })
 }
 
 #[derive(Default)]
 struct Counts {
     truncated: u64,
     lost: u64,
+    missing: u64,
 }
 
 /// Rows in tokens, in order; `None` where nothing to learn is within the context.
@@ -121,6 +125,10 @@ fn read(
     for row in Reader::open(path, options)? {
         let example = match row? {
             Ok(example) => example,
+            Err(problem) if problem.kind == ProblemKind::Missing => {
+                counts.missing += 1;
+                continue;
+            }
             Err(problem) => {
                 note(&problem);
                 continue;
@@ -150,11 +158,14 @@ fn read(
 /// Questions of the rows that are held out: the file again, up to the last one that is wanted.
 fn asked(path: &Path, options: &Options, loading: &Loading<'_>, sides: &[Side]) -> Result<Vec<Question>, DatasetError> {
     let mut questions = Vec::new();
-    for (row, side) in Reader::open(path, options)?.zip(sides) {
+    let mut sides = sides.iter();
+    for row in Reader::open(path, options)? {
         if questions.len() >= loading.questions {
             break;
         }
-        if let (Ok(example), Side::HeldOut) = (row?, side) {
+        // Rows that were left out have no side.
+        let Ok(example) = row? else { continue };
+        if sides.next() == Some(&Side::HeldOut) {
             let question = loading.renderer.question(&example);
             questions.push(question.map_err(|source| DatasetError::Row { line: example.line, source })?);
         }

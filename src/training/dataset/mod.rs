@@ -1,21 +1,31 @@
 //! From a file of examples to tokens with weights: formats, report, split. Knows nothing of jobs or gradients.
 
+mod check;
+#[cfg(test)]
+mod check_tests;
 mod columnar;
 pub mod columns;
 mod detect;
 mod digest;
 mod elements;
 mod encoding;
+mod findings;
+mod fix;
 #[cfg(test)]
 mod golden_tests;
+mod language;
 mod lines;
 mod load;
 mod messages;
+mod near;
+mod quality;
 mod reader;
 pub mod render;
 #[cfg(test)]
 mod render_tests;
+pub mod report;
 mod rows;
+mod seen;
 mod source;
 pub mod split;
 mod table;
@@ -25,10 +35,13 @@ use std::path::PathBuf;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
+pub use check::{Checking, check};
 pub use columns::{Column, Mapping};
 pub use digest::Digest;
+pub use fix::{Fix, NearDuplicates};
 pub use load::{Loaded, Loading, load};
 pub use reader::{Options, Reader, Skipped};
+pub use report::Report;
 pub use rows::Shape;
 pub use source::Container;
 

@@ -6,6 +6,7 @@
 //! by name.
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use serde_json::Value;
 use time::OffsetDateTime;
@@ -133,6 +134,8 @@ pub struct Renderer {
     template: ChatTemplate,
     /// Tokens that end an answer.
     ends: Vec<u32>,
+    /// Special tokens as they are written.
+    specials: Arc<[String]>,
     context: usize,
     now: OffsetDateTime,
 }
@@ -165,7 +168,10 @@ impl Renderer {
     /// Of parts of a base.
     pub fn new(parts: Parts) -> Result<Self, RenderError> {
         let template = parts.chat_template.ok_or(RenderError::NoTemplate)?;
-        Ok(Self { tokenizer: parts.tokenizer, template, ends: parts.ends, context: parts.context, now: parts.now })
+        let tokenizer = parts.tokenizer;
+        let specials = tokenizer.special_ids().into_iter().filter_map(|id| tokenizer.token(id)).filter(|token| !token.is_empty());
+        let specials = specials.collect();
+        Ok(Self { tokenizer, template, ends: parts.ends, specials, context: parts.context, now: parts.now })
     }
 
     /// Of a base that was read, with samples of at most so many tokens.
@@ -187,6 +193,16 @@ impl Renderer {
     /// Tokens of a text by itself.
     pub fn count(&self, text: &str) -> Result<usize, RenderError> {
         Ok(self.tokenizer.encode(text, Specials::Omit)?.len())
+    }
+
+    /// A special token that is written in a text, and would be read as structure.
+    pub fn special_text(&self, text: &str) -> Option<&str> {
+        let marks = |c: char| matches!(c, '<' | '[' | '|');
+        let begins_with_mark = |token: &str| token.starts_with(marks);
+        let any_mark = text.contains(marks);
+        // Nearly all of them begin with such a mark, and most texts have none.
+        let possible = self.specials.iter().filter(|token| any_mark || !begins_with_mark(token));
+        possible.map(String::as_str).find(|token| text.contains(token))
     }
 
     /// Token ids and weights of an example.

@@ -8,9 +8,11 @@ mod device;
 mod hardware;
 mod hub;
 pub(crate) mod memory;
+mod training;
 
 pub(crate) use backend::{Loaded, load_base, load_options, start as start_backend};
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,13 +26,13 @@ use crate::config::{BackendKind, Config, Location, Secret};
 use crate::gateway::{self, Gateway};
 use crate::http::{self, Ended, Readiness, Server};
 use crate::model::BLOCK_TOKENS;
+use crate::model::loader::RawTensor;
 use crate::registry::{Catalog, IfLoaded, LoadRequest, LoadedBy, Owner, Setup, Source, Viewer};
 use crate::store::{DataDir, Database};
 use crate::tenants::jwt::TokenVerifier;
 use crate::tenants::webhooks::Deliveries;
 use crate::tenants::{DEFAULT_TENANT, Office, Opening, Tenants};
-use crate::training::jobs::desk::{Caps, DeskSetup, Jobs};
-use crate::training::jobs::files::{FileLimits, Files, FilesSetup};
+use training::Training;
 
 /// Time for the last rows of the ledger to reach the database; what does not stays in the journal.
 const LAST_ROWS: Duration = Duration::from_secs(5);
@@ -58,28 +60,19 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
     let mut upkeep = tokio::spawn(tenants.clone().keep_up());
     let mut ledger = tokio::spawn(tenants.ledger().clone().drain());
     let mut webhooks = tokio::spawn(Deliveries::new(tenants.office().clone()).run(reached));
-    let files = Files::open(FilesSetup {
-        data: Arc::clone(&data),
-        database: tenants.database().clone(),
-        node: tenants.node().to_owned(),
-        limits: FileLimits { file: config.max_upload_bytes, tenant: config.max_stored_bytes },
-    })
-    .await
-    .context("files of clients")?;
-    let mut expiry = tokio::spawn(files.clone().keep_up());
-    let caps = Caps { seconds: config.training_max_time.as_secs() };
-    let jobs = Jobs::new(DeskSetup { files, base: built.base_name.clone(), caps });
+    let Training { jobs, mut driver } = training::start(&config, &data, &tenants, &built).await?;
+    let mut expiry = tokio::spawn(jobs.files().clone().keep_up());
     let address = listener.local_addr().context("the address of the listening socket")?;
     let readiness = Readiness::default();
     let starting = readiness.latch("start");
     let server = Server::new(http::Parts {
-        gateway: built.gateway,
+        gateway: built.gateway.clone(),
         catalog: built.catalog.clone(),
         tenants: tenants.clone(),
         jobs: jobs.clone(),
         tokens,
         readiness: readiness.clone(),
-        registry: built.metrics,
+        registry: built.metrics.clone(),
         config: http::Config {
             body_limit: config.max_body_bytes,
             upload_limit: config.max_upload_bytes,
@@ -129,6 +122,7 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
         ended = &mut ledger => Err(anyhow!("what moves the ledger into the database ended by itself: {ended:?}")),
         ended = &mut webhooks => Err(anyhow!("what calls webhooks ended by itself: {ended:?}")),
         ended = &mut expiry => Err(anyhow!("what removes files that have expired ended by itself: {ended:?}")),
+        () = training::ended(&mut driver) => Err(anyhow!("what trains ended by itself")),
         _ = health.wait_for(Health::is_over) => Err(anyhow!("the engine ended by itself")),
     };
     if let Err(error) = &outcome {
@@ -136,7 +130,13 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
         tracing::error!(%error, ?health, "stopping");
     }
     let _not_ready = readiness.latch("shutdown");
+    // Serving has the machine for itself now, and what was learnt is saved.
     jobs.close();
+    let saving = tokio::spawn(async move {
+        if let Some(driver) = driver {
+            driver.stop().await;
+        }
+    });
     // The receiver is gone when serving has ended by itself.
     let _ = stop.send(());
     let mut cut_off = false;
@@ -153,6 +153,9 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
                 cut_off = true;
             }
         }
+    }
+    if let Err(error) = saving.await {
+        tracing::error!(%error, "stopping what trains");
     }
     // Whatever still runs has had its time.
     built.backend.shutdown(Duration::ZERO).await;
@@ -178,6 +181,7 @@ struct Built {
     catalog: Catalog,
     gateway: Gateway,
     metrics: prometheus::Registry,
+    tensors: BTreeMap<String, RawTensor>,
 }
 
 /// Connections that wait to be accepted: more than come at one moment. (The library's 128 are few: who finds no place tries again
@@ -200,7 +204,7 @@ fn bind(config: &Config) -> anyhow::Result<TcpListener> {
 async fn build(config: &Config, data: &Arc<DataDir>, tenants: &Tenants) -> anyhow::Result<Built> {
     let for_loading = config.clone();
     let loaded = tokio::task::spawn_blocking(move || backend::start(&for_loading)).await.context("loading the base")??;
-    let backend = loaded.backend;
+    let (backend, tensors) = (loaded.backend, loaded.tensors);
     let reserved_names = vec![loaded.base.name.clone()];
     let (catalog, skipped) = Catalog::open(Setup {
         data: Arc::clone(data),
@@ -237,7 +241,7 @@ async fn build(config: &Config, data: &Arc<DataDir>, tenants: &Tenants) -> anyho
         cache: config.cache,
         default_max_tokens: config.default_max_tokens,
     });
-    Ok(Built { base_name, has_chat_template, backend, catalog, gateway, metrics })
+    Ok(Built { base_name, has_chat_template, backend, catalog, gateway, metrics, tensors })
 }
 
 async fn token_verifier(config: &Config, tenants: &Tenants) -> anyhow::Result<Option<Arc<TokenVerifier>>> {

@@ -1,5 +1,6 @@
 //! From the configuration to what generates: the engine on a loaded base, or the null backend on a base whose weights stay on disk.
 
+use std::collections::BTreeMap;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, anyhow};
@@ -10,13 +11,15 @@ use crate::backends::{Backend, NullBackend};
 use crate::config::{BackendKind, Config, KvMemory, Quant};
 use crate::engine::{self, EngineConfig, PrefixCache};
 use crate::gateway;
-use crate::model::loader::{Checkpoint, DType};
+use crate::model::loader::{Checkpoint, DType, RawTensor};
 use crate::model::{BLOCK_TOKENS, Model, ModelConfig, native, ops};
 
 /// What generates, and the base that it speaks for.
 pub(crate) struct Loaded {
     pub(crate) base: gateway::Base,
     pub(crate) backend: Backend,
+    /// The base's tensors as they are stored: mapped, hardly in memory.
+    pub(crate) tensors: BTreeMap<String, RawTensor>,
 }
 
 /// A base that is ready to compute.
@@ -70,7 +73,8 @@ fn start_native(config: &Config) -> anyhow::Result<Loaded> {
             prefix_cache: if config.prefix_cache { PrefixCache::On } else { PrefixCache::Off },
         },
     )?;
-    Ok(Loaded { base: served(name, checkpoint), backend: Backend::Native(engine) })
+    let tensors = checkpoint.tensors.clone();
+    Ok(Loaded { base: served(name, checkpoint), backend: Backend::Native(engine), tensors })
 }
 
 fn start_null(config: &Config) -> anyhow::Result<Loaded> {
@@ -84,7 +88,7 @@ fn start_null(config: &Config) -> anyhow::Result<Loaded> {
     };
     let null = NullBackend::start(null, &checkpoint.tokenizer).context("cannot start the null backend's thread")?;
     tracing::warn!("the null backend answers: words after a delay, no model");
-    Ok(Loaded { base: served(name, checkpoint), backend: Backend::Null(null) })
+    Ok(Loaded { base: served(name, checkpoint), backend: Backend::Null(null), tensors: BTreeMap::new() })
 }
 
 fn served(name: String, checkpoint: Checkpoint) -> gateway::Base {

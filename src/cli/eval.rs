@@ -56,7 +56,7 @@ pub(super) fn run(matches: &ArgMatches, config: &Config, key: Option<&str>) -> a
     let number = |id: &str| matches.get_one::<u32>(id).map_or(0, |number| *number as usize);
     let data = path("data").context("the file is missing")?;
     let judge = JUDGE.teacher(matches, key)?;
-    let Loaded { base, backend } = start_backend(config)?;
+    let Loaded { base, backend, .. } = start_backend(config)?;
     let renderer = Renderer::new(Parts {
         tokenizer: base.tokenizer.clone(),
         chat_template: base.chat_template.clone(),

@@ -87,6 +87,10 @@ impl Config {
             "max_body_bytes" => self.max_body_bytes.to_string(),
             "max_upload_bytes" => self.max_upload_bytes.to_string(),
             "max_stored_bytes" => self.max_stored_bytes.to_string(),
+            "training_mode" => self.training.policy.mode.to_string(),
+            "training_slice" => format!("{:?}", self.training.policy.slice),
+            "training_hours" => self.training.policy.hours.map_or_else(|| "always".to_owned(), hours),
+            "training_memory" => self.training.memory.map_or_else(|| "auto".to_owned(), |bytes| bytes.to_string()),
             "training_max_time" => self.training_max_time.as_secs_f64().to_string(),
             "drain_deadline" => self.drain_deadline.as_secs_f64().to_string(),
             key if key.starts_with("jwt_") => self.jwt.as_ref().map_or_else(|| "none".to_owned(), |jwt| tokens(jwt, key)),
@@ -127,4 +131,9 @@ fn list(values: impl Iterator<Item = String>) -> String {
 /// Absolute, so that it is clear which one is meant.
 fn path(path: &Path) -> String {
     std::path::absolute(path).unwrap_or_else(|_| PathBuf::from(path)).display().to_string()
+}
+
+fn hours(hours: crate::training::idle::Hours) -> String {
+    let time = |minute: u16| format!("{:02}:{:02}", minute / 60, minute % 60);
+    format!("{}-{}", time(hours.from), time(hours.to))
 }

@@ -8,10 +8,11 @@ use super::raw::{Given, Origin, Raw, Typed};
 use super::settings::{ADMIN_KEY_VARIABLE, SECRET_KEY_VARIABLE};
 use super::{
     BackendKind, CacheConfig, Config, Device, HubModel, KvMemory, Location, ModelSource, NullConfig, Problems, Quant, Secret,
-    StateConfig, Sync, locate,
+    StateConfig, Sync, TrainingConfig, locate,
 };
 use crate::outbound::Address;
 use crate::telemetry::{LogConfig, LogFormat};
+use crate::training::idle::{Hours, Mode, Policy};
 use crate::{registry, tenants};
 
 pub(super) struct Reader<'given> {
@@ -81,6 +82,7 @@ impl Reader<'_> {
         });
         let max_upload_bytes = self.value("max_upload_bytes", 1 << 30, bytes);
         let max_stored_bytes = self.value("max_stored_bytes", 64 << 30, bytes);
+        let training = self.training();
         let training_max_time = self.value("training_max_time", Duration::from_secs(86_400), duration);
         let drain_deadline = self.value("drain_deadline", Duration::from_secs(30), duration);
         let log = self.log();
@@ -126,6 +128,7 @@ impl Reader<'_> {
             max_body_bytes: max_body_bytes?,
             max_upload_bytes: max_upload_bytes?,
             max_stored_bytes: max_stored_bytes?,
+            training: training?,
             training_max_time: training_max_time?,
             drain_deadline: drain_deadline?,
             jwt: jwt?,
@@ -152,6 +155,23 @@ impl Reader<'_> {
             let origin = self.origin_of([setting]);
             problems.into_iter().for_each(|text| self.raw.problem(&origin, format!("{setting}: {text}")));
         }
+    }
+
+    fn training(&mut self) -> Option<TrainingConfig> {
+        let mode = self.value("training_mode", Mode::default(), str::parse);
+        let slice = self.value("training_slice", Policy::default().slice, |text| match duration(text)? {
+            Duration::ZERO => Err("a time above 0 is right".to_owned()),
+            slice => Ok(slice),
+        });
+        let hours = self.value("training_hours", None, |text| match text {
+            "always" => Ok(None),
+            text => text.parse::<Hours>().map(Some),
+        });
+        let memory = self.value("training_memory", None, |text| match text {
+            "auto" => Ok(None),
+            text => bytes(text).map(Some),
+        });
+        Some(TrainingConfig { policy: Policy { mode: mode?, slice: slice?, hours: hours? }, memory: memory? })
     }
 
     fn null(&mut self) -> Option<NullConfig> {

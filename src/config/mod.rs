@@ -17,6 +17,7 @@ use std::time::Duration;
 pub use crate::gateway::CacheConfig;
 pub use crate::store::Location;
 pub use crate::tenants::Sync;
+use crate::training::idle::Policy;
 pub use locate::{Bundle, bundle};
 pub use raw::{Given, Origin, Problem};
 pub use settings::{API_KEY_VARIABLE, Arity, SETTINGS, Setting, TEACHER_KEY_VARIABLE};
@@ -108,6 +109,15 @@ pub struct NullConfig {
     pub tokens: usize,
 }
 
+/// When fine-tuning jobs compute, and with how much memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TrainingConfig {
+    /// When.
+    pub policy: Policy,
+    /// Bytes beside the base; `None` is decided when a job begins.
+    pub memory: Option<u64>,
+}
+
 /// Memory for keys and values.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum KvMemory {
@@ -170,6 +180,8 @@ pub struct Config {
     pub max_upload_bytes: u64,
     /// Most bytes of a tenant's files.
     pub max_stored_bytes: u64,
+    /// When fine-tuning jobs compute, and with how much memory.
+    pub training: TrainingConfig,
     /// Longest time that a job may train.
     pub training_max_time: Duration,
     /// Time for running answers after a signal.

@@ -40,7 +40,7 @@ use feed::{Reporter, Source};
 use crate::backends::{Backend, Realm, Request, SubmitError};
 use crate::model::chat_template::ChatTemplate;
 use crate::model::tokenizer::{Position, Tokenizer};
-use crate::registry::{AdapterInfo, Catalog, Lease, LoadRequest, Loaded, Owner, RegistryError, Viewer};
+use crate::registry::{AdapterInfo, Catalog, Lease, LoadRequest, Loaded, Owner, Promotion, RegistryError, Viewer};
 use crate::tenants::{Ask, CacheUse, NotAdmitted, Principal, Priority, Tenants};
 
 /// Longest wait for an equal request's answer.
@@ -111,6 +111,16 @@ impl Gateway {
     pub async fn load_adapter(&self, request: LoadRequest) -> Result<Loaded, RegistryError> {
         let owner = request.owner.clone();
         let loaded = self.0.catalog.load(request).await?;
+        if let Some(old) = loaded.replaced.filter(|old| *old != loaded.number) {
+            self.purge_cache(Purge::Adapter { owner, version: format!("{}@{old}", loaded.name) });
+        }
+        Ok(loaded)
+    }
+
+    /// Puts what a job has made behind a name; answers of the version that it replaces are dropped.
+    pub async fn promote(&self, promotion: Promotion) -> Result<Loaded, RegistryError> {
+        let owner = promotion.owner.clone();
+        let loaded = self.0.catalog.promote(promotion).await?;
         if let Some(old) = loaded.replaced.filter(|old| *old != loaded.number) {
             self.purge_cache(Purge::Adapter { owner, version: format!("{}@{old}", loaded.name) });
         }

@@ -146,6 +146,21 @@ pub(super) fn operations() -> Vec<Operation> {
             )
         },
         Operation {
+            request: Some("PromotionRequest"),
+            errors: &[
+                BAD,
+                (404, "There is no such model."),
+                (409, "The adapter is not at `expected_version`; nothing was changed."),
+            ],
+            ..of(
+                Method::POST,
+                "/admin/adapters/{name}/promotions",
+                "promoteModel",
+                "Put a model of a fine-tuning job behind a name. Takes a passed gate, or somebody's name.",
+                Body::Object,
+            )
+        },
+        Operation {
             errors: &[(403, "It is no model of a fine-tuning job."), (404, "The model does not exist (`model_not_found`).")],
             ..of(
                 Method::DELETE,
@@ -255,6 +270,17 @@ pub(super) fn schemas() -> Value {
                 "id": {"type": "string"}, "object": {"const": "fine_tuning.job.event"}, "created_at": time,
                 "level": {"enum": ["info", "warn", "error"]}, "message": {"type": "string"},
                 "type": {"enum": ["message", "metrics"]}, "data": {"type": "object"},
+            },
+        },
+        "PromotionRequest": {
+            "type": "object", "required": ["model"], "additionalProperties": false,
+            "properties": {
+                "model": {"type": "string", "description": "The job's name for it: `ft:...`."},
+                "from_tenant": {"type": "string", "description": "The project whose job made it."},
+                "tenant": {"type": "string", "description": "The project that the name is for; without it everybody's."},
+                "approved_by": {"type": "string", "description": "Who looked at a version whose gate says `review`."},
+                "waived_by": {"type": "string", "description": "Who takes the responsibility for any other."},
+                "expected_version": {"type": "string"},
             },
         },
         "AddPartForm": {"type": "object", "required": ["data"], "properties": {"data": {"type": "string", "format": "binary"}}},

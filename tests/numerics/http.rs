@@ -77,7 +77,7 @@ impl Served {
             gateway,
             catalog,
             tenants,
-            jobs: Jobs::new(DeskSetup { files, base: base.name.clone(), caps: Caps { seconds: 0 } }),
+            jobs: Jobs::new(DeskSetup { files, base: base.name.clone(), caps: Caps { seconds: 0 }, untrainable: None }),
             tokens: None,
             readiness: Readiness::default(),
             registry,

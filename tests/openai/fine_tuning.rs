@@ -2,6 +2,7 @@
 
 use axum::http::{Method, StatusCode};
 use serde_json::{Value, json};
+use switchyard::registry::Gate;
 
 use crate::files::send_file;
 use crate::scripted::Script;
@@ -252,4 +253,50 @@ async fn lists_filter_and_repetitions_make_one_job() {
     let wrong = json!({"model": "gpt-4o-mini", "training_file": file});
     let refused = server.post_as(&key, "/v1/fine_tuning/jobs", &wrong, &[]).await;
     assert_eq!(refused.error().3, json!("model"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn only_what_passed_its_gate_is_put_behind_a_name_unless_somebody_gives_theirs() {
+    let server = Harness::new().await;
+    let (key, _) = server.key_for("proj_a", "fine_tuning,inference").await;
+    let script = Script::new(4);
+    let driver = server.drive(&script).await;
+    let file = rows(&server, &key).await;
+    let mut models = Vec::new();
+    for verdict in [Ok(Gate::Pass), Ok(Gate::Review), Ok(Gate::Fail), Err("the engine is busy".to_owned())] {
+        let unknown = verdict.is_err();
+        script.judge(verdict);
+        let id = begin(&server, &key, &file, &json!({})).await;
+        let job = server.job_over(&key, &id).await;
+        assert_eq!(job["status"], "succeeded", "its owner can call it whatever the verdict is");
+        models.push(job["fine_tuned_model"].as_str().unwrap().to_owned());
+        let said = messages(&server, &key, &id).await;
+        assert!(said.iter().any(|text| text.starts_with(if unknown { "The model could not be evaluated" } else { "Gate:" })));
+    }
+    let promote = async |model: &str, more: Value| {
+        let body = merged(json!({"model": model, "from_tenant": "proj_a"}), &more);
+        server.post("/admin/adapters/support/promotions", &body).await
+    };
+    let refused = |reply: Reply| assert_eq!((reply.status.as_u16(), reply.error().2), (400, json!("gate_not_passed")));
+    let [passed, reviewed, failed, pending] = &models[..] else { panic!("{models:?}") };
+    for model in [reviewed, failed, pending] {
+        refused(promote(model, json!({})).await);
+        assert_eq!(answers(&server, &key, model).await, 200);
+    }
+    refused(promote(failed, json!({"approved_by": "Ada"})).await);
+    assert_eq!(promote("ft:tiny:proj_a::00000000", json!({})).await.status, 404);
+    assert_eq!(promote(passed, json!({"expected_version": "3"})).await.status, 409);
+    let first = promote(passed, json!({})).await;
+    assert_eq!((first.status.as_u16(), &first.json()["release"]), (200, &json!({"by": "gate"})), "{}", first.text);
+    let approved = promote(reviewed, json!({"approved_by": "Ada"})).await.json();
+    assert_eq!(approved["release"], json!({"by": "approved", "name": "Ada"}));
+    let waived = promote(failed, json!({"waived_by": "Grace"})).await.json();
+    assert_eq!(waived["release"], json!({"by": "waived", "name": "Grace"}));
+    let other = server.key_of("proj_b").await;
+    assert_eq!(answers(&server, &other, "support").await, 200, "everybody's now");
+    assert_eq!(answers(&server, &other, failed).await, 404, "its own name is its owner's still");
+    let listed = server.get("/v1/lora_adapters").await.json();
+    let support = listed["data"].as_array().unwrap().iter().find(|adapter| adapter["name"] == "support").unwrap().clone();
+    assert_eq!((&support["loaded_by"], &support["gate"]["verdict"]), (&json!("training"), &json!("fail")));
+    driver.stop().await;
 }

@@ -107,6 +107,15 @@ async fn a_revoked_key_ends_its_jobs_and_a_rotated_one_does_not() {
     script.allow(8);
     assert_eq!(error(&server.job_over(&other, &id).await), ("key_revoked", &Value::Null));
     assert_eq!(server.job_over(&other, &unread).await["status"], "succeeded");
+    // Another key in its place is no withdrawal of trust.
+    let (rotated, rotated_id) = server.key_for(TENANT, "fine_tuning").await;
+    script.allow(2);
+    let kept = begin(&server, &rotated, &file, &json!({})).await;
+    server.job_when(&other, &kept, |job| job["estimated_finish"].is_i64()).await;
+    server.done(Method::POST, &format!("/admin/keys/{rotated_id}/rotate"), json!({})).await;
+    server.done(Method::DELETE, &format!("/admin/keys/{rotated_id}"), Value::Null).await;
+    script.allow(8);
+    assert_eq!(server.job_over(&other, &kept).await["status"], "succeeded");
     driver.stop().await;
 }
 

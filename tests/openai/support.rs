@@ -157,7 +157,7 @@ impl Harness {
         });
         let files = files.await.unwrap();
         let caps = Caps { seconds: 3_600 };
-        let jobs = Jobs::new(DeskSetup { files: files.clone(), base: base.name.clone(), caps });
+        let jobs = Jobs::new(DeskSetup { files: files.clone(), base: base.name.clone(), caps, untrainable: None });
         let setup = Setup {
             data: store,
             roots: vec![root.path().to_owned()],

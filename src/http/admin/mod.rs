@@ -17,6 +17,7 @@ mod openapi_schemas;
 mod prices;
 mod project_keys;
 mod projects;
+mod promotions;
 pub(super) mod query;
 mod rate_limits;
 mod service_accounts;
@@ -99,6 +100,8 @@ pub fn routes() -> Vec<Route> {
         at("/admin/adapters/{name}/versions",                               LOOK,  g.clone(), get(adapters::versions)),
         at("/admin/adapters/{name}/versions",                               ADMIN, p.clone(), post(adapters::upload)),
         at("/admin/adapters/{name}/versions/{version}/card",                LOOK,  g.clone(), get(cards::retrieve)),
+
+        at("/admin/adapters/{name}/promotions",                             ADMIN, p.clone(), post(promotions::create)),
 
         at("/admin/keys",                                                   LOOK,  g.clone(), get(keys::list_all)),
         at("/admin/keys",                                                   ADMIN, p.clone(), post(keys::create)),

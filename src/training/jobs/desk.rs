@@ -36,6 +36,8 @@ pub struct DeskSetup {
     pub base: String,
     /// Caps of every job.
     pub caps: Caps,
+    /// Why nothing can be trained here, where that is so.
+    pub untrainable: Option<&'static str>,
 }
 
 /// What is asked for.
@@ -88,6 +90,7 @@ pub(super) struct Inner {
     pub(super) node: String,
     base: String,
     caps: Caps,
+    untrainable: Option<&'static str>,
     /// Counts changes of jobs, for those who follow one.
     changes: watch::Sender<u64>,
     /// The process ends: whoever follows a job is let go.
@@ -99,10 +102,10 @@ pub(super) struct Inner {
 impl Jobs {
     /// Opens the desk.
     pub fn new(setup: DeskSetup) -> Self {
-        let DeskSetup { files, base, caps } = setup;
+        let DeskSetup { files, base, caps, untrainable } = setup;
         let (database, node) = (files.inner.database.clone(), files.inner.node.clone());
         let (changes, closing, current) = (watch::Sender::new(0), AtomicBool::new(false), Mutex::default());
-        let inner = Inner { files, database, node, base, caps, changes, closing, current };
+        let inner = Inner { files, database, node, base, caps, untrainable, changes, closing, current };
         Self { inner: Arc::new(inner) }
     }
 
@@ -148,6 +151,9 @@ impl Jobs {
     /// Asks for a job.
     pub async fn create(&self, new: NewJob) -> Result<JobRow, JobsError> {
         let inner = &self.inner;
+        if let Some(reason) = inner.untrainable {
+            return Err(JobsError::refused("training_unavailable", format!("This server cannot fine-tune: {reason}.")));
+        }
         if new.model != inner.base {
             let shown: String = new.model.chars().take(64).collect();
             let problem = format!("{shown:?} cannot be fine-tuned here; the base {:?} can", inner.base);

@@ -13,6 +13,7 @@ mod result;
 mod run;
 pub mod uploads;
 pub mod work;
+pub mod workshop;
 
 use rand::Rng;
 use rand::distr::Alphanumeric;

@@ -1,0 +1,120 @@
+//! Builds what fine-tunes: files, the desk where jobs are asked for, and, where the base can be trained, what works on them.
+
+use std::sync::Arc;
+
+use anyhow::Context;
+use sha2::{Digest, Sha256};
+
+use super::{Built, memory};
+use crate::backends::Backend;
+use crate::config::Config;
+use crate::store::DataDir;
+use crate::tenants::{Tenants, unix_now};
+use crate::training::gate::Limits;
+use crate::training::jobs::desk::{Caps, DeskSetup, Jobs};
+use crate::training::jobs::driver::{Cost, Driver, DriverSetup, Rhythm};
+use crate::training::jobs::examiner::OwnEngine;
+use crate::training::jobs::files::{FileLimits, Files, FilesSetup};
+use crate::training::jobs::workshop::{Resident, ResidentWorkshop, Slowly};
+
+/// What fine-tunes.
+pub(super) struct Training {
+    pub(super) jobs: Jobs,
+    /// `None` where the base cannot be trained.
+    pub(super) driver: Option<Driver>,
+}
+
+/// Opens files and the desk, and takes up jobs of an earlier life.
+pub(super) async fn start(config: &Config, data: &Arc<DataDir>, tenants: &Tenants, built: &Built) -> anyhow::Result<Training> {
+    let files = Files::open(FilesSetup {
+        data: Arc::clone(data),
+        database: tenants.database().clone(),
+        node: tenants.node().to_owned(),
+        limits: FileLimits { file: config.max_upload_bytes, tenant: config.max_stored_bytes },
+    });
+    let files = files.await.context("files of clients")?;
+    let resident = resident(config, built);
+    let jobs = Jobs::new(DeskSetup {
+        files,
+        base: built.base_name.clone(),
+        caps: Caps { seconds: config.training_max_time.as_secs() },
+        untrainable: resident.as_ref().err().copied(),
+    });
+    let driver = match resident {
+        Err(reason) => {
+            tracing::info!(reason, "no fine-tuning");
+            None
+        }
+        Ok(resident) => {
+            let examiner = OwnEngine {
+                backend: built.backend.clone(),
+                catalog: built.catalog.clone(),
+                tokenizer: resident.tokenizer.clone(),
+                end_tokens: resident.end_tokens.as_slice().into(),
+                base: built.base_name.clone(),
+                limits: Limits::default(),
+            };
+            let setup = DriverSetup {
+                jobs: jobs.clone(),
+                workshop: Arc::new(ResidentWorkshop::new(resident)),
+                examiner: Some(Arc::new(examiner)),
+                catalog: built.catalog.clone(),
+                data_dir: data.path().to_owned(),
+                cost: cost(tenants),
+                rhythm: Rhythm::default(),
+            };
+            Some(Driver::start(setup).await.context("training jobs")?)
+        }
+    };
+    Ok(Training { jobs, driver })
+}
+
+/// Returns when the driver has ended by itself; never where there is none.
+pub(super) async fn ended(driver: &mut Option<Driver>) {
+    match driver {
+        Some(driver) => driver.ended().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// The base as the workshop needs it, or why it cannot be trained.
+fn resident(config: &Config, built: &Built) -> Result<Resident, &'static str> {
+    let Backend::Native(engine) = &built.backend else { return Err("it runs without a model") };
+    let base = engine.training_base().ok_or("its base is on a device that it cannot train on")?;
+    let served = built.gateway.base();
+    let tensors = built.tensors.clone();
+    // Names and contents in their order: the same base has the same digest, whatever its files are called.
+    let digest: Slowly<String> = Box::new(move || {
+        let mut digest = Sha256::new();
+        for (name, tensor) in &tensors {
+            digest.update(format!("{name} {:?} {} {}\n", tensor.dtype, tensor.rows, tensor.cols));
+            digest.update(tensor.bytes());
+        }
+        digest.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+    });
+    let given = config.training.memory;
+    let memory: Slowly<Option<u64>> = Box::new(move || given.or_else(|| memory::available_bytes().map(|bytes| bytes / 10 * 9)));
+    Ok(Resident {
+        base: base.clone(),
+        name: built.base_name.clone(),
+        digest,
+        tokenizer: served.tokenizer.clone(),
+        chat_template: served.chat_template.clone(),
+        end_tokens: served.end_tokens.clone(),
+        context: engine.facts().max_context,
+        policy: config.training.policy,
+        pressure: engine.pressure().clone(),
+        threads: config.threads,
+        memory,
+    })
+}
+
+/// What training costs a tenant, by the price book of the moment.
+fn cost(tenants: &Tenants) -> Cost {
+    let tenants = tenants.clone();
+    Arc::new(move |tenant, model, tokens| {
+        let policy = tenants.policy();
+        let prices = policy.prices.of(tenant, model);
+        crate::tenants::price_at(&prices, unix_now()).map_or(0, |price| price.of_training(tokens))
+    })
+}

@@ -10,7 +10,7 @@ mod hub;
 pub(crate) mod memory;
 mod training;
 
-pub(crate) use backend::{Loaded, load_base, load_options, start as start_backend};
+pub(crate) use backend::{Loaded, LoadedBase, load_base, load_options, start as start_backend};
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -60,7 +60,7 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
     let mut upkeep = tokio::spawn(tenants.clone().keep_up());
     let mut ledger = tokio::spawn(tenants.ledger().clone().drain());
     let mut webhooks = tokio::spawn(Deliveries::new(tenants.office().clone()).run(reached));
-    let Training { jobs, mut driver } = training::start(&config, &data, &tenants, &built).await?;
+    let Training { jobs, mut driver, workshop } = training::start(&config, &data, &tenants, &built).await?;
     let mut expiry = tokio::spawn(jobs.files().clone().keep_up());
     let address = listener.local_addr().context("the address of the listening socket")?;
     let readiness = Readiness::default();
@@ -70,6 +70,7 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
         catalog: built.catalog.clone(),
         tenants: tenants.clone(),
         jobs: jobs.clone(),
+        workshop,
         tokens,
         readiness: readiness.clone(),
         registry: built.metrics.clone(),

@@ -3,12 +3,16 @@
 //! It drives the model directly: no scheduler, no sampling, no HTTP. Cases are measured in turn, round after round, and the
 //! median is reported, so that a machine that drifts does not favour one case. Speed of the server: `loadtests/`.
 
+mod train;
+
 use std::fmt;
 use std::sync::Arc;
 use std::time::Instant;
 
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
+
+pub use train::{TrainOptions, TrainReport, train};
 
 use crate::ids::VersionId;
 use crate::model::config::LinearSite;

@@ -15,6 +15,7 @@ mod prices;
 mod quantize;
 mod teacher;
 mod tenants;
+mod train;
 mod usage;
 
 use std::ffi::OsString;
@@ -93,6 +94,7 @@ fn dispatch(matches: &ArgMatches, environment: Vec<(OsString, OsString)>) -> Res
             let key = variable(&environment, TEACHER_KEY_VARIABLE).map(str::to_owned);
             Ok(eval::run(matches, &config(matches, environment)?, key.as_deref())?)
         }
+        "train" => Ok(train::run(matches, &config(matches, environment)?)?),
         "quantize" => Ok(quantize::run(matches)?),
         "keys" => Ok(keys::run(matches, &state_config(innermost(matches), environment)?)?),
         "prices" => Ok(prices::run(matches, &state_config(innermost(matches), environment)?)?),

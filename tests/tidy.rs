@@ -26,7 +26,7 @@ const ROOMS: &[(&str, &[&str])] = &[
         ],
     ),
     ("backends", &["engine", "ids", "model", "outbound"]),
-    ("bench", &["engine", "ids", "model"]),
+    ("bench", &["engine", "ids", "model", "training"]),
     (
         "cli",
         &[

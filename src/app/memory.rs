@@ -48,7 +48,7 @@ pub(super) fn kv_blocks(memory: KvBytes, model: &ModelConfig, block_bytes: usize
 }
 
 /// Bytes that the process may still use: the system's figure, or the control group's limit where that is less.
-pub(super) fn available_bytes() -> Option<u64> {
+pub(crate) fn available_bytes() -> Option<u64> {
     let system = meminfo_available(&std::fs::read_to_string("/proc/meminfo").ok()?)?;
     let number = |path: &str| std::fs::read_to_string(path).ok()?.trim().parse::<u64>().ok();
     let group = number("/sys/fs/cgroup/memory.max")

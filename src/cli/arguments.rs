@@ -28,6 +28,7 @@ Examples:
   switchyard adapters inspect PATH                  what is in an adapter, and whether it fits the base
   switchyard adapters push NAME PATH --server URL   send an adapter to a running server
   switchyard bench --model M --batches 1,16         how fast this machine is
+  switchyard train rows.jsonl --out support         an adapter from a file of examples
   switchyard eval rows.jsonl --candidate PATH       what an adapter is worth beside the base
   switchyard dataset generate rows.jsonl --task T   have another model write examples
   switchyard dataset corrupt good.jsonl bad.jsonl   worse twins of good rows
@@ -63,6 +64,12 @@ pub(super) fn command() -> Command {
                 .args(settings(|setting| of_base(setting) || ["quant", "device", "threads"].contains(&setting.key))),
         )
         .subcommand(super::dataset::command())
+        .subcommand(
+            Command::new("train")
+                .about("Fine-tune an adapter on a file of examples")
+                .args(super::train::arguments())
+                .args(settings(|setting| of_base(setting) || ["quant", "device", "threads"].contains(&setting.key))),
+        )
         .subcommand(
             Command::new("eval")
                 .about("Judge an adapter by its answers to a file of examples, beside the base and another adapter")

@@ -5,11 +5,12 @@ use clap::{Arg, ArgAction, ArgMatches};
 
 use crate::app;
 use crate::app::announce::say;
-use crate::bench::{self, Options};
+use crate::bench::{self, Options, TrainOptions};
 use crate::config::{Config, Given, Quant};
 use crate::model::loader::DType;
 use crate::model::random::{self, Mix};
 use crate::model::{Model, native};
+use crate::training::trainer::ComputeType;
 
 /// Arguments beside the settings of the base.
 pub(super) fn arguments() -> Vec<Arg> {
@@ -38,6 +39,24 @@ pub(super) fn arguments() -> Vec<Arg> {
             .value_parser(random::SHAPES)
             .conflicts_with("model")
             .help("Measure random weights of a well-known shape instead of a base; --quant auto makes Q4_K_M of them."),
+        number("vocab", "Vocabulary of the random base.", 32_000),
+        Arg::new("train")
+            .long("train")
+            .action(ArgAction::SetTrue)
+            .help("Measure training instead of serving; --rank says of what rank."),
+        number("train-rows", "Rows of a training step.", 2),
+        number("train-tokens", "Tokens of a row.", 512),
+        number("train-steps", "Steps that are measured.", 5),
+        Arg::new("train-compute")
+            .long("train-compute")
+            .value_name("TYPE")
+            .value_parser(["auto", "f32", "int8"])
+            .default_value("auto")
+            .help("Type of the products with the base."),
+        Arg::new("train-checkpointing")
+            .long("train-checkpointing")
+            .action(ArgAction::SetTrue)
+            .help("Keep the layers' inputs alone and compute the rest again."),
         Arg::new("json").long("json").action(ArgAction::SetTrue).help("Print JSON instead of a table."),
     ]
 }
@@ -67,12 +86,15 @@ pub(super) fn run(matches: &ArgMatches, config: &Config) -> anyhow::Result<()> {
         }
     }
     let (name, mut model) = match matches.get_one::<String>("shape") {
-        Some(shape) => (format!("{shape}, random"), random_base(shape, config)?),
+        Some(shape) => (format!("{shape}, random"), random_base(shape, matches, config)?),
         None => {
             let base = app::load_base(config)?;
             (base.name, base.model)
         }
     };
+    if matches.get_flag("train") {
+        return train(&name, model, matches, config);
+    }
     let context = model.config().context_length;
     let longest = options.prefill_tokens.max(options.context_tokens + options.decode_steps);
     if longest > context {
@@ -89,7 +111,35 @@ pub(super) fn run(matches: &ArgMatches, config: &Config) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn random_base(shape: &str, config: &Config) -> anyhow::Result<Box<dyn Model>> {
+/// Measures training on the base, whose serving side is given up first.
+fn train(name: &str, model: Box<dyn Model>, matches: &ArgMatches, config: &Config) -> anyhow::Result<()> {
+    let number = |id: &str, default: usize| matches.get_one::<u32>(id).map_or(default, |number| *number as usize);
+    let compute = match matches.get_one::<String>("train-compute").map(String::as_str) {
+        Some("f32") => ComputeType::F32,
+        Some("int8") => ComputeType::Int8,
+        _ => ComputeType::Auto,
+    };
+    let options = TrainOptions {
+        rows: number("train-rows", 2),
+        tokens: number("train-tokens", 512),
+        rank: number("rank", 16),
+        steps: number("train-steps", 5),
+        compute,
+        checkpointing: matches.get_flag("train-checkpointing"),
+        threads: app::load_options(config, model.config()).threads,
+    };
+    let base = model.training_base().context("training runs on the CPU only")?;
+    drop(model);
+    let report = bench::train(name, base, &options)?;
+    if matches.get_flag("json") {
+        say(&(serde_json::to_string_pretty(&report)? + "\n"));
+    } else {
+        say(&report.to_string());
+    }
+    Ok(())
+}
+
+fn random_base(shape: &str, matches: &ArgMatches, config: &Config) -> anyhow::Result<Box<dyn Model>> {
     let mix = match config.quant {
         Quant::Auto => Mix::Q4KM,
         Quant::None => Mix::Uniform(DType::F32),
@@ -97,7 +147,10 @@ fn random_base(shape: &str, config: &Config) -> anyhow::Result<Box<dyn Model>> {
         Quant::Q6K => Mix::Uniform(DType::Q6K),
         Quant::Q4K => Mix::Uniform(DType::Q4K),
     };
-    let base = random::shape(shape).context("--shape is none of the known shapes")?;
+    let mut base = random::shape(shape).context("--shape is none of the known shapes")?;
+    if let Some(vocabulary) = matches.get_one::<u32>("vocab") {
+        base.vocab_size = *vocabulary as usize;
+    }
     let tensors = random::tensors(&base, mix, 1)?;
     Ok(native::load(&base, &tensors, app::load_options(config, &base))?)
 }

@@ -34,6 +34,7 @@ use crate::tenants::jwt::TokenVerifier;
 use crate::training::card::Hardware;
 use crate::training::jobs::desk::Jobs;
 use crate::training::jobs::files::Files;
+use crate::training::jobs::workshop::ResidentWorkshop;
 
 /// Settings of this room.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -75,6 +76,8 @@ pub struct Parts {
     pub tenants: Tenants,
     /// Fine-tuning, and the files for it.
     pub jobs: Jobs,
+    /// What trains, where the base can be trained.
+    pub workshop: Option<ResidentWorkshop>,
     /// Callers with JSON Web Tokens, where those are accepted.
     pub tokens: Option<Arc<TokenVerifier>>,
     /// Who is not ready yet.
@@ -119,6 +122,10 @@ impl Server {
 
     fn jobs(&self) -> &Jobs {
         &self.0.parts.jobs
+    }
+
+    fn workshop(&self) -> Option<&ResidentWorkshop> {
+        self.0.parts.workshop.as_ref()
     }
 
     fn tokens(&self) -> Option<&TokenVerifier> {

@@ -14,6 +14,7 @@ mod keys;
 mod limits;
 pub(super) mod openapi;
 mod openapi_schemas;
+mod plans;
 mod prices;
 mod project_keys;
 mod projects;
@@ -102,6 +103,8 @@ pub fn routes() -> Vec<Route> {
         at("/admin/adapters/{name}/versions/{version}/card",                LOOK,  g.clone(), get(cards::retrieve)),
 
         at("/admin/adapters/{name}/promotions",                             ADMIN, p.clone(), post(promotions::create)),
+
+        at("/admin/training/plan",                                          ADMIN, p.clone(), post(plans::create)),
 
         at("/admin/keys",                                                   LOOK,  g.clone(), get(keys::list_all)),
         at("/admin/keys",                                                   ADMIN, p.clone(), post(keys::create)),

@@ -4,7 +4,7 @@ mod chat_request;
 mod completions_request;
 pub(super) mod files;
 pub(super) mod fine_tuning;
-mod fine_tuning_request;
+pub(super) mod fine_tuning_request;
 mod frames;
 mod generation;
 mod models;

@@ -46,6 +46,13 @@ impl TrainingBase {
         self.weights.layers.iter().flat_map(|layer| &layer.linears).any(|linear| linear.weight().format.is_quantized())
     }
 
+    /// How most of its matrices are kept, where that is quantized: `Q8_0`.
+    pub fn quantization(&self) -> Option<String> {
+        let linear = &self.weights.layers.first()?.linears[0];
+        let format = linear.weight().format;
+        format.is_quantized().then(|| format!("{format:?}"))
+    }
+
     fn layer(&self, index: usize) -> LayerWeights<'_> {
         let layer = &self.weights.layers[index];
         LayerWeights { attention_norm: &layer.attention_norm, linears: &layer.linears, mlp_norm: &layer.mlp_norm }

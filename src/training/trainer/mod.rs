@@ -10,6 +10,7 @@ mod export;
 mod memory;
 mod optimizer;
 mod order;
+mod probe;
 mod rows;
 mod settings;
 mod state;
@@ -27,6 +28,7 @@ use sha2::{Digest, Sha256};
 pub use drive::{Drive, Ended, Next, Progress, drive};
 pub use export::{LINEAGE_FILE, Lineage};
 pub use memory::{Sizes, bytes as memory_bytes};
+pub use probe::{Measured, probe, probe_behind};
 pub use settings::{ComputeType, Method, Scheduler, Settings};
 pub use state::{Best, STATE_FILE};
 
@@ -307,6 +309,11 @@ impl Run {
     /// Whether evaluations have not improved for as long as the settings allow.
     pub const fn is_exhausted(&self) -> bool {
         self.settings.patience > 0 && self.since_best >= self.settings.patience
+    }
+
+    /// Whether there are rows to evaluate on.
+    pub const fn has_held_out(&self) -> bool {
+        !self.data.held_out.is_empty()
     }
 
     /// Whether the steps done ask for an evaluation.

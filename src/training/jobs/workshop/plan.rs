@@ -11,7 +11,7 @@ use crate::training::idle::{Gate, Policy, yield_to_others};
 use crate::training::jobs::job::{Auto, Facts, Method, MethodKind};
 use crate::training::jobs::work::{Failure, Task};
 use crate::training::plan::{self, Cost, Keeping, Limits, Plan, Rows, Speed, Wishes};
-use crate::training::trainer::{Settings, Sizes, memory_bytes, probe};
+use crate::training::trainer::{Settings, Sizes, memory_bytes, probe_behind};
 
 /// How long a measurement may wait for a moment in which nobody needs the machine.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -116,7 +116,7 @@ impl ResidentWorkshop {
             });
             let measuring = scope.spawn(|| {
                 yield_to_others();
-                probe(resident.base.clone(), settings, resident.threads, Arc::clone(&gate))
+                probe_behind(Arc::clone(&gate), resident.base.clone(), settings, resident.threads)
             });
             let measured = measuring.join();
             drop(done);
@@ -130,11 +130,8 @@ impl ResidentWorkshop {
             }
             other => other,
         })?;
-        let speed = Speed {
-            train_tokens_per_second: measured.tokens_per_second,
-            answer_tokens_per_second: None,
-            steps: measured.steps,
-        };
+        let speed =
+            Speed { train_tokens_per_second: measured.tokens_per_second, answer_tokens_per_second: None, steps: measured.steps };
         *kept = Some(Measured { at: Instant::now(), rank: settings.rank, speed });
         Ok(speed)
     }

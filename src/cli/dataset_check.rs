@@ -107,6 +107,7 @@ pub(super) fn run(matches: &ArgMatches, config: &Config) -> anyhow::Result<()> {
         seed: matches.get_one::<u64>("seed").copied().unwrap_or(0),
         fix: path("fix").map(|path| Fix { path, near_duplicates }),
         each: Some(&mut each),
+        stop: None,
     };
     let report = check(reader, checking)?;
     let written = scores.map_or(Ok(()), |mut scores| scores.flush());

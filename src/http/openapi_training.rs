@@ -37,6 +37,16 @@ pub(super) fn operations() -> Vec<Operation> {
         },
         Operation { errors: &[NO_FILE], ..of(Method::GET, "/v1/files/{file_id}", "retrieveFile", "A file.", Body::Json("File")) },
         Operation {
+            errors: &[BAD, NO_FILE],
+            ..of(
+                Method::GET,
+                "/v1/files/{file_id}/report",
+                "reportFile",
+                "What a file is worth as a dataset: format, bad rows by line, repetition, lengths, languages, split.",
+                Body::Object,
+            )
+        },
+        Operation {
             errors: &[NO_FILE],
             ..of(
                 Method::DELETE,

@@ -65,6 +65,7 @@ pub fn routes() -> Vec<Route> {
         route(Method::POST, "/v1/files",                TRAIN, post(openai::files::create)),
         route(Method::GET,  "/v1/files",                LOOK,  get(openai::files::list_all)),
         route(Method::GET,  "/v1/files/{file_id}",      LOOK,  get(openai::files::retrieve)),
+        route(Method::GET,  "/v1/files/{file_id}/report", LOOK, get(openai::file_reports::report)),
         route(Method::DELETE, "/v1/files/{file_id}",    TRAIN, delete(openai::files::remove)),
         route(Method::GET,  "/v1/files/{file_id}/content", LOOK, get(openai::files::content)),
         route(Method::POST, "/v1/uploads",              TRAIN, post(openai::uploads::create)),

@@ -10,6 +10,7 @@ mod caching;
 mod cards;
 mod chat;
 mod completions;
+mod file_reports;
 mod files;
 mod fine_tuning;
 mod job_faults;

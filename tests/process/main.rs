@@ -4,6 +4,7 @@
 
 mod administration;
 mod commands;
+mod datasets;
 mod documents;
 mod evaluation;
 mod killed;

@@ -2,6 +2,7 @@
 
 mod chat_request;
 mod completions_request;
+pub(super) mod file_reports;
 pub(super) mod files;
 pub(super) mod fine_tuning;
 pub(super) mod fine_tuning_request;

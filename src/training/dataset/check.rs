@@ -1,6 +1,7 @@
 //! Looks at every row of a dataset once and reports. What is kept of a row are some numbers: about 200 bytes.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::findings::{FEW, Findings};
 use super::fix::{Copy, Fix, cleaned};
@@ -35,13 +36,18 @@ pub struct Checking<'a> {
     pub fix: Option<Fix<'a>>,
     /// Is told the score of each row that can be used.
     pub each: Option<&'a mut dyn FnMut(&RowScore)>,
+    /// Ends the work when it becomes true.
+    pub stop: Option<&'a AtomicBool>,
 }
 
 /// Reports on a dataset.
 pub fn check(mut reader: Reader, checking: Checking<'_>) -> Result<Report, DatasetError> {
-    let Checking { renderer, validation, held_out, seed, fix, mut each } = checking;
+    let Checking { renderer, validation, held_out, seed, fix, mut each, stop } = checking;
     let mut look = Look::new(renderer, fix.as_ref().map(Copy::begin).transpose()?);
     while let Some(row) = reader.next_row()? {
+        if stop.is_some_and(|stop| stop.load(Ordering::Relaxed)) {
+            return Err(DatasetError::Stopped);
+        }
         match row {
             Ok(example) => {
                 if let Some(score) = look.good(&example)?

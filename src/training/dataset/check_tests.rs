@@ -51,7 +51,7 @@ fn report(rows: &[String], context: usize) -> Report {
 }
 
 fn checking(renderer: &Renderer) -> Checking<'_> {
-    Checking { renderer: Some(renderer), validation: None, held_out: 0.2, seed: 1, fix: None, each: None }
+    Checking { renderer: Some(renderer), validation: None, held_out: 0.2, seed: 1, fix: None, each: None, stop: None }
 }
 
 fn lines(report: &Report, kind: FindingKind) -> Vec<u64> {
@@ -128,11 +128,12 @@ fn every_point_is_found_with_its_lines() {
 #[test]
 fn shares_make_warnings() {
     let mut rows = sound(100);
-    for n in 0..6 {
-        rows[n] = row(&format!("question {n}"), "");
+    for (n, row) in rows.iter_mut().enumerate().take(6) {
+        *row = self::row(&format!("question {n}"), "");
     }
     for n in 10..13 {
-        rows[n] = rows[20].clone();
+        rows.swap_remove(n);
+        rows.push(rows[20].clone());
     }
     let report = report(&rows, 512);
     assert_eq!(report.finding(FindingKind::Missing).unwrap().level, Level::Warning);

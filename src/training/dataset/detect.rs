@@ -23,6 +23,9 @@ pub(super) struct Found {
     pub(super) columns: Vec<Column>,
 }
 
+/// A row.
+type Fields = Map<String, Value>;
+
 /// Bytes that the container is found from.
 const HEAD: u64 = 1 << 16;
 /// Rows that the shape is found from, and about how many bytes of them.
@@ -88,7 +91,7 @@ pub(super) fn detect(path: &Path, options: &Options) -> Result<Found, DatasetErr
 }
 
 /// The first rows, and the first problem among them.
-fn beginning(source: &mut Source) -> std::io::Result<(Vec<Map<String, Value>>, Option<Problem>)> {
+fn beginning(source: &mut Source) -> std::io::Result<(Vec<Fields>, Option<Problem>)> {
     let (mut rows, mut problem, mut bytes) = (Vec::new(), None, 0);
     for _ in 0..ROWS {
         match source.next_row()? {

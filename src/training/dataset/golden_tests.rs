@@ -167,7 +167,7 @@ fn damaged_files_of_any_format_are_errors_and_no_panics() {
                 let place = usize::try_from(seed % bytes.len() as u64).unwrap();
                 bytes[place] = (seed >> 40) as u8;
             }
-            if seed % 3 == 0 {
+            if seed.is_multiple_of(3) {
                 bytes.truncate(usize::try_from((seed >> 20) % sound.len() as u64).unwrap());
             }
             std::fs::write(&path, bytes).unwrap();

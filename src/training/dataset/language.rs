@@ -30,7 +30,7 @@ impl Languages {
     /// Adds an answer.
     pub(super) fn add(&mut self, line: u64, answer: &str) {
         self.rows += 1;
-        if self.rows > ALL && self.rows % ONE_IN != 0 {
+        if self.rows > ALL && !self.rows.is_multiple_of(ONE_IN) {
             return;
         }
         let guess = guess(answer).filter(|guess| guess.confidence() >= TOLD);

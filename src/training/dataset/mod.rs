@@ -217,6 +217,9 @@ pub enum DatasetError {
         /// Why.
         source: render::RenderError,
     },
+    /// Nobody wants to know any more.
+    #[error("stopped")]
+    Stopped,
     /// The base cannot be trained on conversations.
     #[error(transparent)]
     Render(#[from] render::RenderError),

@@ -49,7 +49,7 @@ impl Near {
         let mut least = [u32::MAX; HASHES];
         shingles(text, |shingle| {
             for (least, (factor, term)) in least.iter_mut().zip(&self.factors) {
-                #[expect(clippy::cast_possible_truncation, reason = "the high half")]
+                // The high half.
                 let hashed = (shingle.wrapping_mul(*factor).wrapping_add(*term) >> 32) as u32;
                 *least = (*least).min(hashed);
             }

@@ -38,6 +38,13 @@ impl Options {
         Ok(())
     }
 
+    /// Takes from a file's name what its content alone may not say: that it is a table.
+    pub fn hint(&mut self, name: &str) {
+        let ending = name.rsplit_once('.').map(|(_, ending)| ending.to_ascii_lowercase());
+        let tables = [Container::Csv, Container::Tsv];
+        self.container = tables.into_iter().find(|table| ending.as_deref() == Some(table.name())).or(self.container);
+    }
+
     /// Names that [`Options::set_format`] takes.
     pub fn formats() -> Vec<&'static str> {
         Shape::ALL.map(Shape::name).into_iter().chain(Container::ALL.map(Container::name)).collect()

@@ -303,10 +303,12 @@ impl Renderer {
             if calls && end > start && full[start..end].contains(text) {
                 return Ok(Span::Turn(start..end));
             }
-            if !calls && end > start && !text.is_empty() {
-                if let Some(place) = full[start..end].rfind(text) {
-                    return Ok(Span::Text(start..start + place + text.len()));
-                }
+            if !calls
+                && end > start
+                && !text.is_empty()
+                && let Some(place) = full[start..end].rfind(text)
+            {
+                return Ok(Span::Text(start..start + place + text.len()));
             }
         }
         if calls || text.is_empty() {

@@ -11,7 +11,7 @@ use crate::http::body::JsonBody;
 use crate::http::error::ApiError;
 use crate::http::fields::Fields;
 use crate::http::openai::fine_tuning_request::{limits, method};
-use crate::tenants::{Principal, price_at, unix_now};
+use crate::tenants::{Principal, Reach, price_at, unix_now};
 use crate::training::jobs::JobsError;
 use crate::training::jobs::work::{Failure, Task};
 use crate::training::jobs::workshop::Asked;
@@ -25,6 +25,9 @@ pub async fn create(
 ) -> Result<Json<Value>, ApiError> {
     let mut fields = Fields::body(body)?;
     let tenant = fields.string("project_id")?.unwrap_or_else(|| caller.tenant.to_string());
+    if caller.reach != Reach::Organization && *tenant != *caller.tenant {
+        return Err(ApiError::organization_only());
+    }
     let training_file = fields.required_string("training_file")?;
     let validation_file = fields.string("validation_file")?;
     let seed = fields.integer("seed", 0..=i64::MAX)?;

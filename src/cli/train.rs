@@ -11,7 +11,6 @@ use time::OffsetDateTime;
 use crate::app::announce::say;
 use crate::app::{self, LoadedBase};
 use crate::config::Config;
-use crate::model::ModelConfig;
 use crate::model::config::LinearSite;
 use crate::model::train::{Layout, TrainingBase};
 use crate::training::dataset::render::{Parts, Rendered, Renderer};
@@ -128,7 +127,7 @@ pub(super) fn run(matches: &ArgMatches, config: &Config) -> anyhow::Result<()> {
 
 /// What the rules choose for these rows and this base.
 fn chosen(loaded: &Loaded, base: &TrainingBase) -> Vec<(String, Value)> {
-    let rules = plan::auto(loaded.train.len() as u64, loaded.train_tokens, parameters(&base.config));
+    let rules = plan::auto(loaded.train.len() as u64, loaded.train_tokens, base.config.parameters());
     // A step's rows are cut into micro-batches of four; larger ones are hardly faster and take more memory.
     let (rows, micro) = (rules.batch_size.value, rules.batch_size.value.min(4));
     [
@@ -142,13 +141,6 @@ fn chosen(loaded: &Loaded, base: &TrainingBase) -> Vec<(String, Value)> {
     ]
     .map(|(key, value)| (key.to_owned(), value))
     .into()
-}
-
-/// Weights of a base, the shared table once.
-fn parameters(config: &ModelConfig) -> u64 {
-    let linears: usize = LinearSite::ALL.into_iter().map(|site| config.linear_shape(site)).map(|(n, k)| n * k).sum();
-    let tables = if config.tied_embeddings { 1 } else { 2 };
-    (config.layers * linears + tables * config.vocab_size * config.hidden_size) as u64
 }
 
 fn planned(name: &str, base: &TrainingBase, loaded: &Loaded, settings: &Settings, threads: usize) -> anyhow::Result<Plan> {
@@ -174,7 +166,7 @@ fn planned(name: &str, base: &TrainingBase, loaded: &Loaded, settings: &Settings
         },
         base: plan::Base {
             name: name.to_owned(),
-            parameters: parameters(&base.config),
+            parameters: base.config.parameters(),
             quantization: base.quantization(),
             context: base.config.context_length as u64,
         },

@@ -81,6 +81,17 @@ impl ModelConfig {
         self.kv_heads * self.head_dim
     }
 
+    /// Weights in its matrices; a table that is shared counts once.
+    pub fn parameters(&self) -> u64 {
+        let linear = |site: LinearSite| {
+            let (out, inner) = self.linear_shape(site);
+            out as u64 * inner as u64
+        };
+        let layer: u64 = LinearSite::ALL.into_iter().map(linear).sum();
+        let tables = if self.tied_embeddings { 1 } else { 2 };
+        self.layers as u64 * layer + tables * self.vocab_size as u64 * self.hidden_size as u64
+    }
+
     /// `(out, in)` of a linear layer.
     pub const fn linear_shape(&self, site: LinearSite) -> (usize, usize) {
         match site {
@@ -90,14 +101,6 @@ impl ModelConfig {
             LinearSite::Gate | LinearSite::Up => (self.intermediate_size, self.hidden_size),
             LinearSite::Down => (self.hidden_size, self.intermediate_size),
         }
-    }
-
-    /// Weights of the linear layers, the embedding and the output; norms and biases are a rounding error of that.
-    pub fn parameters(&self) -> u64 {
-        let size = |(n, k): (usize, usize)| n as u64 * k as u64;
-        let layer: u64 = LinearSite::ALL.into_iter().map(|site| size(self.linear_shape(site))).sum();
-        let embeddings = if self.tied_embeddings { 1 } else { 2 };
-        layer * self.layers as u64 + embeddings * size((self.vocab_size, self.hidden_size))
     }
 }
 

@@ -77,7 +77,7 @@ struct Shared {
 impl ResidentWorkshop {
     /// Over a base.
     pub fn new(resident: Resident) -> Self {
-        let parameters = parameters(&resident.base.config);
+        let parameters = resident.base.config.parameters();
         Self(Arc::new(Shared { resident, digest: OnceLock::new(), parameters, measured: Mutex::default() }))
     }
 
@@ -379,15 +379,4 @@ fn unreadable(error: DatasetError) -> Failure {
 fn container(name: &str) -> Option<Container> {
     let ending = name.rsplit_once('.')?.1.to_ascii_lowercase();
     [Container::Csv, Container::Tsv].into_iter().find(|container| container.name() == ending)
-}
-
-/// Weights of a base, norms aside.
-fn parameters(config: &ModelConfig) -> u64 {
-    let linear = |site: &LinearSite| {
-        let (outputs, inputs) = config.linear_shape(*site);
-        outputs as u64 * inputs as u64
-    };
-    let layer: u64 = LinearSite::ALL.iter().map(linear).sum();
-    let embeddings = config.vocab_size as u64 * config.hidden_size as u64;
-    layer * config.layers as u64 + embeddings * if config.tied_embeddings { 1 } else { 2 }
 }

@@ -4,6 +4,9 @@
 //! A panel is [`COLS`] columns wide. Going forward its columns are rows of the weight (its outputs); going backward they are
 //! the weight's inputs, and the depth runs over its outputs.
 
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+
 use super::kernels::{COLS, GROUP, SCALED};
 use crate::model::ops::cpu::Isa;
 use crate::model::ops::cpu::packed::{BLOCK, Format, Packed, TILE, unpack_block, unpack_scales};
@@ -70,22 +73,7 @@ impl Panel {
         let mut block = [0f32; BLOCK * TILE];
         match way {
             Way::Forward => {
-                for side in 0..2 {
-                    let tile = 2 * panel + side;
-                    for at in depth.clone().step_by(BLOCK) {
-                        if tile < weight.tiles() {
-                            decode(isa, weight, tile, at / BLOCK, &mut block);
-                        } else {
-                            block.fill(0.0);
-                        }
-                        let first = at - depth.start;
-                        let rows = BLOCK.min(depth.end - at);
-                        for (row, values) in block.chunks_exact(TILE).take(rows).enumerate() {
-                            let to = (first + row) * COLS + side * TILE;
-                            self.values[to..to + TILE].copy_from_slice(values);
-                        }
-                    }
-                }
+                forward(isa, weight, panel, depth.clone(), &mut self.values);
             }
             Way::Backward => {
                 for at in depth.clone().step_by(TILE) {
@@ -109,31 +97,17 @@ impl Panel {
             let end = (start + SCALED).min(depth.end);
             let bytes = &mut self.bytes[run * SCALED * COLS..(run + 1) * SCALED * COLS];
             let scales = &mut self.scales[run * COLS..(run + 1) * COLS];
-            let mut block = [0f32; BLOCK * TILE];
             if (end - start) < SCALED {
                 self.run.fill(0.0);
             }
             match way {
                 Way::Forward => {
-                    for side in 0..2 {
-                        let tile = 2 * panel + side;
-                        for at in (start..end).step_by(BLOCK) {
-                            if tile < weight.tiles() {
-                                decode(isa, weight, tile, at / BLOCK, &mut block);
-                            } else {
-                                block.fill(0.0);
-                            }
-                            let to = (at - start) * COLS + side * TILE;
-                            for (row, values) in block.chunks_exact(TILE).take(end - at).enumerate() {
-                                self.run[to + row * COLS..to + row * COLS + TILE].copy_from_slice(values);
-                            }
-                        }
-                    }
+                    forward(isa, weight, panel, start..end, &mut self.run);
                     code(isa, Way::Forward, &self.run, bytes, scales);
                 }
                 Way::Backward => {
                     for (tile, out) in (start..end).step_by(TILE).zip(self.run.chunks_exact_mut(BLOCK * TILE)) {
-                        decode_into(isa, weight, tile / TILE, panel, out);
+                        decode(isa, weight, tile / TILE, panel, out);
                     }
                     code(isa, Way::Backward, &self.run, bytes, scales);
                 }
@@ -143,18 +117,46 @@ impl Panel {
     }
 }
 
-fn decode(isa: Isa, weight: &Packed, tile: usize, block: usize, out: &mut [f32; BLOCK * TILE]) {
-    decode_into(isa, weight, tile, block, out);
+/// Two tiles side by side: `out[depth][COLS]` of the depth named, which begins at a multiple of [`BLOCK`].
+fn forward(isa: Isa, weight: &Packed, panel: usize, depth: std::ops::Range<usize>, out: &mut [f32]) {
+    let mut block = [0f32; BLOCK * TILE];
+    for side in 0..2 {
+        let tile = 2 * panel + side;
+        for at in depth.clone().step_by(BLOCK) {
+            let rows = BLOCK.min(depth.end - at);
+            let to = (at - depth.start) * COLS + side * TILE;
+            #[cfg(target_arch = "x86_64")]
+            if isa == Isa::Avx512 && weight.format.is_quantized() && tile < weight.tiles() {
+                let out = &mut out[to..to + (BLOCK - 1) * COLS + TILE];
+                // SAFETY: the instruction set was detected; quantized depths are whole blocks.
+                unsafe { avx512::decode(weight, tile, at / BLOCK, out.as_mut_ptr(), COLS) };
+                continue;
+            }
+            if tile < weight.tiles() {
+                decode(isa, weight, tile, at / BLOCK, &mut block);
+            } else {
+                block.fill(0.0);
+            }
+            for (row, values) in block.chunks_exact(TILE).take(rows).enumerate() {
+                out[to + row * COLS..to + row * COLS + TILE].copy_from_slice(values);
+            }
+        }
+    }
 }
 
 /// Block `block` of a tile as f32, `[input][row]`; inputs past the matrix's end are zero.
-fn decode_into(isa: Isa, weight: &Packed, tile: usize, block: usize, out: &mut [f32]) {
+fn decode(isa: Isa, weight: &Packed, tile: usize, block: usize, out: &mut [f32]) {
     #[cfg(target_arch = "x86_64")]
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,f16c")]
     unsafe fn wide(weight: &Packed, tile: usize, block: usize, out: &mut [f32]) {
         decode_plain(weight, tile, block, out);
     }
     match isa {
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: the instruction set was detected; `out` is a block.
+        Isa::Avx512 if weight.format.is_quantized() => unsafe {
+            avx512::decode(weight, tile, block, out[..BLOCK * TILE].as_mut_ptr(), TILE);
+        },
         #[cfg(target_arch = "x86_64")]
         // SAFETY: the instruction set was detected.
         Isa::Avx512 => unsafe { wide(weight, tile, block, out) },
@@ -224,16 +226,14 @@ fn unpack(format: Format, quants: &[u8], out: &mut [u8; 512]) {
 
 /// Codes a run of f32 values in 8 bits, a scale per column.
 fn code(isa: Isa, way: Way, run: &[f32], bytes: &mut [u8], scales: &mut [f32]) {
-    #[cfg(target_arch = "x86_64")]
-    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,fma")]
-    unsafe fn wide(way: Way, run: &[f32], bytes: &mut [u8], scales: &mut [f32]) {
-        code_plain(way, run, bytes, scales);
-    }
-    match isa {
+    match (isa, way) {
         #[cfg(target_arch = "x86_64")]
-        // SAFETY: the instruction set was detected.
-        Isa::Avx512 => unsafe { wide(way, run, bytes, scales) },
-        Isa::Portable => code_plain(way, run, bytes, scales),
+        // SAFETY: the instruction set was detected; the slices are a run's.
+        (Isa::Avx512, Way::Forward) => unsafe { avx512::code_forward(run, bytes, scales) },
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: as above.
+        (Isa::Avx512, Way::Backward) => unsafe { avx512::code_backward(run, bytes, scales) },
+        (Isa::Portable, _) => code_plain(way, run, bytes, scales),
     }
 }
 

@@ -3,6 +3,7 @@
 //! It drives the model directly: no scheduler, no sampling, no HTTP. Cases are measured in turn, round after round, and the
 //! median is reported, so that a machine that drifts does not favour one case. Speed of the server: `loadtests/`.
 
+mod beside;
 mod train;
 
 use std::fmt;
@@ -12,6 +13,7 @@ use std::time::Instant;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
+pub use beside::{BesideOptions, BesideReport, beside};
 pub use train::{TrainOptions, TrainReport, train};
 
 use crate::ids::VersionId;

@@ -1,6 +1,7 @@
 //! How fast training goes here, and what memory it takes: steps over random tokens, every one of which is learnt.
 
 use std::fmt;
+use std::sync::Arc;
 
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -47,8 +48,8 @@ pub struct TrainReport {
     pub peak_resident_bytes: usize,
 }
 
-/// Trains for some steps.
-pub fn train(name: &str, base: TrainingBase, options: &TrainOptions) -> Result<TrainReport, TrainError> {
+/// A run over random tokens that never ends by itself.
+pub(super) fn random_run(base: TrainingBase, options: &TrainOptions, gate: Arc<Gate>) -> Result<Run, TrainError> {
     let mut rng = ChaCha8Rng::seed_from_u64(7);
     let vocabulary = base.config.vocab_size as u32;
     let mut sample = || Sample {
@@ -61,15 +62,20 @@ pub fn train(name: &str, base: TrainingBase, options: &TrainOptions) -> Result<T
         rank: options.rank,
         batch_size: options.rows,
         accumulation: 1,
-        max_steps: Some(options.steps as u64 + 1),
+        max_steps: Some(1 << 20),
         compute: options.compute,
         checkpointing: options.checkpointing,
         context: options.tokens,
         warmup_ratio: 0.0,
         ..Settings::default()
     };
-    let (gate, origin, threads) = (Gate::open(), Origin::Fresh, options.threads);
-    let mut run = Run::start(Start { base, data, settings, gate, origin, threads, memory: None }, None)?;
+    let (origin, threads) = (Origin::Fresh, options.threads);
+    Run::start(Start { base, data, settings, gate, origin, threads, memory: None }, None)
+}
+
+/// Trains for some steps.
+pub fn train(name: &str, base: TrainingBase, options: &TrainOptions) -> Result<TrainReport, TrainError> {
+    let mut run = random_run(base, options, Gate::open())?;
     run.step()?;
     let mut speeds = Vec::with_capacity(options.steps);
     for _ in 0..options.steps {

@@ -5,11 +5,11 @@ use clap::{Arg, ArgAction, ArgMatches};
 
 use crate::app;
 use crate::app::announce::say;
-use crate::bench::{self, Options, TrainOptions};
+use crate::bench::{self, BesideOptions, Options, TrainOptions};
 use crate::config::{Config, Given, Quant};
 use crate::model::loader::DType;
 use crate::model::random::{self, Mix};
-use crate::model::{Model, native};
+use crate::model::{Model, ModelConfig, native};
 use crate::training::trainer::ComputeType;
 
 /// Arguments beside the settings of the base.
@@ -44,6 +44,12 @@ pub(super) fn arguments() -> Vec<Arg> {
             .long("train")
             .action(ArgAction::SetTrue)
             .help("Measure training instead of serving; --rank says of what rank."),
+        Arg::new("beside")
+            .long("beside")
+            .action(ArgAction::SetTrue)
+            .conflicts_with("train")
+            .help("Measure serving beside a training job, and the job beside serving."),
+        number("seconds", "Length of each measurement of --beside.", 10),
         number("train-rows", "Rows of a training step.", 2),
         number("train-tokens", "Tokens of a row.", 512),
         number("train-steps", "Steps that are measured.", 5),
@@ -95,6 +101,21 @@ pub(super) fn run(matches: &ArgMatches, config: &Config) -> anyhow::Result<()> {
     if matches.get_flag("train") {
         return train(&name, model, matches, config);
     }
+    if matches.get_flag("beside") {
+        let job = train_options(model.config(), matches, config);
+        let beside = BesideOptions {
+            job,
+            rounds: options.rounds,
+            seconds: matches.get_one::<u32>("seconds").map_or(10, |seconds| u64::from(*seconds)),
+            prompt: 64,
+            answer: 32,
+            streams: 1,
+            slice_ms: 5,
+        };
+        let report = bench::beside(&name, model, &beside)?;
+        say(&if matches.get_flag("json") { serde_json::to_string_pretty(&report)? + "\n" } else { report.to_string() });
+        return Ok(());
+    }
     let context = model.config().context_length;
     let longest = options.prefill_tokens.max(options.context_tokens + options.decode_steps);
     if longest > context {
@@ -111,31 +132,31 @@ pub(super) fn run(matches: &ArgMatches, config: &Config) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Measures training on the base, whose serving side is given up first.
-fn train(name: &str, model: Box<dyn Model>, matches: &ArgMatches, config: &Config) -> anyhow::Result<()> {
+fn train_options(model: &ModelConfig, matches: &ArgMatches, config: &Config) -> TrainOptions {
     let number = |id: &str, default: usize| matches.get_one::<u32>(id).map_or(default, |number| *number as usize);
     let compute = match matches.get_one::<String>("train-compute").map(String::as_str) {
         Some("f32") => ComputeType::F32,
         Some("int8") => ComputeType::Int8,
         _ => ComputeType::Auto,
     };
-    let options = TrainOptions {
+    TrainOptions {
         rows: number("train-rows", 2),
         tokens: number("train-tokens", 512),
         rank: number("rank", 16),
         steps: number("train-steps", 5),
         compute,
         checkpointing: matches.get_flag("train-checkpointing"),
-        threads: app::load_options(config, model.config()).threads,
-    };
+        threads: app::load_options(config, model).threads,
+    }
+}
+
+/// Measures training on the base, whose serving side is given up first.
+fn train(name: &str, model: Box<dyn Model>, matches: &ArgMatches, config: &Config) -> anyhow::Result<()> {
+    let options = train_options(model.config(), matches, config);
     let base = model.training_base().context("training runs on the CPU only")?;
     drop(model);
     let report = bench::train(name, base, &options)?;
-    if matches.get_flag("json") {
-        say(&(serde_json::to_string_pretty(&report)? + "\n"));
-    } else {
-        say(&report.to_string());
-    }
+    say(&if matches.get_flag("json") { serde_json::to_string_pretty(&report)? + "\n" } else { report.to_string() });
     Ok(())
 }
 

@@ -1,6 +1,6 @@
 //! `switchyard train`: a file of examples to an adapter, without a server; or, with `--plan`, what that would take.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
@@ -21,8 +21,6 @@ use crate::training::trainer::{
     Data, Drive, Ended, Lineage, Method, Next, Origin, Progress, Run, Scored, Settings, Sizes, Start, drive, memory_bytes, probe,
 };
 
-/// Time between two saved states.
-const SAVE_EVERY: Duration = Duration::from_secs(60);
 /// Time between two lines on the way.
 const LINE_EVERY: Duration = Duration::from_secs(2);
 /// Beta of preferences where none is given: the usual one of the method's authors.
@@ -41,6 +39,12 @@ pub(super) fn arguments() -> Vec<Arg> {
              accumulation, learning_rate, scheduler, warmup_ratio, weight_decay, betas, epsilon, max_grad_norm, lora_plus_ratio, seed, \
              shuffle, packing, context, checkpointing, compute, eval_every, patience.",
         ),
+        Arg::new("save-seconds")
+            .long("save-seconds")
+            .value_name("N")
+            .value_parser(value_parser!(u32))
+            .default_value("60")
+            .help("Time between two saved states that a killed run goes on from; 0 saves after every step."),
         Arg::new("plan").long("plan").action(ArgAction::SetTrue).help("Say what the run would take and why, and do nothing."),
         Arg::new("json").long("json").action(ArgAction::SetTrue).help("Print JSON, a line for each thing that happens."),
     ]
@@ -92,13 +96,14 @@ pub(super) fn run(matches: &ArgMatches, config: &Config) -> anyhow::Result<()> {
         questions: 0,
     };
     let loaded = load(data, &Options::default(), &loading)?;
+    let wishes = wishes(&given, &asked);
     for (key, value) in chosen(&loaded, &base) {
         given.entry(key).or_insert(value);
     }
     let settings = parsed(&given)?;
     settings.check()?;
     if matches.get_flag("plan") {
-        let plan = planned(&name, &base, &loaded, &settings, config.threads)?;
+        let plan = planned(&name, &base, &loaded, (&settings, wishes), config.threads)?;
         say(&if matches.get_flag("json") { serde_json::to_string_pretty(&plan)? + "\n" } else { plan.text() });
         return Ok(());
     }
@@ -122,7 +127,8 @@ pub(super) fn run(matches: &ArgMatches, config: &Config) -> anyhow::Result<()> {
         threads: config.threads,
         memory: app::memory::available_bytes(),
     };
-    go(start, out, lineage, matches.get_flag("json"))
+    let save_every = Duration::from_secs(matches.get_one::<u32>("save-seconds").map_or(60, |seconds| u64::from(*seconds)));
+    go(start, Drive { dir: out.to_owned(), save_every, lineage }, matches.get_flag("json"))
 }
 
 /// What the rules choose for these rows and this base.
@@ -143,7 +149,25 @@ fn chosen(loaded: &Loaded, base: &TrainingBase) -> Vec<(String, Value)> {
     .into()
 }
 
-fn planned(name: &str, base: &TrainingBase, loaded: &Loaded, settings: &Settings, threads: usize) -> anyhow::Result<Plan> {
+/// What was asked for; the rules choose the rest.
+fn wishes(given: &Map<String, Value>, asked: &Settings) -> Wishes {
+    let typed = |key: &str| given.contains_key(key);
+    let batch = typed("batch_size") || typed("accumulation");
+    Wishes {
+        epochs: typed("epochs").then_some(asked.epochs),
+        batch_size: batch.then(|| u32::try_from(asked.batch_size * asked.accumulation).ok()).flatten(),
+        learning_rate_multiplier: None,
+        rank: typed("rank").then(|| u32::try_from(asked.rank).ok()).flatten(),
+    }
+}
+
+fn planned(
+    name: &str,
+    base: &TrainingBase,
+    loaded: &Loaded,
+    (settings, wishes): (&Settings, Wishes),
+    threads: usize,
+) -> anyhow::Result<Plan> {
     let measured = probe(base.clone(), settings, threads)?;
     let config = base.config.clone();
     let compute = settings.compute_for(base.is_quantized());
@@ -176,12 +200,7 @@ fn planned(name: &str, base: &TrainingBase, loaded: &Loaded, settings: &Settings
             steps: measured.steps,
         },
         limits: Limits { memory_bytes: app::memory::available_bytes(), ..Limits::default() },
-        wishes: Wishes {
-            epochs: Some(settings.epochs),
-            batch_size: u32::try_from(settings.batch_size * settings.accumulation).ok(),
-            learning_rate_multiplier: None,
-            rank: u32::try_from(settings.rank).ok(),
-        },
+        wishes,
         memory: &memory,
         cost: &|_| None,
     };
@@ -203,7 +222,8 @@ fn tokens(rows: &Rendered) -> u64 {
     lengths(rows).into_iter().map(|length| length as u64).sum()
 }
 
-fn go(start: Start, out: &Path, lineage: Lineage, json: bool) -> anyhow::Result<()> {
+fn go(start: Start, how: Drive, json: bool) -> anyhow::Result<()> {
+    let out = how.dir.as_path();
     let mut run = Run::start(start, Some(out)).with_context(|| format!("{} (--out)", out.display()))?;
     let tell = |text: &str, event: Value| say(&if json { format!("{event}\n") } else { format!("{text}\n") });
     for change in run.changes() {
@@ -218,7 +238,6 @@ fn go(start: Start, out: &Path, lineage: Lineage, json: bool) -> anyhow::Result<
         let text = format!("base: held-out loss {:.4}, accuracy {:.1} %", base.loss, 100.0 * base.accuracy);
         tell(&text, serde_json::json!({"event": "base", "loss": base.loss, "accuracy": base.accuracy}));
     }
-    let how = Drive { dir: out.to_owned(), save_every: SAVE_EVERY, lineage };
     let began = std::time::Instant::now();
     let mut line: Option<std::time::Instant> = None;
     let ended = drive(&mut run, &how, &mut |run, progress| {

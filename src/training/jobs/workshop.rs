@@ -16,7 +16,7 @@ use super::job::{Facts, MethodKind, Resolved};
 use super::work::{Failure, HeldOut, Material, Session, Step, Stop, Task, Workshop};
 use crate::engine::pressure::Pressure;
 use crate::model::chat_template::ChatTemplate;
-use crate::model::config::{LinearSite, ModelConfig};
+
 use crate::model::tokenizer::Tokenizer;
 use crate::model::train::TrainingBase;
 use crate::store::StoreError;

@@ -225,10 +225,20 @@ impl Run {
             let rows = Order::new(&Settings { max_steps: Some(1), ..settings.clone() }, lengths.clone()).most_tokens();
             memory::bytes(&config, &layout, settings, compute, Sizes { rows, longest, threads })
         };
-        let (settings, changes) = memory::fit(&settings, memory.unwrap_or(u64::MAX), needed)?;
-        let (order, need) = (Order::new(&settings, lengths.clone()), needed(&settings));
         let fingerprint = fingerprint(&settings, &data, &base, &origin);
         let saved = resume_from.map(state::read).transpose()?.flatten();
+        let limit = memory.unwrap_or(u64::MAX);
+        let (settings, changes) = match &saved {
+            Some((header, _)) if header.fingerprint != fingerprint => return Err(TrainError::OtherRun),
+            // It goes on as it began, whatever is free now.
+            Some((header, _)) if needed(&header.settings) <= limit => (header.settings.clone(), Vec::new()),
+            Some((header, _)) => {
+                let (need_mb, have_mb) = (needed(&header.settings) >> 20, limit >> 20);
+                return Err(TrainError::Memory { need_mb, have_mb });
+            }
+            None => memory::fit(&settings, limit, needed)?,
+        };
+        let (order, need) = (Order::new(&settings, lengths.clone()), needed(&settings));
         let between = Arc::new(move || gate.pass());
         let keep = if settings.checkpointing { Keep::Inputs } else { Keep::Activations };
         let learner = Learner::new(base, maths::Settings { threads, compute, keep, between })?;
@@ -257,7 +267,7 @@ impl Run {
         if let Some((header, vectors)) = saved {
             let Ok([values, first, second]) = <[Vec<f32>; 3]>::try_from(vectors) else { return Err(TrainError::OtherRun) };
             let fits = [&values, &first, &second].iter().all(|vector| vector.len() == run.layout.len);
-            if header.fingerprint != run.fingerprint || !fits || header.step > run.order.steps() {
+            if !fits || header.step > run.order.steps() {
                 return Err(TrainError::OtherRun);
             }
             (run.values, run.optimizer) = (values, AdamW { first, second });
@@ -457,6 +467,7 @@ impl Run {
     pub fn save(&self, dir: &Path) -> Result<(), TrainError> {
         let header = state::Header {
             fingerprint: self.fingerprint.clone(),
+            settings: self.settings.clone(),
             step: self.step,
             best: self.best,
             since_best: self.since_best,

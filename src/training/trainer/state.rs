@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::TrainError;
+use super::settings::Settings;
 use crate::store::rename_durably;
 
 /// Name of the file in a run's directory.
@@ -31,6 +32,8 @@ pub struct Best {
 pub struct Header {
     /// Digest of settings, rows and base: a state goes on only with those that it began with.
     pub fingerprint: String,
+    /// The settings as they were made to fit into memory then; what is free now must not change the run.
+    pub settings: Settings,
     /// Steps done.
     pub step: u64,
     /// Best evaluation.
@@ -146,7 +149,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         assert!(read(dir.path()).unwrap().is_none());
         let best = Some(Best { loss: 0.1 + 0.2, step: 3 });
-        let header = Header { fingerprint: "x".into(), step: 9, best, since_best: 1, lengths: vec![3, 2] };
+        let header =
+            Header { fingerprint: "x".into(), settings: Settings::default(), step: 9, best, since_best: 1, lengths: vec![3, 2] };
         write(dir.path(), &header, &[&[1.0, -0.0, f32::MIN_POSITIVE], &[4.0, 5.0]]).unwrap();
         let (back, vectors) = read(dir.path()).unwrap().unwrap();
         assert_eq!((back, vectors), (header, vec![vec![1.0, -0.0, f32::MIN_POSITIVE], vec![4.0, 5.0]]));

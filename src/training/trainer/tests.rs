@@ -126,6 +126,19 @@ fn a_state_of_other_settings_or_rows_is_refused() {
 }
 
 #[test]
+fn a_run_goes_on_as_it_began_whatever_memory_is_free_now() {
+    let dir = tempfile::tempdir().unwrap();
+    let whole = run(&settings(), &supervised(), None);
+    let tight = Start { memory: Some(whole.memory() - 1), ..start(&settings(), &supervised(), Gate::open()) };
+    let mut first = Run::start(tight, Some(dir.path())).unwrap();
+    assert!(first.settings().batch_size < settings().batch_size && !first.changes().is_empty());
+    first.step().unwrap();
+    first.save(dir.path()).unwrap();
+    let again = run(&settings(), &supervised(), Some(dir.path()));
+    assert_eq!((again.step_number(), again.settings()), (1, first.settings()));
+}
+
+#[test]
 fn what_cannot_be_learnt_is_refused_in_words() {
     let refused = |settings: &Settings, data: &Data| {
         Run::start(start(settings, data, Gate::open()), None).err().map(|error| error.to_string()).unwrap_or_default()

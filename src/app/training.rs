@@ -22,6 +22,8 @@ pub(super) struct Training {
     pub(super) jobs: Jobs,
     /// `None` where the base cannot be trained.
     pub(super) driver: Option<Driver>,
+    /// What the driver works with.
+    pub(super) workshop: Option<ResidentWorkshop>,
 }
 
 /// Opens files and the desk, and takes up jobs of an earlier life.
@@ -34,42 +36,40 @@ pub(super) async fn start(config: &Config, data: &Arc<DataDir>, tenants: &Tenant
     });
     let files = files.await.context("files of clients")?;
     let resident = resident(config, built);
-    let untrainable = resident.as_ref().err().copied();
-    let workshop = resident.ok().map(|resident| Arc::new(ResidentWorkshop::new(resident)));
     let jobs = Jobs::new(DeskSetup {
         files,
         base: built.base_name.clone(),
         caps: Caps { seconds: config.training_max_time.as_secs() },
-        untrainable,
+        untrainable: resident.as_ref().err().copied(),
     });
-    let driver = match workshop {
-        None => {
-            tracing::info!(reason = untrainable, "no fine-tuning");
-            None
+    let (driver, workshop) = match resident {
+        Err(reason) => {
+            tracing::info!(reason, "no fine-tuning");
+            (None, None)
         }
-        Some(workshop) => {
-            let served = built.gateway.base();
+        Ok(resident) => {
             let examiner = OwnEngine {
                 backend: built.backend.clone(),
                 catalog: built.catalog.clone(),
-                tokenizer: served.tokenizer.clone(),
-                end_tokens: served.end_tokens.as_slice().into(),
+                tokenizer: resident.tokenizer.clone(),
+                end_tokens: resident.end_tokens.as_slice().into(),
                 base: built.base_name.clone(),
                 limits: Limits::default(),
             };
+            let workshop = ResidentWorkshop::new(resident);
             let setup = DriverSetup {
                 jobs: jobs.clone(),
-                workshop,
+                workshop: Arc::new(workshop.clone()),
                 examiner: Some(Arc::new(examiner)),
                 catalog: built.catalog.clone(),
                 data_dir: data.path().to_owned(),
                 cost: cost(tenants),
                 rhythm: Rhythm::default(),
             };
-            Some(Driver::start(setup).await.context("training jobs")?)
+            (Some(Driver::start(setup).await.context("training jobs")?), Some(workshop))
         }
     };
-    Ok(Training { jobs, driver })
+    Ok(Training { jobs, driver, workshop })
 }
 
 /// Returns when the driver has ended by itself; never where there is none.

@@ -180,6 +180,7 @@ impl<'a> Run<'a> {
         let exam = Exam {
             tenant: self.row.project_id.clone(),
             model: model.to_owned(),
+            suffix: self.row.suffix.clone(),
             questions: std::mem::take(&mut self.questions),
             loss: self.held_out_loss,
         };

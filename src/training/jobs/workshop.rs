@@ -1,11 +1,14 @@
 //! The real workshop: rows by `dataset`, steps by `trainer`, over the base that the server answers with. Reading and training happen
 //! on threads that let everything else on the machine go first; whoever calls waits for them.
 
+mod plan;
+
 use std::path::Path;
 use std::sync::mpsc::{Receiver, Sender, channel, sync_channel};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::thread::JoinHandle;
 
+pub use plan::Asked;
 use time::OffsetDateTime;
 
 use super::error::is_full;
@@ -66,13 +69,15 @@ struct Shared {
     resident: Resident,
     digest: OnceLock<String>,
     parameters: u64,
+    /// How fast training was, lately.
+    measured: Mutex<Option<plan::Measured>>,
 }
 
 impl ResidentWorkshop {
     /// Over a base.
     pub fn new(resident: Resident) -> Self {
         let parameters = resident.base.config.parameters();
-        Self(Arc::new(Shared { resident, digest: OnceLock::new(), parameters }))
+        Self(Arc::new(Shared { resident, digest: OnceLock::new(), parameters, measured: Mutex::default() }))
     }
 
     /// `now` is what chat templates write, seconds since 1970.

@@ -1,4 +1,4 @@
-//! Runs over a small random base: the same rows give the same bits, resumed or not; what cannot be is refused.
+//! Whole runs on small random bases.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
 

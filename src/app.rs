@@ -5,6 +5,7 @@ pub(crate) mod announce;
 mod backend;
 pub(crate) mod base;
 mod device;
+mod hardware;
 mod hub;
 pub(crate) mod memory;
 mod training;
@@ -59,7 +60,7 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
     let mut upkeep = tokio::spawn(tenants.clone().keep_up());
     let mut ledger = tokio::spawn(tenants.ledger().clone().drain());
     let mut webhooks = tokio::spawn(Deliveries::new(tenants.office().clone()).run(reached));
-    let Training { jobs, mut driver } = training::start(&config, &data, &tenants, &built).await?;
+    let Training { jobs, mut driver, workshop } = training::start(&config, &data, &tenants, &built).await?;
     let mut expiry = tokio::spawn(jobs.files().clone().keep_up());
     let address = listener.local_addr().context("the address of the listening socket")?;
     let readiness = Readiness::default();
@@ -69,12 +70,14 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
         catalog: built.catalog.clone(),
         tenants: tenants.clone(),
         jobs: jobs.clone(),
+        workshop,
         tokens,
         readiness: readiness.clone(),
         registry: built.metrics.clone(),
         config: http::Config {
             body_limit: config.max_body_bytes,
             upload_limit: config.max_upload_bytes,
+            hardware: hardware::of(&config, &built.backend.facts().model),
             ..http::Config::default()
         },
     })
@@ -103,6 +106,8 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
             .catalog
             .list(Viewer::Tenant(DEFAULT_TENANT))
             .iter()
+            // Of jobs there may be many, and only their owners call them.
+            .filter(|adapter| !matches!(adapter.loaded_by, LoadedBy::Trained { release: None, .. }))
             .map(|adapter| format!("{}@{}", adapter.name, adapter.number))
             .collect(),
         new_key: new_key.as_deref(),

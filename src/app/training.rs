@@ -22,6 +22,8 @@ pub(super) struct Training {
     pub(super) jobs: Jobs,
     /// `None` where the base cannot be trained.
     pub(super) driver: Option<Driver>,
+    /// What the driver works with.
+    pub(super) workshop: Option<ResidentWorkshop>,
 }
 
 /// Opens files and the desk, and takes up jobs of an earlier life.
@@ -40,10 +42,10 @@ pub(super) async fn start(config: &Config, data: &Arc<DataDir>, tenants: &Tenant
         caps: Caps { seconds: config.training_max_time.as_secs() },
         untrainable: resident.as_ref().err().copied(),
     });
-    let driver = match resident {
+    let (driver, workshop) = match resident {
         Err(reason) => {
             tracing::info!(reason, "no fine-tuning");
-            None
+            (None, None)
         }
         Ok(resident) => {
             let examiner = OwnEngine {
@@ -54,19 +56,20 @@ pub(super) async fn start(config: &Config, data: &Arc<DataDir>, tenants: &Tenant
                 base: built.base_name.clone(),
                 limits: Limits::default(),
             };
+            let workshop = ResidentWorkshop::new(resident);
             let setup = DriverSetup {
                 jobs: jobs.clone(),
-                workshop: Arc::new(ResidentWorkshop::new(resident)),
+                workshop: Arc::new(workshop.clone()),
                 examiner: Some(Arc::new(examiner)),
                 catalog: built.catalog.clone(),
                 data_dir: data.path().to_owned(),
                 cost: cost(tenants),
                 rhythm: Rhythm::default(),
             };
-            Some(Driver::start(setup).await.context("training jobs")?)
+            (Some(Driver::start(setup).await.context("training jobs")?), Some(workshop))
         }
     };
-    Ok(Training { jobs, driver })
+    Ok(Training { jobs, driver, workshop })
 }
 
 /// Returns when the driver has ended by itself; never where there is none.

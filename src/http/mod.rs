@@ -31,8 +31,10 @@ use crate::gateway::Gateway;
 use crate::registry::Catalog;
 use crate::tenants::Tenants;
 use crate::tenants::jwt::TokenVerifier;
+use crate::training::card::Hardware;
 use crate::training::jobs::desk::Jobs;
 use crate::training::jobs::files::Files;
+use crate::training::jobs::workshop::ResidentWorkshop;
 
 /// Settings of this room.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -47,6 +49,8 @@ pub struct Config {
     pub max_prompts: usize,
     /// Silence on a stream after which a comment is sent, so that proxies keep the connection.
     pub keep_alive: std::time::Duration,
+    /// What this server runs on, for the cards of versions.
+    pub hardware: Hardware,
 }
 
 impl Default for Config {
@@ -57,6 +61,7 @@ impl Default for Config {
             max_choices: 128,
             max_prompts: 256,
             keep_alive: std::time::Duration::from_secs(15),
+            hardware: Hardware::default(),
         }
     }
 }
@@ -71,6 +76,8 @@ pub struct Parts {
     pub tenants: Tenants,
     /// Fine-tuning, and the files for it.
     pub jobs: Jobs,
+    /// What trains, where the base can be trained.
+    pub workshop: Option<ResidentWorkshop>,
     /// Callers with JSON Web Tokens, where those are accepted.
     pub tokens: Option<Arc<TokenVerifier>>,
     /// Who is not ready yet.
@@ -115,6 +122,10 @@ impl Server {
 
     fn jobs(&self) -> &Jobs {
         &self.0.parts.jobs
+    }
+
+    fn workshop(&self) -> Option<&ResidentWorkshop> {
+        self.0.parts.workshop.as_ref()
     }
 
     fn tokens(&self) -> Option<&TokenVerifier> {

@@ -16,6 +16,17 @@ pub(super) fn operations() -> Vec<Operation> {
     let of = |method, path, id, summary, response| Operation { method, path, id, summary, request: None, response, errors: &[] };
     vec![
         Operation {
+            request: Some("PlanRequest"),
+            errors: &[BAD, TOO_LARGE],
+            ..of(
+                Method::POST,
+                "/admin/training/plan",
+                "planTraining",
+                "What a fine-tuning job would take: settings with their reasons, time, memory, cost; measured now.",
+                Body::Object,
+            )
+        },
+        Operation {
             request: Some("CreateFileForm"),
             errors: &[BAD, NO_ROOM, TOO_LARGE],
             ..of(Method::POST, "/v1/files", "createFile", "Send a file to train on.", Body::Json("File"))
@@ -231,6 +242,15 @@ pub(super) fn schemas() -> Value {
             "properties": {
                 "bytes": {"type": "integer", "minimum": 1}, "filename": {"type": "string"}, "mime_type": {"type": "string"},
                 "purpose": {"const": "fine-tune"}, "expires_after": expires_after,
+            },
+        },
+        "PlanRequest": {
+            "type": "object", "required": ["training_file"], "additionalProperties": false,
+            "properties": {
+                "training_file": {"type": "string"}, "validation_file": {"type": ["string", "null"]},
+                "project_id": {"type": "string", "description": "Whose files they are."},
+                "seed": {"type": "integer", "minimum": 0},
+                "method": {"type": "object"}, "hyperparameters": {"type": "object"}, "limits": {"type": "object"},
             },
         },
         "FineTuningJobRequest": {

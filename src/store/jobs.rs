@@ -327,6 +327,19 @@ pub async fn events(connection: &mut AnyConnection, job_id: &str, paging: &Pagin
     Query::new(select).with(" job_id = ?", job_id).page(connection, &listed, paging, event).await
 }
 
+/// Data of a job's last event whose data has such a field (a name of ours, without quotation marks).
+pub async fn last_data_with(connection: &mut AnyConnection, job_id: &str, field: &str) -> Result<Option<String>, StoreError> {
+    let query = Query::new("SELECT data FROM job_events WHERE").with(" job_id = ?", job_id);
+    let query = query.and("data LIKE ?", Some(format!("%\"{field}\":%").as_str()));
+    let query = query.then(" ORDER BY created_micros DESC, id DESC LIMIT 1");
+    query.read(connection, "read an event's data", |row| row.try_get(0)).await.map(first)
+}
+
+/// A job, whosever it is; for operators.
+pub async fn find(connection: &mut AnyConnection, id: &str) -> Result<Option<JobRow>, StoreError> {
+    Query::new(JOB).and("id = ?", Some(id)).read(connection, "read a job", job).await.map(first)
+}
+
 /// When the last event of a job was, microseconds since 1970; 0 where there is none.
 pub async fn last_event_micros(connection: &mut AnyConnection, job_id: &str) -> Result<i64, StoreError> {
     let query = Query::new("SELECT COALESCE(MAX(created_micros), 0) FROM job_events WHERE").with(" job_id = ?", job_id);

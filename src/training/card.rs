@@ -75,7 +75,7 @@ pub struct AdapterCard {
 }
 
 /// What something runs on.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Hardware {
     /// The processor, as the system calls it.
     pub processor: String,
@@ -100,11 +100,11 @@ pub struct Training {
     /// The job.
     pub job: Option<String>,
     /// Digest of the rows that it learnt from.
-    pub dataset_digest: String,
+    pub dataset_digest: Option<String>,
     /// Rows that it learnt from.
     pub rows: Option<u64>,
-    /// Tokens of the longest row that it could learn from.
-    pub context: Option<u64>,
+    /// Rows that were longer than the context and were cut.
+    pub truncated_rows: Option<u64>,
     /// Steps of the optimizer.
     pub steps: u64,
     /// All settings.
@@ -171,7 +171,7 @@ impl Card {
         );
         if let Some(training) = &self.training {
             row("trained by", training.job.as_deref().unwrap_or("switchyard train"));
-            row("dataset", &training.dataset_digest);
+            row("dataset", training.dataset_digest.as_deref().unwrap_or("not known"));
             row("steps", &training.steps.to_string());
             row("code", &training.code);
         }
@@ -232,11 +232,8 @@ fn known_limits(card: &Card) -> Vec<String> {
     match &card.training {
         None => limits.push("It was not trained here: what it learnt from is not known.".to_owned()),
         Some(training) => {
-            if let Some(context) = training.context.filter(|context| *context < card.base.context) {
-                limits.push(format!(
-                    "It learnt from rows of up to {context} tokens; longer requests, up to {}, are untested.",
-                    card.base.context
-                ));
+            if let Some(cut) = training.truncated_rows.filter(|cut| *cut > 0) {
+                limits.push(format!("{cut} rows that it learnt from were cut at the context of {} tokens.", card.base.context));
             }
         }
     }

@@ -78,6 +78,7 @@ impl Served {
             catalog,
             tenants,
             jobs: Jobs::new(DeskSetup { files, base: base.name.clone(), caps: Caps { seconds: 0 }, untrainable: None }),
+            workshop: None,
             tokens: None,
             readiness: Readiness::default(),
             registry,

@@ -231,6 +231,32 @@ async fn jobs_go_on_after_a_restart() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn tenants_take_turns() {
+    let server = Harness::new().await;
+    let (a, _) = server.key_for("proj_a", "fine_tuning").await;
+    let (b, _) = server.key_for("proj_b", "fine_tuning").await;
+    let script = Script::new(40);
+    script.allow(5);
+    let driver = server.drive(&script).await;
+    let (of_a, of_b) = (rows(&server, &a).await, rows(&server, &b).await);
+    let long = begin(&server, &a, &of_a, &json!({})).await;
+    server.job_when(&a, &long, |job| job["estimated_finish"].is_i64()).await;
+    let second = begin(&server, &a, &of_a, &json!({})).await;
+    let other = begin(&server, &b, &of_b, &json!({})).await;
+    server.job_when(&b, &other, |job| job["status"] == "queued").await;
+    script.allow(u64::MAX);
+    for (key, job) in [(&a, &long), (&b, &other), (&a, &second)] {
+        assert_eq!(server.job_over(key, job).await["status"], "succeeded");
+    }
+    let said = messages(&server, &a, &long).await;
+    assert!(said.iter().any(|text| text.starts_with("Another project's job has its turn")), "{said:?}");
+    let finished =
+        async |key: &str, job: &str| get(&server, key, &format!("/v1/fine_tuning/jobs/{job}")).await["finished_at"].as_i64();
+    assert!(finished(&b, &other).await <= finished(&a, &second).await, "before the other tenant's second job");
+    driver.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn lists_filter_and_repetitions_make_one_job() {
     let server = Harness::new().await;
     let (key, _) = server.key_for("proj_a", "fine_tuning").await;

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use crate::scripted::Script;
 use crate::support::{BASE, Harness, KEY};
 
 /// `SWITCHYARD_TEST_PYTHON`, or the virtual environment that `tests/run` makes; `None` where neither has the package.
@@ -46,4 +47,12 @@ async fn the_official_client_is_served() {
 async fn the_official_client_administers() {
     let server = Harness::new().await;
     run("admin_client.py", &server, &["--admin-key", KEY]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_official_client_fine_tunes() {
+    let server = Harness::new().await;
+    let driver = server.drive(&Script::new(8)).await;
+    run("fine_tuning_client.py", &server, &["--api-key", KEY]).await;
+    driver.stop().await;
 }

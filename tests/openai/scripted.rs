@@ -154,6 +154,10 @@ struct Scripted {
 }
 
 impl Session for Scripted {
+    fn changes(&self) -> &[String] {
+        &[]
+    }
+
     fn steps(&self) -> u64 {
         self.script.0.steps
     }
@@ -206,8 +210,13 @@ impl Session for Scripted {
 }
 
 /// Everything at once, so that tests need not wait.
-pub const RHYTHM: Rhythm =
-    Rhythm { note: Duration::ZERO, save: Duration::from_secs(3_600), again: Duration::from_millis(1), owner: Duration::ZERO };
+pub const RHYTHM: Rhythm = Rhythm {
+    note: Duration::ZERO,
+    save: Duration::from_secs(3_600),
+    again: Duration::from_millis(1),
+    owner: Duration::ZERO,
+    turn: Duration::ZERO,
+};
 
 impl Harness {
     /// Starts to work on jobs; a million tokens cost a dollar.

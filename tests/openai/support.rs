@@ -184,6 +184,7 @@ impl Harness {
             catalog: catalog.clone(),
             tenants: tenants.clone(),
             jobs: jobs.clone(),
+            workshop: None,
             tokens: options.tokens.map(Arc::new),
             readiness: readiness.clone(),
             registry,

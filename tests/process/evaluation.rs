@@ -2,9 +2,11 @@
 
 use std::path::Path;
 
+use std::time::{Duration, Instant};
+
 use serde_json::{Value, json};
 
-use crate::support::Home;
+use crate::support::{Home, Server, client};
 
 /// Requests with their meaning, as a file of conversations.
 fn held_out(home: &Home, rows: usize) -> String {
@@ -101,4 +103,66 @@ async fn a_server_of_ours_is_a_teacher_too() {
     let replay = ["--teacher-model", &model, "--replay", cassette.to_str().unwrap()];
     let replayed = home.run(&[&task[..2], &["replayed.jsonl"], &task[3..], &replay[..]].concat());
     assert!(replayed.out.contains("5 calls") && replayed.out.contains("5 unreadable answers"), "{replayed:?}");
+}
+
+async fn post(server: &Server, path: &str, body: &Value) -> (u16, Value) {
+    let (status, text) = server.post(path, body).await;
+    (status, serde_json::from_str(&text).unwrap())
+}
+
+/// The id of a new file.
+async fn upload(server: &Server, rows: Vec<u8>) -> String {
+    let part = |name: &str| format!("--xx\r\nContent-Disposition: form-data; name=\"{name}\"");
+    let head = format!("{}\r\n\r\nfine-tune\r\n{}; filename=\"rows.jsonl\"\r\n\r\n", part("purpose"), part("file"));
+    let body = [head.as_bytes(), &rows, b"\r\n--xx--\r\n"].concat();
+    let request = client().post(format!("{}/v1/files", server.url)).bearer_auth(&server.key).body(body);
+    let sent = request.header("content-type", "multipart/form-data; boundary=xx").send().await.unwrap();
+    let file: Value = serde_json::from_str(&sent.text().await.unwrap()).unwrap();
+    file["id"].as_str().unwrap_or_else(|| panic!("{file}")).to_owned()
+}
+
+#[tokio::test]
+async fn a_plan_is_measured_and_a_trained_version_has_a_card() {
+    let home = Home::new();
+    let server = home.serve_bundled();
+    let rows = std::fs::read(held_out(&home, 40)).unwrap();
+    let file = upload(&server, rows).await;
+    let asked = json!({"training_file": file, "hyperparameters": {"n_epochs": 2}, "limits": {"hours": 1}});
+    let (status, plan) = post(&server, "/admin/training/plan", &asked).await;
+    assert_eq!(status, 200, "{plan}");
+    assert_eq!((&plan["rows"]["train"], &plan["rows"]["held_out"]), (&json!(32), &json!(8)));
+    assert_eq!((&plan["method"]["value"], &plan["adapter"]["value"]), (&json!("supervised"), &json!("qlora")));
+    assert_eq!((&plan["hyperparameters"]["epochs"]["value"], &plan["steps"]), (&json!(2), &json!(16)));
+    assert!(plan["speed"]["train_tokens_per_second"].as_f64().unwrap() > 0.0, "{plan}");
+    assert!(plan["estimate"]["memory_bytes"].as_u64().unwrap() > 1 << 20, "{plan}");
+    assert!(plan["alternatives"][0]["text"].as_str().unwrap().starts_with("1 epoch instead of 2 saves"), "{plan}");
+    assert!(plan["text"].as_str().unwrap().contains("measured over"), "{plan}");
+    let (status, refused) = post(&server, "/admin/training/plan", &json!({"training_file": "file-none"})).await;
+    assert_eq!((status, &refused["error"]["param"]), (400, &json!("training_file")));
+
+    let base = plan["base"]["name"].as_str().unwrap();
+    let job = json!({"model": base, "training_file": file, "hyperparameters": {"n_epochs": 1}, "suffix": "convert"});
+    let (status, job) = post(&server, "/v1/fine_tuning/jobs", &job).await;
+    assert_eq!(status, 200, "{job}");
+    let path = format!("/v1/fine_tuning/jobs/{}", job["id"].as_str().unwrap());
+    let deadline = Instant::now() + Duration::from_secs(240);
+    let model = loop {
+        let (_, job) = server.get(&path).await;
+        match job["status"].as_str().unwrap() {
+            "succeeded" => break job["fine_tuned_model"].as_str().unwrap().to_owned(),
+            "failed" | "cancelled" => panic!("{job}"),
+            _ => assert!(Instant::now() < deadline, "{job}"),
+        }
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    };
+    let tenant = model.split(':').nth(2).unwrap();
+    let (status, card) = server.get(&format!("/admin/adapters/{model}/versions/1/card?tenant={tenant}")).await;
+    assert_eq!(status, 200, "{card}");
+    assert_eq!((&card["training"]["job"], &card["training"]["rows"]), (&job["id"], &json!(32)));
+    assert_eq!((&card["training"]["steps"], &card["evaluation"]["rows"]), (&json!(8), &json!(8)));
+    assert_eq!(card["training"]["dataset_digest"].as_str().map(str::len), Some(64));
+    assert!(card["evaluation"]["models"][0]["loss"].as_f64().unwrap() > 0.0, "{card}");
+    // The job is named after an adapter in service.
+    assert_eq!(card["evaluation"]["models"][1]["name"], json!("convert@1"), "{card}");
+    assert_ne!(card["gate"]["verdict"], json!("pass"), "eight rows are too few: {card}");
 }

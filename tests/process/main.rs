@@ -19,3 +19,4 @@ mod support;
 mod tools;
 #[cfg(feature = "otlp")]
 mod traces;
+mod training;

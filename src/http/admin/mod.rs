@@ -7,12 +7,14 @@ mod admin_keys;
 mod audit_logs;
 mod budgets;
 mod cache;
+mod cards;
 pub(super) mod change;
 pub(super) mod conditions;
 mod keys;
 mod limits;
 pub(super) mod openapi;
 mod openapi_schemas;
+mod plans;
 mod prices;
 mod project_keys;
 mod projects;
@@ -98,8 +100,11 @@ pub fn routes() -> Vec<Route> {
         at("/admin/adapters/{name}",                                        ADMIN, d.clone(), delete(adapters::remove)),
         at("/admin/adapters/{name}/versions",                               LOOK,  g.clone(), get(adapters::versions)),
         at("/admin/adapters/{name}/versions",                               ADMIN, p.clone(), post(adapters::upload)),
+        at("/admin/adapters/{name}/versions/{version}/card",                LOOK,  g.clone(), get(cards::retrieve)),
 
         at("/admin/adapters/{name}/promotions",                             ADMIN, p.clone(), post(promotions::create)),
+
+        at("/admin/training/plan",                                          ADMIN, p.clone(), post(plans::create)),
 
         at("/admin/keys",                                                   LOOK,  g.clone(), get(keys::list_all)),
         at("/admin/keys",                                                   ADMIN, p.clone(), post(keys::create)),

@@ -78,6 +78,7 @@ fn lines() -> Vec<Line> {
         get("/v1/organization/audit_logs", "listAuditLogs", "Who changed what, the newest first.", "AuditLogList",
             &["limit", "after", "before", "order", "actor_ids", "event_types", "resource_ids", "project_ids", "effective_at[gt]", "effective_at[gte]", "effective_at[lt]", "effective_at[lte]"]),
 
+        get("/admin/adapters/{name}/versions/{version}/card", "retrieveVersionCard", "What is known of a version: origin, evaluation, limits.", "VersionCard", &["tenant", "card_format"]),
         get("/admin/keys", "listKeys", "Keys, of one tenant (or `organization`) where it is named.", "KeyList", &["limit", "after", "project_id", "service_account_id"]),
         post("/admin/keys", "createKey", "Make a key, which is shown once.", Some("KeyCreate"), "KeyCreated"),
         get("/admin/keys/{key_id}", "retrieveKey", "A key.", "Key", &[]),
@@ -122,6 +123,11 @@ fn describe(line: &Line) -> Value {
             "text/csv": {"schema": {"type": "string"}},
             "application/jsonl": {"schema": {"type": "string"}},
         }),
+        "VersionCard" => {
+            let mut content = content("VersionCard");
+            content["text/markdown"] = json!({"schema": {"type": "string"}});
+            content
+        }
         schema => content(schema),
     };
     let mut responses = json!({"200": {"description": "Success.", "content": success}});
@@ -177,6 +183,7 @@ fn query(name: &str) -> Value {
         "owner_project_access" => (name, false, words(&["active", "inactive", "any"])),
         "start_time" => (name, true, time),
         "end_time" | "effective_at[gt]" | "effective_at[gte]" | "effective_at[lt]" | "effective_at[lte]" => (name, false, time),
+        "card_format" => ("format", false, words(&["json", "markdown"])),
         "format" => (name, false, words(&["csv", "jsonl"])),
         "bucket_width" => (name, false, words(&["1m", "1h", "1d"])),
         "costs_bucket_width" => ("bucket_width", false, words(&["1d"])),

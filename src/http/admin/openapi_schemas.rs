@@ -282,6 +282,13 @@ fn own() -> Value {
         })),
         "Webhook": webhook,
         "WebhookCreated": with(&webhook, json!({"secret": text()})),
+        "VersionCard": object(json!({
+            "name": text(), "digest": text(), "provider": text(), "owner": maybe_text(), "base": {"type": "object"},
+            "adapter": {"type": "object"}, "license": maybe_text(), "hardware": {"type": "object"},
+            "cost": {"type": ["object", "null"]}, "training": {"type": ["object", "null"]},
+            "evaluation": {"type": ["object", "null"]}, "gate": {"type": ["object", "null"]},
+            "known_limits": {"type": "array", "items": text()},
+        })),
         "CachePurge": body(&[], json!({"project_id": maybe_text(), "model": maybe_text()})),
         "CachePurged": object(json!({"purged": {"const": true}})),
         "WebhookCreate": body(&["url"], json!({"url": url, "project_id": maybe_text()})),

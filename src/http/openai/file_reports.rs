@@ -1,6 +1,5 @@
 //! `GET /v1/files/{file_id}/report`: what `switchyard dataset check` says, of a file that was sent. OpenAI has nothing like it.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -83,7 +82,13 @@ pub async fn report(
     }
 }
 
-fn look(path: &PathBuf, options: &Options, renderer: &Renderer, seed: u64, stop: &AtomicBool) -> Result<Report, DatasetError> {
+fn look(
+    path: &std::path::Path,
+    options: &Options,
+    renderer: &Renderer,
+    seed: u64,
+    stop: &AtomicBool,
+) -> Result<Report, DatasetError> {
     let reader = Reader::open(path, options)?;
     let renderer = Some(renderer);
     check(reader, Checking { renderer, validation: None, held_out: USUAL_SHARE, seed, fix: None, each: None, stop: Some(stop) })

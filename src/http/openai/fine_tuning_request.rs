@@ -34,19 +34,7 @@ pub fn parse(body: Value, caller: &Principal) -> Result<NewJob, ApiError> {
     let suffix = fields.string("suffix")?;
     let seed = fields.integer("seed", 0..=i64::MAX)?;
     let metadata = fields.take("metadata").map(metadata).transpose()?;
-    let legacy = fields.take("hyperparameters");
-    let method = match (fields.take("method"), legacy) {
-        (Some(_), Some(_)) => {
-            let message = "Invalid 'hyperparameters': they are in 'method', too; send them in one place.";
-            return Err(ApiError::invalid("hyperparameters", "invalid_value", message));
-        }
-        (Some(method), None) => parse_method(method)?,
-        (None, hyperparameters) => {
-            let path = "hyperparameters".to_owned();
-            hyperparameters
-                .map_or(Ok(Method::auto(MethodKind::Supervised)), |value| tuned(MethodKind::Supervised, path, value))?
-        }
-    };
+    let method = method(&mut fields)?;
     let (max_seconds, max_nanos) = match fields.take("limits") {
         None => (None, None),
         Some(value) => limits(value)?,
@@ -68,6 +56,22 @@ pub fn parse(body: Value, caller: &Principal) -> Result<NewJob, ApiError> {
         max_seconds,
         max_nanos,
     })
+}
+
+/// How is learnt: `method`, or the older `hyperparameters`.
+pub fn method(fields: &mut Fields) -> Result<Method, ApiError> {
+    let legacy = fields.take("hyperparameters");
+    match (fields.take("method"), legacy) {
+        (Some(_), Some(_)) => {
+            let message = "Invalid 'hyperparameters': they are in 'method', too; send them in one place.";
+            return Err(ApiError::invalid("hyperparameters", "invalid_value", message));
+        }
+        (Some(method), None) => parse_method(method),
+        (None, hyperparameters) => {
+            let path = "hyperparameters".to_owned();
+            hyperparameters.map_or(Ok(Method::auto(MethodKind::Supervised)), |value| tuned(MethodKind::Supervised, path, value))
+        }
+    }
 }
 
 fn parse_method(value: Value) -> Result<Method, ApiError> {
@@ -139,7 +143,7 @@ fn positive(fields: &mut Fields, name: &str, most: f64) -> Result<Auto<f64>, Api
 }
 
 /// `limits`, which OpenAI's API has not: what the job may take at most.
-fn limits(value: Value) -> Result<(Option<u64>, Option<i64>), ApiError> {
+pub fn limits(value: Value) -> Result<(Option<u64>, Option<i64>), ApiError> {
     let mut fields = Fields::object("limits".to_owned(), value)?;
     let hours = fields.number("hours", 0.0..=HOURS)?;
     let dollars = fields.number("usd", 0.0..=DOLLARS)?;

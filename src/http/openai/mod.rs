@@ -5,7 +5,7 @@ mod completions_request;
 pub(super) mod file_reports;
 pub(super) mod files;
 pub(super) mod fine_tuning;
-mod fine_tuning_request;
+pub(super) mod fine_tuning_request;
 mod frames;
 mod generation;
 mod models;

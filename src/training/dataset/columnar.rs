@@ -10,8 +10,9 @@ use parquet::record::{Field, Row};
 use parquet::schema::types::SchemaDescriptor;
 use serde_json::{Map, Value};
 
+use super::lines::MAX_ROW;
 use super::messages::Fault;
-use super::source::{Raw, Taken, problem};
+use super::source::{Raw, Taken, problem, rough_size, too_long};
 use super::{DatasetError, ProblemKind};
 
 /// An open Parquet file.
@@ -48,7 +49,11 @@ impl Columnar {
         let row = guarded(|| self.rows.next().transpose().map_err(|error| error.to_string()));
         match row {
             Ok(None) => None,
-            Ok(Some(row)) => Some(Ok(raw(self.number, row))),
+            Ok(Some(row)) => {
+                let raw = raw(self.number, row);
+                let length: usize = raw.fields.values().map(rough_size).sum();
+                if length > MAX_ROW { Some(Err(too_long(self.number, Some(length as u64)))) } else { Some(Ok(raw)) }
+            }
             Err(what) => {
                 // The pages after a broken one are not found again.
                 self.over = true;

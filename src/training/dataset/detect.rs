@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 use super::columns::{self, Column, Mapping};
 use super::reader::Options;
 use super::rows::Shape;
-use super::source::{Container, Source};
+use super::source::{Container, Source, rough_size};
 use super::{DatasetError, Problem};
 
 /// What a file was found to be.
@@ -110,15 +110,6 @@ fn beginning(source: &mut Source) -> std::io::Result<(Vec<Fields>, Option<Proble
         }
     }
     Ok((rows, problem))
-}
-
-fn rough_size(value: &Value) -> usize {
-    match value {
-        Value::String(text) => text.len(),
-        Value::Array(list) => list.iter().map(rough_size).sum(),
-        Value::Object(fields) => fields.values().map(rough_size).sum(),
-        _ => 8,
-    }
 }
 
 fn refuse_empty(head: &[u8]) -> Result<(), DatasetError> {

@@ -229,7 +229,9 @@ impl Renderer {
             Body::Preference { prompt, chosen, .. } => [prompt.as_slice(), chosen].concat(),
         };
         let messages: Vec<Value> = turns.iter().map(|turn| turn.message.clone()).collect();
-        let index = turns.iter().rposition(|turn| turn.role() == "assistant").unwrap_or(0);
+        let Some(index) = turns.iter().rposition(|turn| turn.role() == "assistant") else {
+            return Err(RenderError::NotFound { index: 0, problem: "is given no message of the assistant" });
+        };
         let prompt_text = self.write(example.tools(), &messages[..index], Ending::AnswerBegins)?;
         let target = match turns[index].text() {
             "" => {
@@ -239,7 +241,8 @@ impl Renderer {
                 let tokens = self.tokenizer.encode_with_offsets(&full)?;
                 let end = self.end(&tokens, &full, &Span::Turn(range.clone()));
                 let closing = tokens.iter().find(|(id, place)| place.end == end && self.ends_turn(*id));
-                full[range.start..closing.map_or(end, |(_, place)| place.start)].trim().to_owned()
+                let written = full.get(range.start..closing.map_or(end, |(_, place)| place.start));
+                written.unwrap_or_default().trim().to_owned()
             }
             text => text.to_owned(),
         };

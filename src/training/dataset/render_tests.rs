@@ -7,7 +7,7 @@ use std::path::Path;
 use serde_json::{Value, json};
 use time::OffsetDateTime;
 
-use super::render::{Parts, Question, RenderError, Renderer, Row, Sample};
+use super::render::{Parts, Question, RenderError, Rendered, Renderer, Row, Sample};
 use super::rows::Shape;
 use super::{Body, Example, Loading, Mapping, Options, load};
 use crate::model::chat_template::ChatTemplate;
@@ -244,7 +244,7 @@ fn a_file_is_split_rendered_and_asked() {
         let text = rows.join("\n") + "\n";
         sha2::Sha256::digest(text.as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect::<String>()
     });
-    let super::render::Rendered::Supervised(held_out) = &loaded.held_out else { panic!() };
+    let Rendered::Supervised(held_out) = &loaded.held_out else { panic!() };
     let answers: Vec<String> = held_out.iter().map(|sample| learnt(&tokenizer, sample)[0].0.clone()).collect();
     let asked: Vec<String> = loaded.questions.iter().map(|question| format!("{}<|im_end|>", question.target)).collect();
     assert_eq!(answers[..4], asked);
@@ -257,4 +257,49 @@ fn a_file_is_split_rendered_and_asked() {
     let with_missing = load(&path, &Options::default(), &loading).unwrap();
     assert_eq!((with_missing.missing, with_missing.questions), (1, loaded.questions));
     assert!(error.starts_with("1 rows cannot be used: line 2: not JSON"), "{error}");
+}
+
+#[test]
+fn what_follows_an_answer_may_be_any_text() {
+    // The end of the turn is no token of this vocabulary, and its characters take several tokens each.
+    for end in ["｜fin▁｜", "日", " ｜", "\n\n｜", "</s>", ""] {
+        let template = format!(
+            "{{% for m in messages %}}[{{{{ m.role }}}}]{{{{ m.content }}}}{end}{{% endfor %}}{{% if add_generation_prompt %}}[assistant]{{% endif %}}"
+        );
+        let (renderer, tokenizer) = renderer(&template, "", "", 4096);
+        for content in ["one", "größer", "日本", "x ", "🙂"] {
+            let row = json!({"messages": [
+                {"role": "user", "content": "1"}, {"role": "assistant", "content": content},
+                {"role": "user", "content": "2"}, {"role": "assistant", "content": content},
+            ]});
+            let pieces = learnt(&tokenizer, &sample(&renderer, row.clone()));
+            assert!(!pieces.is_empty() && pieces.len() <= 2, "{end:?} {content:?} {pieces:?}");
+            assert!(pieces.iter().all(|(text, _)| text.contains(content.trim())), "{end:?} {content:?} {pieces:?}");
+            assert_eq!(renderer.question(&example(row)).unwrap().target, content);
+        }
+    }
+}
+
+#[test]
+fn preferences_are_loaded_and_another_file_is_judged_by() {
+    let folder = tempfile::tempdir().unwrap();
+    let write = |name: &str, rows: &[Value]| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, rows.iter().map(|row| format!("{row}\n")).collect::<String>()).unwrap();
+        path
+    };
+    let row = |n: u32| json!({"prompt": format!("question {n}"), "chosen": "yes", "rejected": "no"});
+    let (train, other) = (write("train", &[row(1), row(2), row(3)]), write("other", &[row(4)]));
+    let (renderer, _) = of_file("chatml");
+    let loading = Loading { renderer: &renderer, validation: Some(&other), held_out: 0.2, seed: 1, questions: 4 };
+    let loaded = load(&train, &Options::default(), &loading).unwrap();
+    assert_eq!((loaded.train.len(), loaded.held_out.len()), (3, 1));
+    assert!(matches!((&loaded.train, &loaded.held_out), (Rendered::Preference(_), Rendered::Preference(_))));
+    assert_eq!((loaded.questions.len(), loaded.questions[0].target.as_str()), (1, "yes"));
+    // Without it the rows divide themselves; and both files must be of one kind.
+    let alone = load(&train, &Options::default(), &Loading { validation: None, ..loading }).unwrap();
+    assert_eq!((alone.train.len(), alone.held_out.len()), (2, 1));
+    let chat = write("chat", &[two_turns()]);
+    let error = load(&train, &Options::default(), &Loading { validation: Some(&chat), ..loading }).unwrap_err();
+    assert!(error.to_string().contains("one of the two files has preferences"), "{error}");
 }

@@ -139,9 +139,20 @@ pub(super) fn problem(line: u64, kind: ProblemKind, message: impl Into<String>) 
     Problem { line, kind, message: message.into(), repaired: None }
 }
 
-fn too_long(line: u64, length: Option<u64>) -> Problem {
+/// A row over the limit.
+pub(super) fn too_long(line: u64, length: Option<u64>) -> Problem {
     let length = length.map_or_else(|| "more".to_owned(), |length| format!("{length} bytes"));
     problem(line, ProblemKind::TooLong, format!("the row has {length}; {MAX_ROW} bytes are the most"))
+}
+
+/// About the bytes of a value as text.
+pub(super) fn rough_size(value: &Value) -> usize {
+    match value {
+        Value::String(text) => text.len(),
+        Value::Array(list) => list.iter().map(rough_size).sum(),
+        Value::Object(fields) => fields.values().map(rough_size).sum(),
+        _ => 8,
+    }
 }
 
 /// The training pairs of a BrightRun conversation, each with its own line and its conversation's id.

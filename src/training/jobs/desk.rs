@@ -5,6 +5,7 @@ use std::sync::Mutex;
 use std::sync::PoisonError;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use serde_json::Value;
 use tokio::sync::watch;
 
 use super::files::{Files, Purpose};
@@ -64,6 +65,17 @@ pub struct NewJob {
     pub max_seconds: Option<u64>,
     /// Most nano-dollars.
     pub max_nanos: Option<i64>,
+}
+
+/// How a version came about.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Origin {
+    /// The job.
+    pub row: JobRow,
+    /// What was found in its files: rows, tokens, digest.
+    pub read: Option<Value>,
+    /// The gate's decision and the evaluation behind it.
+    pub examined: Option<Value>,
 }
 
 /// The desk; cheap to clone.
@@ -140,7 +152,7 @@ impl Jobs {
     pub async fn create(&self, new: NewJob) -> Result<JobRow, JobsError> {
         let inner = &self.inner;
         if let Some(reason) = inner.untrainable {
-            return Err(JobsError::refused("training_unavailable", format!("This server cannot fine-tune: {reason}.")));
+            return Err(unavailable(reason));
         }
         if new.model != inner.base {
             let shown: String = new.model.chars().take(64).collect();
@@ -235,6 +247,19 @@ impl Jobs {
         Ok(rows::events(&mut connection, &job.id, paging).await?)
     }
 
+    /// What is known of how a version came about, whosever it is; for operators.
+    pub async fn origin(&self, job: &str) -> Result<Option<Origin>, JobsError> {
+        let mut connection = self.inner.database.connection().await?;
+        let Some(row) = rows::find(&mut connection, job).await? else { return Ok(None) };
+        let mut parsed = Vec::new();
+        for field in ["dataset_digest", "evaluation"] {
+            let text = rows::last_data_with(&mut connection, job, field).await?;
+            parsed.push(text.and_then(|text| serde_json::from_str::<Value>(&text).ok()));
+        }
+        let (examined, read) = (parsed.pop().flatten(), parsed.pop().flatten());
+        Ok(Some(Origin { row, read, examined }))
+    }
+
     /// Checkpoints of a tenant's job.
     pub async fn checkpoints(&self, tenant: &str, id: &str, paging: &Paging) -> Result<Page<CheckpointRow>, JobsError> {
         let job = self.get(tenant, id).await?;
@@ -303,6 +328,10 @@ impl Jobs {
         }
         Err(JobsError::refused("conflict", "The job changes too fast; please try again."))
     }
+}
+
+fn unavailable(reason: &str) -> JobsError {
+    JobsError::refused("training_unavailable", format!("This server cannot fine-tune: {reason}."))
 }
 
 fn not_now(what: &str, row: &JobRow) -> JobsError {

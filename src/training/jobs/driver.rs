@@ -43,6 +43,8 @@ pub struct Rhythm {
     pub again: Duration,
     /// How often it is looked whether the key that asked is still good.
     pub owner: Duration,
+    /// How long a job trains before another tenant's may have its turn.
+    pub turn: Duration,
 }
 
 impl Default for Rhythm {
@@ -52,6 +54,7 @@ impl Default for Rhythm {
             save: Duration::from_secs(60),
             again: Duration::from_secs(1),
             owner: Duration::from_secs(10),
+            turn: Duration::from_secs(1_800),
         }
     }
 }
@@ -231,9 +234,8 @@ impl Shop {
             return Ok(Some(running.swap_remove(0)));
         }
         let used: BTreeMap<String, i64> = used.into_iter().collect();
-        let waiting: Vec<Waiting<'_>> =
-            queued.iter().map(|row| Waiting { job: &row.id, tenant: &row.project_id, since: row.created_at }).collect();
-        let Some(mut row) = queue::next(&waiting, &used).and_then(|id| queued.iter().find(|row| row.id == id)).cloned() else {
+        let Some(mut row) = queue::next(&waiting(&queued), &used).and_then(|id| queued.iter().find(|row| row.id == id)).cloned()
+        else {
             return Ok(None);
         };
         row.status = Status::Running.name().to_owned();
@@ -244,6 +246,22 @@ impl Shop {
         self.jobs.changed();
         // Where somebody has cancelled it meanwhile there may be another one.
         Ok(claimed.then_some(row))
+    }
+
+    /// Whether a job of another tenant waits that had less training time of late.
+    pub(super) fn others_wait(&self, row: &JobRow) -> bool {
+        let (database, node) = (&self.jobs.inner.database, &self.jobs.inner.node);
+        let asked = self.runtime.block_on(async {
+            let mut connection = database.connection().await?;
+            let queued = rows::in_status(&mut connection, node, Status::Queued.name()).await?;
+            let used = rows::used_since(&mut connection, node, unix_now() - OF_LATE).await?;
+            Ok::<_, crate::store::StoreError>((queued, used.into_iter().collect::<BTreeMap<String, i64>>()))
+        });
+        // Where it cannot be asked nobody is known to wait.
+        let Ok((mut queued, used)) = asked else { return false };
+        queued.push(row.clone());
+        queue::next(&waiting(&queued), &used)
+            .is_some_and(|id| queued.iter().any(|job| job.id == id && job.project_id != row.project_id))
     }
 
     async fn oldest_unchecked(&self) -> Result<Option<JobRow>, JobsError> {
@@ -411,6 +429,10 @@ impl Shop {
             }
         }
     }
+}
+
+fn waiting(queued: &[JobRow]) -> Vec<Waiting<'_>> {
+    queued.iter().map(|row| Waiting { job: &row.id, tenant: &row.project_id, since: row.created_at }).collect()
 }
 
 /// What was asked for.

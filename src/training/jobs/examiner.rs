@@ -1,4 +1,5 @@
-//! Judges what a job has learnt on its held-out rows, beside the base, by the server's own engine: when nobody else wants it.
+//! Judges what a job has learnt on its held-out rows, beside the base and the adapter that it is named after, by the server's own
+//! engine: when nobody else wants it.
 
 use std::sync::Arc;
 
@@ -43,7 +44,7 @@ impl Examiner for OwnEngine {
 
 impl OwnEngine {
     async fn compare(&self, exam: Exam) -> Result<Examined, String> {
-        let Exam { tenant, model, questions, loss } = exam;
+        let Exam { tenant, model, suffix, questions, loss } = exam;
         // Held to the end: the version stays in memory while it answers.
         let lease = self.catalog.resolve(&tenant, &model).await.map_err(|error| error.to_string())?;
         let bench = Bench {
@@ -56,7 +57,13 @@ impl OwnEngine {
         };
         let candidate = Subject { role: Role::Candidate, name: model, adapter: Some(Arc::clone(&lease.adapter)) };
         let base = Subject { role: Role::Base, name: self.base.clone(), adapter: None };
-        let models = vec![(candidate, loss), (base, None)];
+        let mut models = vec![(candidate, loss), (base, None)];
+        // Whoever names a job after an adapter wants to replace it.
+        let incumbent = if suffix.is_empty() { None } else { self.catalog.resolve(&tenant, &suffix).await.ok() };
+        if let Some(lease) = &incumbent {
+            let adapter = Some(Arc::clone(&lease.adapter));
+            models.insert(1, (Subject { role: Role::Incumbent, name: lease.version(), adapter }, None));
+        }
         let comparison = Comparison { bench: &bench, models, questions: &questions, samples: SAMPLES, judge: None };
         let evaluation = compare(comparison, |_| {}).await.map_err(|error| error.to_string())?;
         let decision = decide(&evaluation.numbers(), &self.limits);

@@ -60,6 +60,7 @@ pub(super) struct Run<'a> {
     /// Since when training time is not counted yet.
     counted: Instant,
     alerts: Alerts,
+    began: Instant,
     /// Held-out rows for the examination.
     questions: Vec<Question>,
     /// Of the held-out rows, the last time that it was measured.
@@ -83,6 +84,7 @@ impl<'a> Run<'a> {
             owner_asked,
             counted,
             alerts: Alerts::default(),
+            began: now,
             questions: Vec::new(),
             held_out_loss: None,
         }
@@ -105,6 +107,9 @@ impl<'a> Run<'a> {
         let resume = Some(state.as_path()).filter(|state| state.exists());
         let mut session = material.begin(&resolved, resume, &self.stop)?;
         self.row.steps = i64::try_from(session.steps()).ok();
+        self.last = self.last_metric();
+        let to_fit = session.changes().iter().map(|change| Event::warn(format!("To fit into memory: {change}.")));
+        self.pending.events.extend(to_fit);
         self.phase(Phase::ModelLoaded, Event::info("Base and adapter are in memory."))?;
         self.phase(Phase::Training, Event::info("Training began.").with(json!(resolved)))?;
         self.counted = Instant::now();
@@ -127,6 +132,12 @@ impl<'a> Run<'a> {
             if is_checkpoint(number, steps, with.n_epochs) && number < steps {
                 self.checkpoint(session, number)?;
                 self.save(session, state);
+                if self.began.elapsed() >= self.shop.rhythm.turn && self.shop.others_wait(self.row) {
+                    self.row.status = Status::Queued.name().to_owned();
+                    self.row.estimated_finish = None;
+                    self.phase(Phase::Queued, Event::info("Another project's job has its turn; this one goes on afterwards."))?;
+                    return Err(Ending::Left);
+                }
             } else if self.noted.elapsed() >= self.shop.rhythm.note {
                 self.note(steps)?;
             }
@@ -169,6 +180,7 @@ impl<'a> Run<'a> {
         let exam = Exam {
             tenant: self.row.project_id.clone(),
             model: model.to_owned(),
+            suffix: self.row.suffix.clone(),
             questions: std::mem::take(&mut self.questions),
             loss: self.held_out_loss,
         };
@@ -283,6 +295,16 @@ impl<'a> Run<'a> {
             Err(failure) => return Err(failure.into()),
         }
         self.note(session.steps())
+    }
+
+    /// Of an earlier session.
+    fn last_metric(&self) -> Option<MetricRow> {
+        let asked = self.shop.runtime.block_on(async {
+            let mut connection = self.shop.jobs.inner.database.connection().await?;
+            rows::metrics(&mut connection, &self.row.id).await
+        });
+        // Without it the last line of the table may lack the held-out rows.
+        asked.ok()?.into_iter().next_back()
     }
 
     fn note_held_out(&mut self, held_out: Option<HeldOut>) {

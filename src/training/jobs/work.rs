@@ -109,6 +109,9 @@ pub trait Material: Send {
 
 /// A job at work.
 pub trait Session {
+    /// What was changed of what was asked, so that it fits into memory; in words.
+    fn changes(&self) -> &[String];
+
     /// Steps in all.
     fn steps(&self) -> u64;
 
@@ -135,6 +138,8 @@ pub struct Exam {
     pub tenant: String,
     /// Its name.
     pub model: String,
+    /// The part of it that its owner chose; may be empty. What is in service under this name is compared with it.
+    pub suffix: String,
     /// Held-out rows.
     pub questions: Vec<Question>,
     /// Mean loss on them.

@@ -1,11 +1,14 @@
 //! The real workshop: rows by `dataset`, steps by `trainer`, over the base that the server answers with. Reading and training happen
 //! on threads that let everything else on the machine go first; whoever calls waits for them.
 
+mod plan;
+
 use std::path::Path;
 use std::sync::mpsc::{Receiver, Sender, channel, sync_channel};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::thread::JoinHandle;
 
+pub use plan::Asked;
 use time::OffsetDateTime;
 
 use super::error::is_full;
@@ -13,13 +16,12 @@ use super::job::{Facts, MethodKind, Resolved};
 use super::work::{Failure, HeldOut, Material, Session, Step, Stop, Task, Workshop};
 use crate::engine::pressure::Pressure;
 use crate::model::chat_template::ChatTemplate;
-
 use crate::model::tokenizer::Tokenizer;
 use crate::model::train::TrainingBase;
 use crate::store::StoreError;
 use crate::training::dataset::render::{Parts, Question, Rendered, Renderer};
 use crate::training::dataset::split::USUAL_SHARE;
-use crate::training::dataset::{Container, DatasetError, Loaded, Loading, Options, load};
+use crate::training::dataset::{DatasetError, Loaded, Loading, Options, load};
 use crate::training::idle::{Gate, Mode, Policy, yield_to_others};
 use crate::training::trainer::{self, Data, Lineage, Method, Origin, Run, Settings, Start, TrainError};
 
@@ -67,26 +69,34 @@ struct Shared {
     resident: Resident,
     digest: OnceLock<String>,
     parameters: u64,
+    /// How fast training was, lately.
+    measured: Mutex<Option<plan::Measured>>,
 }
 
 impl ResidentWorkshop {
     /// Over a base.
     pub fn new(resident: Resident) -> Self {
         let parameters = resident.base.config.parameters();
-        Self(Arc::new(Shared { resident, digest: OnceLock::new(), parameters }))
+        Self(Arc::new(Shared { resident, digest: OnceLock::new(), parameters, measured: Mutex::default() }))
     }
 
-    fn load(&self, task: &Task) -> Result<Loaded, Failure> {
+    /// `now` is what chat templates write, seconds since 1970.
+    fn renderer(&self, now: i64) -> Result<Renderer, Failure> {
         let resident = &self.0.resident;
         let renderer = Renderer::new(Parts {
             tokenizer: resident.tokenizer.clone(),
             chat_template: resident.chat_template.clone(),
             ends: resident.end_tokens.clone(),
             context: resident.context,
-            now: OffsetDateTime::from_unix_timestamp(task.created_at).unwrap_or(OffsetDateTime::UNIX_EPOCH),
+            now: OffsetDateTime::from_unix_timestamp(now).unwrap_or(OffsetDateTime::UNIX_EPOCH),
         });
-        let renderer = renderer.map_err(|error| Failure::job("base_not_trainable", error.to_string()))?;
-        let options = Options { container: container(&task.training_name), ..Options::default() };
+        renderer.map_err(|error| Failure::job("base_not_trainable", error.to_string()))
+    }
+
+    fn load(&self, task: &Task) -> Result<Loaded, Failure> {
+        let renderer = self.renderer(task.created_at)?;
+        let mut options = Options::default();
+        options.hint(&task.training_name);
         let loading = Loading {
             renderer: &renderer,
             validation: task.validation.as_deref(),
@@ -109,14 +119,9 @@ impl ResidentWorkshop {
 
 impl Workshop for ResidentWorkshop {
     fn read(&self, task: &Task) -> Result<Box<dyn Material>, Failure> {
-        // On a thread of its own, so that only the reading is done at the lowest priority, and not what the caller does next.
-        let loaded = std::thread::scope(|scope| {
-            let reading = scope.spawn(|| {
-                yield_to_others();
-                self.0.digest.get_or_init(|| (self.0.resident.digest)());
-                self.load(task)
-            });
-            reading.join().unwrap_or_else(|_| Err(broken()))
+        let loaded = aside(|| {
+            self.0.digest.get_or_init(|| (self.0.resident.digest)());
+            self.load(task)
         })?;
         let facts = Facts {
             rows: loaded.train.len() as u64,
@@ -132,6 +137,18 @@ impl Workshop for ResidentWorkshop {
     fn base_parameters(&self) -> u64 {
         self.0.parameters
     }
+}
+
+/// Has something done on a thread that lets everything else go first, and waits for it: what the caller does next has its usual
+/// priority again.
+fn aside<T: Send>(work: impl FnOnce() -> Result<T, Failure> + Send) -> Result<T, Failure> {
+    std::thread::scope(|scope| {
+        let working = scope.spawn(|| {
+            yield_to_others();
+            work()
+        });
+        working.join().unwrap_or_else(|_| Err(broken()))
+    })
 }
 
 struct Rows {
@@ -212,6 +229,7 @@ struct Bench {
     thread: Option<JoinHandle<()>>,
     lineage: Lineage,
     has_held_out: bool,
+    changes: Vec<String>,
     steps: u64,
     step: u64,
 }
@@ -248,10 +266,7 @@ impl Bench {
         });
         let thread = thread.map_err(|error| Failure::job("server_error", format!("No thread to train on: {error}.")))?;
         let Begun { steps, step, changes } = begins.recv().unwrap_or_else(|_| Err(broken()))?;
-        for change in changes {
-            tracing::info!(change, "a training job is made to fit into memory");
-        }
-        Ok(Self { orders: Some(orders), thread: Some(thread), lineage, has_held_out, steps, step })
+        Ok(Self { orders: Some(orders), thread: Some(thread), lineage, has_held_out, changes, steps, step })
     }
 
     /// Has something done on the run's thread.
@@ -293,6 +308,10 @@ fn begin(start: Start, resume_from: Option<&Path>) -> Result<Run, TrainError> {
 }
 
 impl Session for Bench {
+    fn changes(&self) -> &[String] {
+        &self.changes
+    }
+
     fn steps(&self) -> u64 {
         self.steps
     }
@@ -374,8 +393,23 @@ fn unreadable(error: DatasetError) -> Failure {
     }
 }
 
-/// What a file's name says about tables, whose content alone may be taken for another.
-fn container(name: &str) -> Option<Container> {
-    let ending = name.rsplit_once('.')?.1.to_ascii_lowercase();
-    [Container::Csv, Container::Tsv].into_iter().find(|container| container.name() == ending)
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
+
+    use super::*;
+    use crate::training::jobs::job::Method;
+
+    #[test]
+    fn a_batch_is_as_many_rows_as_was_asked_in_micro_batches_that_divide_it() {
+        let facts = Facts { rows: 500, tokens: 9_000, ..Facts::default() };
+        for (batch, micro, accumulation) in [(1, 1, 1), (8, 8, 1), (12, 6, 2), (22, 2, 11), (23, 1, 23), (256, 8, 32)] {
+            let resolved = Method::auto(MethodKind::Supervised).resolve(&facts, 1_000_000);
+            let settings = settings(&Resolved { batch_size: batch, ..resolved }, 7, 128);
+            assert_eq!((settings.batch_size, settings.accumulation), (micro, accumulation), "{batch}");
+            settings.check().unwrap();
+        }
+        let dpo = settings(&Method::auto(MethodKind::Dpo).resolve(&facts, 1_000_000), 7, 128);
+        assert_eq!(dpo.method, trainer::Method::Dpo { beta: 0.1 });
+    }
 }

@@ -28,7 +28,7 @@ use sha2::{Digest, Sha256};
 pub use drive::{Drive, Ended, Next, Progress, drive};
 pub use export::{LINEAGE_FILE, Lineage};
 pub use memory::{Sizes, bytes as memory_bytes};
-pub use probe::{Measured, probe};
+pub use probe::{Measured, probe, probe_behind};
 pub use settings::{ComputeType, Method, Scheduler, Settings};
 pub use state::{Best, STATE_FILE};
 

@@ -1,5 +1,7 @@
 //! How fast this machine trains this base, measured by doing it: what plans are made of.
 
+use std::sync::Arc;
+
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
@@ -24,6 +26,11 @@ pub struct Measured {
 
 /// Trains for a few steps on random tokens, with the machine to itself. Blocks.
 pub fn probe(base: TrainingBase, settings: &Settings, threads: usize) -> Result<Measured, TrainError> {
+    probe_behind(Gate::open(), base, settings, threads)
+}
+
+/// The same whenever the gate lets it; waiting for that counts.
+pub fn probe_behind(gate: Arc<Gate>, base: TrainingBase, settings: &Settings, threads: usize) -> Result<Measured, TrainError> {
     let mut rng = ChaCha8Rng::seed_from_u64(settings.seed);
     let (vocabulary, tokens) = (base.config.vocab_size as u32, TOKENS.min(settings.context));
     let sample = Sample {
@@ -38,8 +45,7 @@ pub fn probe(base: TrainingBase, settings: &Settings, threads: usize) -> Result<
         max_steps: Some(u64::from(STEPS) + 1),
         ..settings.clone()
     };
-    let mut run =
-        Run::start(Start { base, data, settings, gate: Gate::open(), origin: Origin::Fresh, threads, memory: None }, None)?;
+    let mut run = Run::start(Start { base, data, settings, gate, origin: Origin::Fresh, threads, memory: None }, None)?;
     run.step()?;
     let mut seconds = 0.0;
     for _ in 0..STEPS {

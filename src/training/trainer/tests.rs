@@ -1,3 +1,5 @@
+//! Whole runs on small random bases.
+
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
 
 use proptest::prelude::*;

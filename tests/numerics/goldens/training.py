@@ -95,6 +95,15 @@ def through_q8_0(model):
     return model
 
 
+def save(model, target: Path) -> None:
+    """Writes an adapter without the place of the base on this machine."""
+    model.save_pretrained(target)
+    path = target / "adapter_config.json"
+    document = json.loads(path.read_text())
+    document["base_model_name_or_path"] = ""
+    path.write_text(json.dumps(document, indent=2))
+
+
 def write(folder: Path, models: Path):
     for seed, name in enumerate(["llama3", "mistral", "qwen2"]):
         target = folder / name
@@ -102,9 +111,9 @@ def write(folder: Path, models: Path):
         load = lambda: AutoModelForCausalLM.from_pretrained(models / name, dtype=torch.float32, attn_implementation="eager")
         data = rows(load().config.vocab_size, seed)
         model = adapter(load(), seed)
-        model.save_pretrained(target / "initial")
+        save(model, target / "initial")
         losses = train(model, data)
-        model.save_pretrained(target / "final")
+        save(model, target / "final")
         quantized = train(adapter(through_q8_0(load()), seed), data)
         for run in (losses, quantized):
             assert sum(run[-3:]) < 0.7 * sum(run[:3]), (name, run[:3], run[-3:])

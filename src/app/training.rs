@@ -45,6 +45,7 @@ pub(super) async fn start(config: &Config, data: &Arc<DataDir>, tenants: &Tenant
     let (driver, workshop) = match resident {
         Err(reason) => {
             tracing::info!(reason, "no fine-tuning");
+            jobs.end_unfinished(reason).await.context("training jobs of an earlier base")?;
             (None, None)
         }
         Ok(resident) => {

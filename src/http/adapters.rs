@@ -172,7 +172,10 @@ pub fn describe(adapter: &AdapterInfo, viewer: Viewer<'_>) -> Value {
 /// What the evaluation said of a version that a job made; null of others.
 pub fn gate(by: &LoadedBy) -> Value {
     match by {
-        LoadedBy::Trained { job, gate, release } => json!({"job": job, "verdict": gate, "release": release}),
+        LoadedBy::Trained { job, gate, score, release, .. } => {
+            let score = score.map(|score| f64::from(score) / 100.0);
+            json!({"job": job, "verdict": gate, "score": score, "release": release})
+        }
         LoadedBy::Operator | LoadedBy::Api { .. } => Value::Null,
     }
 }

@@ -323,7 +323,12 @@ impl Inner {
         }
         let adapter = self.prepared(id, || self.checked(&files))?;
         let facts = Facts { id, rank: adapter.max_rank, file_bytes: files.len() as u64, now: now(), by };
-        self.install(Installing { owner, name, if_loaded, expected, facts, adapter, files: Some(&files) })
+        let is_trained = matches!(facts.by, LoadedBy::Trained { .. });
+        let loaded = self.install(Installing { owner, name, if_loaded, expected, facts, adapter, files: Some(&files) })?;
+        if is_trained {
+            self.files.keep_lineage(id, &dir)?;
+        }
+        Ok(loaded)
     }
 
     /// The durable part of a change: what was checked becomes the version that the name means.

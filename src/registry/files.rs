@@ -2,15 +2,17 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::RegistryError;
 use crate::ids::VersionId;
-use crate::model::lora::peft::{AdapterFiles, CONFIG_FILE, WEIGHTS_FILE};
+use crate::model::lora::peft::{AdapterFiles, CONFIG_FILE, LINEAGE_FILE, WEIGHTS_FILE};
 use crate::store::{Access, DataDir, StoreError, rename_durably, write_durably};
 
 /// Begins the name of a directory that is being written.
 const UNFINISHED: &str = "unfinished-";
+/// Most bytes of what says where a version comes from.
+const MAX_LINEAGE: usize = 1 << 20;
 
 #[derive(Debug)]
 pub(super) struct VersionFiles {
@@ -40,6 +42,17 @@ impl VersionFiles {
         write_durably(&unfinished.join(CONFIG_FILE), &files.config, Access::Normal)?;
         write_durably(&unfinished.join(WEIGHTS_FILE), &files.weights, Access::Normal)?;
         rename_durably(&unfinished, &place)
+    }
+
+    /// Keeps beside a version that is stored where it comes from, as the directory says that it was read from. The first word stays.
+    pub(super) fn keep_lineage(&self, id: VersionId, from: &Path) -> Result<(), StoreError> {
+        let (from, to) = (from.join(LINEAGE_FILE), self.place(id).join(LINEAGE_FILE));
+        match fs::read(&from) {
+            Ok(text) if text.len() <= MAX_LINEAGE && !to.exists() => write_durably(&to, &text, Access::Normal),
+            Ok(_) => Ok(()),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+            Err(error) => Err(StoreError::io("read", &from)(error)),
+        }
     }
 
     /// Reads the files of a version back; bytes that changed on disk are an error.
@@ -75,7 +88,7 @@ impl VersionFiles {
     }
 }
 
-fn remove(path: &std::path::Path) -> Result<(), StoreError> {
+fn remove(path: &Path) -> Result<(), StoreError> {
     match fs::remove_dir_all(path) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
         other => other.map_err(StoreError::io("remove", path)),

@@ -26,7 +26,7 @@ pub use error::RegistryError;
 pub use name::check as check_name;
 pub use owner::{Owner, Viewer};
 pub use records::{InService, Offline, VersionRecord, in_service};
-pub use trained::{Gate, Promotion, Release};
+pub use trained::{Gate, Judged, Promotion, Release};
 pub use uploads::{AdapterFile, Upload, Writing};
 
 use crate::ids::VersionId;
@@ -61,6 +61,12 @@ pub enum LoadedBy {
         job: String,
         /// What its evaluation said.
         gate: Gate,
+        /// Its overall score, hundredths of 0 to 100.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        score: Option<u32>,
+        /// The version in service that it was compared with, on the same rows.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        compared: Option<VersionId>,
         /// Why it may be served under a name that others are sent to; `None` under the job's own name, which only its owner knows.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         release: Option<Release>,

@@ -372,6 +372,17 @@ pub async fn insert_checkpoint(connection: &mut AnyConnection, row: &CheckpointR
     Ok(())
 }
 
+/// Whether a step of a job has a checkpoint.
+pub async fn has_checkpoint(connection: &mut AnyConnection, job_id: &str, step: i64) -> Result<bool, StoreError> {
+    let found = sqlx::query("SELECT id FROM job_checkpoints WHERE job_id = $1 AND step = $2")
+        .bind(job_id.to_owned())
+        .bind(step)
+        .fetch_optional(connection)
+        .await
+        .map_err(StoreError::sql("look for a checkpoint"))?;
+    Ok(found.is_some())
+}
+
 /// Checkpoints of a job in pages.
 pub async fn checkpoints(
     connection: &mut AnyConnection,

@@ -146,6 +146,41 @@ pub struct Gate {
     held: AtomicBool,
     /// Set while the policy lets everything through that nobody waits for: then one look at the pressure is enough.
     plain: AtomicBool,
+    waits: Mutex<Waits>,
+}
+
+/// How long threads have waited before a gate; several at the same time count once.
+#[derive(Debug, Default)]
+struct Waits {
+    threads: usize,
+    /// Since when there is one.
+    since: Option<Instant>,
+    /// Before that.
+    before: Duration,
+}
+
+/// A thread that waits.
+struct Waiting<'a>(&'a Mutex<Waits>);
+
+impl<'a> Waiting<'a> {
+    fn new(waits: &'a Mutex<Waits>) -> Self {
+        let mut state = waits.lock().unwrap_or_else(PoisonError::into_inner);
+        state.threads += 1;
+        state.since.get_or_insert_with(Instant::now);
+        Self(waits)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        state.threads -= 1;
+        if state.threads == 0
+            && let Some(since) = state.since.take()
+        {
+            state.before += since.elapsed();
+        }
+    }
 }
 
 impl Gate {
@@ -153,7 +188,8 @@ impl Gate {
     pub fn new(policy: Policy, pressure: Pressure) -> Arc<Self> {
         let plain = AtomicBool::new(policy.hours.is_none());
         let (stopped, held) = (AtomicBool::new(false), AtomicBool::new(false));
-        Arc::new(Self { policy: Mutex::new(policy), pressure, started: Instant::now(), stopped, held, plain })
+        let (policy, waits) = (Mutex::new(policy), Mutex::default());
+        Arc::new(Self { policy, pressure, started: Instant::now(), stopped, held, plain, waits })
     }
 
     /// A gate that is always open, for runs without a server.
@@ -190,8 +226,15 @@ impl Gate {
         *self.policy.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// How long the run was held here until now.
+    pub fn waited(&self) -> Duration {
+        let state = self.waits.lock().unwrap_or_else(PoisonError::into_inner);
+        state.before + state.since.map_or(Duration::ZERO, |since| since.elapsed())
+    }
+
     /// Returns when the next piece may run.
     pub fn pass(&self) -> Go {
+        let mut waiting = None;
         loop {
             if self.is_stopped() {
                 return Go::Stop;
@@ -207,9 +250,11 @@ impl Gate {
                 minute: (since_1970.as_secs() / 60 % 1440) as u16,
             };
             match decide(self.policy(), situation) {
-                _ if held => self.pressure.wait(LOOK),
-                Decision::Run => return Go::On,
-                Decision::Wait(time) => self.pressure.wait(time),
+                Decision::Run if !held => return Go::On,
+                decision => {
+                    waiting.get_or_insert_with(|| Waiting::new(&self.waits));
+                    self.pressure.wait(if let Decision::Wait(time) = decision { time } else { LOOK });
+                }
             }
         }
     }
@@ -292,6 +337,17 @@ mod tests {
         let passed = std::thread::spawn(move || waiting.pass());
         drop(present);
         assert_eq!(passed.join().unwrap(), Go::On);
+        gate.hold(Held::Yes);
+        let (waiting, before) = (Arc::clone(&gate), gate.waited());
+        let passed = std::thread::spawn(move || waiting.pass());
+        while gate.waited() <= before {
+            std::thread::yield_now();
+        }
+        gate.hold(Held::No);
+        assert_eq!(passed.join().unwrap(), Go::On);
+        let waited = gate.waited();
+        assert_eq!(gate.pass(), Go::On);
+        assert_eq!(gate.waited(), waited, "only waiting counts");
         gate.hold(Held::Yes);
         let waiting = Arc::clone(&gate);
         let passed = std::thread::spawn(move || waiting.pass());

@@ -94,6 +94,8 @@ async fn a_job_runs_to_a_model_that_can_be_called_before_and_after_its_end() {
     let model = job["fine_tuned_model"].as_str().unwrap();
     assert_eq!(answers(&server, &key, model).await, 200);
     assert_eq!(answers(&server, &key, &format!("{model}@1")).await, 200);
+    let versions = std::fs::read_dir(server.data.path().join("versions")).unwrap();
+    assert!(versions.flatten().all(|version| version.path().join("lineage.json").exists()), "where it comes from is kept");
     for absent in [model, "ft:tiny:proj_a:mine:00000000"] {
         assert_eq!(answers(&server, &other, absent).await, 404);
     }
@@ -254,6 +256,20 @@ async fn tenants_take_turns() {
         async |key: &str, job: &str| get(&server, key, &format!("/v1/fine_tuning/jobs/{job}")).await["finished_at"].as_i64();
     assert!(finished(&b, &other).await <= finished(&a, &second).await, "before the other tenant's second job");
     driver.stop().await;
+}
+
+#[tokio::test]
+async fn who_may_not_use_the_base_may_not_train_it() {
+    let server = Harness::new().await;
+    let (key, _) = server.key_for("proj_a", "fine_tuning").await;
+    let file = rows(&server, &key).await;
+    let permissions = "/v1/organization/projects/proj_a/model_permissions";
+    server.done(Method::POST, permissions, json!({"mode": "allow_list", "model_ids": ["polite"]})).await;
+    let body = json!({"model": BASE, "training_file": file});
+    let refused = call(&server, &key, Method::POST, "/v1/fine_tuning/jobs", Some(body)).await.error();
+    assert_eq!((refused.0, refused.2), (404, json!("model_not_found")));
+    server.done(Method::DELETE, permissions, Value::Null).await;
+    begin(&server, &key, &file, &json!({})).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

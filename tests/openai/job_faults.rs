@@ -3,6 +3,7 @@
 use axum::http::Method;
 use serde_json::{Value, json};
 use switchyard::tenants::webhooks::Deliveries;
+use switchyard::training::jobs::desk::{Caps, DeskSetup, Jobs};
 use switchyard::training::jobs::work::Failure;
 
 use crate::files::send_file;
@@ -151,6 +152,86 @@ async fn caps_on_time_and_money_hold() {
     let fits = begin(&server, &key, &file, &json!({"limits": {"usd": 0.01, "hours": 1}})).await;
     assert_eq!(server.job_over(&key, &fits).await["status"], "succeeded");
     driver.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn time_in_which_a_job_is_held_is_not_its_own() {
+    let (server, key, _) = server().await;
+    let file = rows(&server, &key).await;
+    let script = Script::new(4);
+    script.hold(1);
+    let driver = server.drive(&script).await;
+    let id = begin(&server, &key, &file, &json!({"limits": {"hours": 0}})).await;
+    assert_eq!(server.job_over(&key, &id).await["status"], "succeeded");
+    driver.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_may_pass_is_tried_again_and_no_checkpoint_is_lost() {
+    let (server, key, _) = server().await;
+    let file = rows(&server, &key).await;
+    let script = Script::new(4);
+    let passing = || Failure::Later("/a/path: input/output error".to_owned());
+    let faults = [Fault::Step(passing()), Fault::Evaluate(Failure::Stopped), Fault::Export(passing())];
+    faults.into_iter().for_each(|fault| script.fault(fault));
+    let driver = server.drive(&script).await;
+    let id = begin(&server, &key, &file, &json!({})).await;
+    assert_eq!(server.job_over(&key, &id).await["status"], "succeeded");
+    assert_eq!(script.began_at(), [0, 0, 1, 1], "it goes on from what it had");
+    let checkpoints = get(&server, &key, &format!("/v1/fine_tuning/jobs/{id}/checkpoints")).await;
+    assert_eq!(checkpoints["data"].as_array().unwrap().len(), 4);
+    assert!(!messages(&server, &key, &id).await.iter().any(|text| text.contains("/a/path")));
+
+    (0..20).for_each(|_| script.fault(Fault::Step(passing())));
+    let id = begin(&server, &key, &file, &json!({})).await;
+    assert_eq!(error(&server.job_over(&key, &id).await), ("server_error", &Value::Null));
+    driver.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_job_that_is_cancelled_while_it_is_examined_leaves_no_model() {
+    let (server, key, _) = server().await;
+    let file = rows(&server, &key).await;
+    let script = Script::new(2);
+    script.fault(Fault::Examine);
+    let driver = server.drive(&script).await;
+    let id = begin(&server, &key, &file, &json!({})).await;
+    while script.examinations() == 0 {
+        tokio::task::yield_now().await;
+    }
+    let checkpoints = get(&server, &key, &format!("/v1/fine_tuning/jobs/{id}/checkpoints")).await;
+    let name = checkpoints["data"][0]["fine_tuned_model_checkpoint"].as_str().unwrap();
+    let model = name.split(":ckpt").next().unwrap();
+    assert_eq!(call(&server, &key, Method::GET, &format!("/v1/models/{model}"), None).await.status, 200);
+    assert_eq!(act(&server, &key, &id, "cancel").await.json()["status"], "cancelled");
+    driver.stop().await;
+    assert_eq!(call(&server, &key, Method::GET, &format!("/v1/models/{model}"), None).await.status, 404);
+    assert_eq!(call(&server, &key, Method::GET, &format!("/v1/models/{name}"), None).await.status, 200, "it was announced");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_job_for_another_base_or_for_none_ends() {
+    let (server, key, _) = server().await;
+    let file = rows(&server, &key).await;
+    let id = begin(&server, &key, &file, &json!({})).await;
+    let desk = |base: &str| {
+        let files = server.jobs.files().clone();
+        Jobs::new(DeskSetup { files, base: base.to_owned(), caps: Caps { seconds: 60 }, untrainable: None })
+    };
+    let driver = server.drive_for(desk("other"), &Script::new(2)).await;
+    // The harness's desk hears nothing of the other one's changes.
+    let over = async |id: &str| loop {
+        let job = get(&server, &key, &format!("/v1/fine_tuning/jobs/{id}")).await;
+        if job["status"] == "failed" {
+            return job;
+        }
+        tokio::task::yield_now().await;
+    };
+    assert_eq!(error(&over(&id).await), ("base_changed", &json!("model")));
+    driver.stop().await;
+    let id = begin(&server, &key, &file, &json!({})).await;
+    desk(BASE).end_unfinished("it runs without a model").await.unwrap();
+    assert_eq!(error(&over(&id).await), ("training_unavailable", &Value::Null));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -8,8 +8,9 @@ use std::time::Duration;
 
 use futures::future::BoxFuture;
 use serde_json::Value;
-use switchyard::registry::Gate;
+use switchyard::registry::{Gate, Judged};
 use switchyard::training::dataset::render::Question;
+use switchyard::training::jobs::desk::Jobs;
 use switchyard::training::jobs::driver::{Driver, DriverSetup, Rhythm};
 use switchyard::training::jobs::job::{Facts, Resolved};
 use switchyard::training::jobs::work::{
@@ -25,6 +26,10 @@ pub enum Fault {
     Step(Failure),
     /// At the next step.
     Panic,
+    /// At the next evaluation.
+    Evaluate(Failure),
+    /// The next examination does not end.
+    Examine,
     /// When an adapter is written.
     Export(Failure),
     /// When what a restart goes on from is saved.
@@ -43,6 +48,9 @@ struct Inner {
     /// The step from which each session went on.
     began_at: Mutex<Vec<u64>>,
     exports: AtomicU64,
+    examinations: AtomicU64,
+    /// Hours that a session is held before each step.
+    held_hours: AtomicU64,
     /// What examinations say.
     verdict: Mutex<Result<Gate, String>>,
 }
@@ -58,6 +66,8 @@ impl Script {
             faults,
             began_at,
             exports: AtomicU64::new(0),
+            examinations: AtomicU64::new(0),
+            held_hours: AtomicU64::new(0),
             verdict: Mutex::new(Ok(Gate::Pass)),
         }))
     }
@@ -75,6 +85,15 @@ impl Script {
     /// What the next examination says.
     pub fn judge(&self, verdict: Result<Gate, String>) {
         *self.0.verdict.lock().unwrap() = verdict;
+    }
+
+    /// Sessions wait so long before each step, as they say.
+    pub fn hold(&self, hours: u64) {
+        self.0.held_hours.store(hours, Ordering::SeqCst);
+    }
+
+    pub fn examinations(&self) -> u64 {
+        self.0.examinations.load(Ordering::SeqCst)
     }
 
     pub fn began_at(&self) -> Vec<u64> {
@@ -99,7 +118,7 @@ impl Workshop for Script {
         if let Some(line) = text.lines().position(|line| serde_json::from_str::<Value>(line).is_err()) {
             return Err(Failure::file(format!("line {}: it is not JSON", line + 1)));
         }
-        let facts = Facts { rows, held_out: 2, tokens: rows * 10, truncated: 1, lost: 0, digest: "d".to_owned() };
+        let facts = Facts { rows, held_out: 2, tokens: rows * 10, truncated: 1, lost: 0, missing: 1, digest: "d".to_owned() };
         Ok(Box::new(Rows { script: self.clone(), facts }))
     }
 
@@ -113,7 +132,14 @@ impl Examiner for Script {
         assert!(exam.model.starts_with("ft:") && exam.questions.len() == 1);
         let gate = self.0.verdict.lock().unwrap().clone();
         let report = serde_json::json!({"loss": exam.loss});
-        Box::pin(async move { gate.map(|gate| Examined { gate, sentence: format!("Gate: {gate:?}."), report }) })
+        self.0.examinations.fetch_add(1, Ordering::SeqCst);
+        if self.take(|fault| *fault == Fault::Examine).is_some() {
+            return Box::pin(std::future::pending());
+        }
+        Box::pin(async move {
+            let judged = |gate| Judged { gate, score: Some(5_000), compared: None };
+            gate.map(|gate| Examined { judged: judged(gate), sentence: format!("Gate: {gate:?}."), report })
+        })
     }
 }
 
@@ -186,7 +212,14 @@ impl Session for Scripted {
         Ok(Step { step: self.step, loss: 1.0 / self.step as f64, accuracy: Some(0.5), tokens: 100, seconds: 0.1 })
     }
 
+    fn waited(&self) -> Duration {
+        Duration::from_secs(3_600 * self.step * self.script.0.held_hours.load(Ordering::SeqCst))
+    }
+
     fn evaluate(&mut self) -> Result<Option<HeldOut>, Failure> {
+        if let Some(Fault::Evaluate(failure)) = self.script.take(|fault| matches!(fault, Fault::Evaluate(_))) {
+            return Err(failure);
+        }
         Ok(Some(HeldOut { loss: 2.0 / self.step as f64, accuracy: Some(0.25) }))
     }
 
@@ -205,6 +238,7 @@ impl Session for Scripted {
             return Err(failure);
         }
         write_adapter(dir, u32::try_from(self.step).unwrap());
+        std::fs::write(dir.join("lineage.json"), "{}").unwrap();
         Ok(())
     }
 }
@@ -214,6 +248,7 @@ pub const RHYTHM: Rhythm = Rhythm {
     note: Duration::ZERO,
     save: Duration::from_secs(3_600),
     again: Duration::from_millis(1),
+    longest: Duration::from_millis(1),
     owner: Duration::ZERO,
     turn: Duration::ZERO,
 };
@@ -221,8 +256,13 @@ pub const RHYTHM: Rhythm = Rhythm {
 impl Harness {
     /// Starts to work on jobs; a million tokens cost a dollar.
     pub async fn drive(&self, script: &Script) -> Driver {
+        self.drive_for(self.jobs.clone(), script).await
+    }
+
+    /// Works for another desk.
+    pub async fn drive_for(&self, jobs: Jobs, script: &Script) -> Driver {
         let setup = DriverSetup {
-            jobs: self.jobs.clone(),
+            jobs,
             workshop: Arc::new(script.clone()),
             examiner: Some(Arc::new(script.clone())),
             catalog: self.catalog.clone(),

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use axum::Json;
-use axum::extract::multipart::{Field, Multipart};
 use axum::extract::{Path, Request, State};
 use axum::http::{HeaderName, HeaderValue};
 use axum::response::Response;
@@ -16,7 +15,7 @@ use super::query::Parameters;
 use crate::http::Server;
 use crate::http::adapters::{describe, loaded_by, new_owner, owner_of};
 use crate::http::error::ApiError;
-use crate::http::form::{self, check_length, in_time, text, too_large};
+use crate::http::form::{self, Entry, check_length, text, too_large};
 use crate::ids::VersionId;
 use crate::registry::{
     AdapterFile, IfLoaded, LoadRequest, Loaded, LoadedBy, Owner, RegistryError, Source, Upload, Versions, Viewer, check_name,
@@ -82,7 +81,7 @@ pub async fn upload(State(server): State<Server>, Path(name): Path<String>, requ
     Parameters::of(&parts)?.finish()?;
     let conditions = Conditions::of(&server, &parts)?;
     let request = Request::from_parts(parts, body);
-    let form = form::form(&server, request, "the files adapter_config.json and adapter_model.safetensors").await?;
+    let form = form::Form::new(request, limit, "the files adapter_config.json and adapter_model.safetensors").await?;
     let upload = server.catalog().begin_upload().map_err(named)?;
     let Form { owner, expected_version, content } = receive(&server, form, &upload).await?;
     drop(conditions.begin(&content).await?);
@@ -129,13 +128,13 @@ struct Form {
 }
 
 /// Writes the files into the upload's directory as they come.
-async fn receive(server: &Server, mut form: Multipart, upload: &Upload) -> Result<Form, ApiError> {
+async fn receive(server: &Server, mut form: form::Form, upload: &Upload) -> Result<Form, ApiError> {
     let limit = server.config().upload_limit;
     let mut room = limit;
     let mut texts = Form::default();
     let mut seen: Vec<String> = Vec::new();
     let mut digests = AdapterFile::ALL.map(|_| String::new());
-    while let Some(field) = in_time(form.next_field()).await? {
+    while let Some(field) = form.next().await? {
         let name = field.name().unwrap_or("").to_owned();
         if seen.contains(&name) {
             return Err(form::twice(&name));
@@ -158,10 +157,10 @@ async fn receive(server: &Server, mut form: Multipart, upload: &Upload) -> Resul
 }
 
 /// Returns a digest of the content.
-async fn store(mut field: Field<'_>, upload: &Upload, file: AdapterFile, room: &mut u64, limit: u64) -> Result<String, ApiError> {
+async fn store(mut field: Entry<'_>, upload: &Upload, file: AdapterFile, room: &mut u64, limit: u64) -> Result<String, ApiError> {
     let mut digest = Sha256::new();
     let mut writing = upload.file(file).await.map_err(named)?;
-    while let Some(chunk) = in_time(field.chunk()).await? {
+    while let Some(chunk) = field.chunk().await? {
         *room = room.checked_sub(chunk.len() as u64).ok_or_else(|| too_large(limit))?;
         digest.update(&chunk);
         writing.write(&chunk).await.map_err(named)?;

@@ -85,6 +85,7 @@ fn refused(failure: Failure) -> ApiError {
     match failure {
         Failure::Job { code, message, param: Some(field) } => ApiError::invalid(field, code, message),
         Failure::Job { code, message, param: None } => not_now(code, message),
+        Failure::Later(reason) => ApiError::internal(&reason),
         Failure::Stopped | Failure::DiskFull => not_now("not_measured", "The measurement was broken off; please try again."),
     }
 }

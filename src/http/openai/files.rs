@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::body::{Body, Bytes};
-use axum::extract::multipart::{Field, Multipart};
 use axum::extract::{Extension, Path, Request, State};
 use axum::http::request::Parts;
 use axum::http::{HeaderValue, header};
@@ -21,7 +20,7 @@ use crate::http::admin::{deleted, list};
 use crate::http::auth::may_look_at_training;
 use crate::http::error::ApiError;
 use crate::http::fields;
-use crate::http::form;
+use crate::http::form::{self, Entry, Form};
 use crate::tenants::Principal;
 use crate::training::jobs::files::{FileRow, NewFile, Purpose, Receiving};
 use crate::training::jobs::{JobsError, Order};
@@ -38,8 +37,8 @@ pub async fn create(State(server): State<Server>, Head(sender): Head, request: R
     let sender = sender?;
     let limit = server.files().largest();
     form::check_length(request.headers(), limit)?;
-    let mut form = form::form(&server, request, "the fields 'file' and 'purpose'").await?;
-    let mut receiving = server.files().receive(limit).await?;
+    let mut form = Form::new(request, limit, "the fields 'file' and 'purpose'").await?;
+    let mut receiving = server.files().receive(&sender.caller.tenant, limit).await?;
     let Filled { filename, purpose, seconds } = receive(&mut form, &mut receiving).await?;
     let content = receiving.finish().await?;
     if content.bytes == 0 {
@@ -137,10 +136,10 @@ struct Filled {
     seconds: Option<i64>,
 }
 
-async fn receive(form: &mut Multipart, to: &mut Receiving) -> Result<Filled, ApiError> {
+async fn receive(form: &mut Form, to: &mut Receiving) -> Result<Filled, ApiError> {
     let (mut filename, mut purpose, mut anchor, mut seconds) = (None, None, None, None);
     let mut seen: Vec<String> = Vec::new();
-    while let Some(field) = form::in_time(form.next_field()).await? {
+    while let Some(field) = form.next().await? {
         let name = field.name().unwrap_or("").to_owned();
         if seen.contains(&name) {
             return Err(form::twice(&name));
@@ -166,8 +165,8 @@ async fn receive(form: &mut Multipart, to: &mut Receiving) -> Result<Filled, Api
 }
 
 /// Writes a form's file as it comes.
-pub(super) async fn store(mut field: Field<'_>, to: &mut Receiving) -> Result<(), ApiError> {
-    while let Some(chunk) = form::in_time(field.chunk()).await? {
+pub(super) async fn store(mut field: Entry<'_>, to: &mut Receiving) -> Result<(), ApiError> {
+    while let Some(chunk) = field.chunk().await? {
         to.write(&chunk).await?;
     }
     Ok(())

@@ -15,6 +15,7 @@ use serde_json::{Map, Value, json};
 use super::fine_tuning_request::parse;
 use super::repeated;
 use super::sender::Head;
+use crate::gateway::GatewayError;
 use crate::http::Server;
 use crate::http::admin::list;
 use crate::http::admin::query::Parameters;
@@ -22,7 +23,7 @@ use crate::http::auth::may_look_at_training;
 use crate::http::body::JsonBody;
 use crate::http::error::ApiError;
 use crate::http::form::unknown;
-use crate::tenants::Principal;
+use crate::tenants::{Ask, Principal};
 use crate::training::jobs::desk::{CheckpointRow, EventRow, JobRow, Jobs};
 use crate::training::jobs::job::{Method, MethodKind, Resolved, Status};
 use crate::training::jobs::{Order, Page, Paging};
@@ -40,9 +41,20 @@ pub async fn create(State(server): State<Server>, Head(sender): Head, JsonBody(b
     let again = body.clone();
     let answer = async {
         let new = parse(body, &sender.caller)?;
+        may_train(&server, &sender.caller, &new.model)?;
         Ok(Json(object(&server.jobs().create(new).await?)).into_response())
     };
     repeated::once(&server, &sender, "/v1/fine_tuning/jobs", &again, answer).await
+}
+
+/// Whoever may not use a model may not train it either, and who has spent a budget may not spend more. What it will cost is not
+/// known yet: the job's own limits hold that.
+fn may_train(server: &Server, caller: &Principal, model: &str) -> Result<(), ApiError> {
+    if !server.gateway().may_use(caller, model) {
+        return Err(GatewayError::UnknownModel(model.to_owned()).into());
+    }
+    let asked = server.tenants().admit(Ask { caller, model, input: 0, most_output: 0 });
+    asked.map(drop).map_err(|refused| GatewayError::from(refused).into())
 }
 
 /// `GET /v1/fine_tuning/jobs`

@@ -14,7 +14,7 @@ use crate::http::Server;
 use crate::http::body::JsonBody;
 use crate::http::error::ApiError;
 use crate::http::fields::Fields;
-use crate::http::form;
+use crate::http::form::{self, Form};
 use crate::tenants::Principal;
 use crate::training::jobs::files::{NewFile, Purpose};
 use crate::training::jobs::uploads::{MAX_PART, NewUpload, Upload};
@@ -57,10 +57,10 @@ pub async fn part(
     request: Request,
 ) -> Result<Json<Value>, ApiError> {
     form::check_length(request.headers(), MAX_PART)?;
-    let mut form = form::form(&server, request, "the field 'data'").await?;
+    let mut form = Form::new(request, MAX_PART, "the field 'data'").await?;
     let mut receiving = server.files().receive_part(&caller.tenant, &id).await?;
     let mut there = false;
-    while let Some(field) = form::in_time(form.next_field()).await? {
+    while let Some(field) = form.next().await? {
         match field.name().unwrap_or("") {
             "data" if there => return Err(form::twice("data")),
             "data" => store(field, &mut receiving).await?,

@@ -39,6 +39,9 @@ pub struct AdapterFiles {
     pub weights: Vec<u8>,
 }
 
+/// Name of the file that says where an adapter comes from. It is no part of the adapter: its digest does not know it.
+pub const LINEAGE_FILE: &str = "lineage.json";
+
 /// Reads an adapter directory against the shape of its base.
 pub fn read_dir(dir: &Path, base: &ModelConfig) -> Result<LoraWeights, ModelError> {
     AdapterFiles::read(dir)?.parse(base)

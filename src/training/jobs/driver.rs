@@ -4,15 +4,15 @@
 use std::collections::BTreeMap;
 use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
-use super::desk::{JobRow, Jobs};
+use super::desk::{JobRow, Jobs, UNFINISHED};
 use super::job::{Method, MethodKind, Phase, Status};
 use super::queue::{self, Waiting};
 use super::record::{self, Event, Notes};
@@ -28,6 +28,8 @@ const LOOK_EVERY: Duration = Duration::from_secs(2);
 const OF_LATE: i64 = 86_400;
 /// How long it is tried to write something down before the work is left for later.
 const WRITE_TRIES: u32 = 6;
+/// How often a job is tried again that gets no further: for more than an hour.
+const LATER_TRIES: u32 = 20;
 
 /// What `tokens` of training cost a tenant, nano-dollars.
 pub type Cost = Arc<dyn Fn(&str, &str, u64) -> i64 + Send + Sync>;
@@ -41,6 +43,8 @@ pub struct Rhythm {
     pub save: Duration,
     /// Before the first repetition of what failed for reasons that may pass; doubled each time.
     pub again: Duration,
+    /// Before a later repetition of a job, at most.
+    pub longest: Duration,
     /// How often it is looked whether the key that asked is still good.
     pub owner: Duration,
     /// How long a job trains before another tenant's may have its turn.
@@ -53,6 +57,7 @@ impl Default for Rhythm {
             note: Duration::from_secs(1),
             save: Duration::from_secs(60),
             again: Duration::from_secs(1),
+            longest: Duration::from_secs(300),
             owner: Duration::from_secs(10),
             turn: Duration::from_secs(1_800),
         }
@@ -95,6 +100,18 @@ pub(super) struct Shop {
     pub(super) runtime: Handle,
     dir: PathBuf,
     stopping: AtomicBool,
+    /// Jobs that are left for later.
+    later: Mutex<BTreeMap<String, Later>>,
+}
+
+/// A job whose trouble may pass.
+struct Later {
+    /// How often it was tried in vain.
+    tries: u32,
+    /// How far it had come.
+    steps_done: i64,
+    /// When it is tried again.
+    due: Instant,
 }
 
 impl Driver {
@@ -113,6 +130,7 @@ impl Driver {
             runtime: Handle::current(),
             dir,
             stopping: AtomicBool::new(false),
+            later: Mutex::default(),
         });
         shop.recover().await?;
         let (alive, ended) = oneshot::channel();
@@ -171,14 +189,12 @@ impl Shop {
     /// Says in running jobs that they go on, and removes what jobs that are over have left.
     async fn recover(&self) -> Result<(), JobsError> {
         let (database, node) = (&self.jobs.inner.database, &self.jobs.inner.node);
-        let mut kept = Vec::new();
-        for status in [Status::ValidatingFiles, Status::Queued, Status::Running, Status::Paused] {
+        for status in UNFINISHED {
             let found = {
                 let mut connection = database.connection().await?;
                 rows::in_status(&mut connection, node, status.name()).await?
             };
             for mut row in found {
-                kept.push(row.id.clone());
                 if status == Status::Running {
                     let message = "The server was restarted; the job goes on from what it has saved.";
                     // Where somebody else was faster it is not running any more.
@@ -186,8 +202,25 @@ impl Shop {
                 }
             }
         }
+        self.sweep().await
+    }
+
+    /// Removes what jobs have left that are over. For when none is at work.
+    async fn sweep(&self) -> Result<(), JobsError> {
         let entries = std::fs::read_dir(&self.dir).map_err(crate::store::StoreError::io("read", &self.dir))?;
-        for entry in entries.flatten().filter(|entry| !kept.iter().any(|job| *job == *entry.file_name().to_string_lossy())) {
+        let entries: Vec<_> = entries.flatten().collect();
+        if entries.is_empty() {
+            return Ok(());
+        }
+        let mut kept = Vec::new();
+        let mut connection = self.jobs.inner.database.connection().await?;
+        for status in UNFINISHED {
+            kept.extend(
+                rows::in_status(&mut connection, &self.jobs.inner.node, status.name()).await?.into_iter().map(|row| row.id),
+            );
+        }
+        drop(connection);
+        for entry in entries.iter().filter(|entry| !kept.iter().any(|job| *job == *entry.file_name().to_string_lossy())) {
             if let Err(error) = std::fs::remove_dir_all(entry.path()) {
                 tracing::warn!(%error, "what a job has left is not removed");
             }
@@ -196,7 +229,14 @@ impl Shop {
     }
 
     fn train(&self) {
-        self.take_turns(|shop| shop.runtime.block_on(shop.claim()), Self::see_through);
+        let find = |shop: &Self| {
+            let found = shop.runtime.block_on(shop.claim())?;
+            if found.is_none() {
+                shop.runtime.block_on(shop.sweep())?;
+            }
+            Ok(found)
+        };
+        self.take_turns(find, Self::see_through);
     }
 
     fn check_files(&self) {
@@ -208,6 +248,7 @@ impl Shop {
         let mut changes = self.jobs.changes();
         while !self.is_stopping() {
             changes.mark_unchanged();
+            let asked = Instant::now();
             match find(self) {
                 Ok(Some(row)) => {
                     work(self, row);
@@ -217,22 +258,24 @@ impl Shop {
                 Err(error) => tracing::warn!(%error, "it cannot be asked which job is next"),
             }
             // A change in another process is seen at the next look.
-            let _ = self.runtime.block_on(async { tokio::time::timeout(LOOK_EVERY, changes.changed()).await });
+            let look = self.next_look(asked);
+            let _ = self.runtime.block_on(async { tokio::time::timeout(look, changes.changed()).await });
         }
     }
 
     /// The job whose turn it is, as running.
     async fn claim(&self) -> Result<Option<JobRow>, JobsError> {
         let (database, node) = (&self.jobs.inner.database, &self.jobs.inner.node);
-        let (mut running, queued, used) = {
+        let (running, mut queued, used) = {
             let mut connection = database.connection().await?;
             let running = rows::in_status(&mut connection, node, Status::Running.name()).await?;
             let queued = rows::in_status(&mut connection, node, Status::Queued.name()).await?;
             (running, queued, rows::used_since(&mut connection, node, unix_now() - OF_LATE).await?)
         };
-        if !running.is_empty() {
-            return Ok(Some(running.swap_remove(0)));
+        if let Some(row) = running.into_iter().find(|row| self.is_due(&row.id)) {
+            return Ok(Some(row));
         }
+        queued.retain(|row| self.is_due(&row.id));
         let used: BTreeMap<String, i64> = used.into_iter().collect();
         let Some(mut row) = queue::next(&waiting(&queued), &used).and_then(|id| queued.iter().find(|row| row.id == id)).cloned()
         else {
@@ -267,7 +310,7 @@ impl Shop {
     async fn oldest_unchecked(&self) -> Result<Option<JobRow>, JobsError> {
         let mut connection = self.jobs.inner.database.connection().await?;
         let found = rows::in_status(&mut connection, &self.jobs.inner.node, Status::ValidatingFiles.name()).await?;
-        Ok(found.into_iter().next())
+        Ok(found.into_iter().find(|row| self.is_due(&row.id)))
     }
 
     /// Checks the files of a new job.
@@ -286,11 +329,15 @@ impl Shop {
             row.status = Status::Queued.name().to_owned();
             let event = Event::info("Files validated, moving job to queued state.").with(serde_json::json!({
                 "rows": facts.rows, "held_out_rows": facts.held_out, "tokens": facts.tokens,
-                "truncated_rows": facts.truncated, "lost_rows": facts.lost, "dataset_digest": facts.digest,
+                "truncated_rows": facts.truncated, "lost_rows": facts.lost, "missing_rows": facts.missing, "dataset_digest": facts.digest,
             }));
             let mut events = vec![event];
             if facts.truncated > 0 {
                 let message = format!("{} rows are longer than the context and were cut.", facts.truncated);
+                events.push(Event::warn(message));
+            }
+            if facts.missing > 0 {
+                let message = format!("{} rows have no prompt or no answer and are left out.", facts.missing);
                 events.push(Event::warn(message));
             }
             if !self.write(&mut row, Notes { events, ..Notes::default() })? {
@@ -309,15 +356,54 @@ impl Shop {
         if self.is_stopping() {
             stop.ask();
         }
-        let ending = caught(|| Run::new(self, &mut row, Arc::clone(&stop)).work_to_its_end());
+        let ending = caught(|| Run::new(self, &mut row, Arc::clone(&stop)).to_its_end());
         self.jobs.work_on(None);
         self.conclude(&id, &mut row, ending);
     }
 
+    fn waiting(&self) -> MutexGuard<'_, BTreeMap<String, Later>> {
+        self.later.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn is_due(&self, job: &str) -> bool {
+        self.waiting().get(job).is_none_or(|later| later.due <= Instant::now())
+    }
+
+    /// How long until it is looked again what there is to do, when there was nothing at `asked`.
+    fn next_look(&self, asked: Instant) -> Duration {
+        let waiting = self.waiting();
+        let due = waiting.values().map(|later| later.due).filter(|due| *due > asked).min();
+        due.map_or(LOOK_EVERY, |due| due.saturating_duration_since(Instant::now()).min(LOOK_EVERY))
+    }
+
+    /// Leaves a job for later; an end where that was done often enough.
+    fn put_off(&self, row: &JobRow, reason: String) -> Ending {
+        let mut waiting = self.waiting();
+        let before = waiting.get(&row.id).filter(|later| later.steps_done >= row.steps_done).map_or(0, |later| later.tries);
+        let tries = before + 1;
+        if tries >= LATER_TRIES {
+            tracing::error!(job = row.id, reason, "a job is given up");
+            let message = "The server could not go on with this job for a long time; its log says why.".to_owned();
+            return Ending::Failed { code: "server_error", message, param: None };
+        }
+        let pause = self.rhythm.again.saturating_mul(1 << before.min(16)).min(self.rhythm.longest);
+        tracing::warn!(job = row.id, reason, ?pause, "a job is left for later");
+        waiting.insert(row.id.clone(), Later { tries, steps_done: row.steps_done, due: Instant::now() + pause });
+        Ending::Later(reason)
+    }
+
     /// Writes down how it ended, where that is not written down yet.
     fn conclude(&self, id: &str, row: &mut JobRow, ending: Result<(), Ending>) {
+        let ending = ending.map_err(|ending| match ending {
+            Ending::Later(reason) => self.put_off(row, reason),
+            other => other,
+        });
+        if !matches!(ending, Err(Ending::Later(_))) {
+            self.waiting().remove(id);
+        }
         match ending {
-            Ok(()) | Err(Ending::Left) => {}
+            // What is left for later was told.
+            Ok(()) | Err(Ending::Left | Ending::Later(_)) => {}
             Err(Ending::Failed { code, message, param }) => {
                 tracing::info!(job = id, code, message, "a training job failed");
                 record::end(row, Status::Failed, Phase::Failed);
@@ -330,10 +416,6 @@ impl Shop {
                 if let Err(ending) = self.write(row, notes) {
                     tracing::error!(job = id, ?ending, "the end of a job is not written down yet");
                 }
-            }
-            Err(Ending::Later(reason)) => {
-                tracing::warn!(job = id, reason, "a job is left for later");
-                self.wait(LOOK_EVERY);
             }
         }
         self.jobs.changed();
@@ -372,6 +454,11 @@ impl Shop {
 
     /// What is to be done for a job; an error where a file is gone.
     pub(super) fn task(&self, row: &JobRow, kind: MethodKind) -> Result<Task, Ending> {
+        let base = &self.jobs.inner.base;
+        if row.base != *base {
+            let message = format!("The job was asked for on the base {:?}; this server has {base:?} now.", row.base);
+            return Err(Ending::Failed { code: "base_changed", message, param: Some("model") });
+        }
         let (training, training_name) = self.file(row, "training_file", &row.training_file)?;
         let validation = match &row.validation_file {
             Some(id) => Some(self.file(row, "validation_file", id)?.0),
@@ -460,6 +547,7 @@ impl From<Failure> for Ending {
                 let message = "The server's disk is full; what the job has learnt could not be kept. Please try again later.";
                 Self::Failed { code: "storage_full", message: message.to_owned(), param: None }
             }
+            Failure::Later(reason) => Self::Later(reason),
             Failure::Job { code, message, param } => Self::Failed { code, message, param },
         }
     }

@@ -9,7 +9,7 @@ use serde_json::json;
 use super::work::{Exam, Examined, Examiner};
 use crate::backends::{Backend, Realm};
 use crate::model::tokenizer::Tokenizer;
-use crate::registry::{Catalog, Gate};
+use crate::registry::{Catalog, Gate, Judged};
 use crate::training::evaluate::{Bench, Comparison, Role, Subject, compare};
 use crate::training::gate::{Limits, Verdict, decide};
 
@@ -81,6 +81,13 @@ impl OwnEngine {
             score(Role::Base),
             reasons.join("; "),
         );
-        Ok(Examined { gate, sentence, report: json!({"decision": decision, "evaluation": evaluation}) })
+        let judged =
+            Judged { gate, score: hundredths(score(Role::Candidate)), compared: incumbent.as_ref().map(|lease| lease.id) };
+        Ok(Examined { judged, sentence, report: json!({"decision": decision, "evaluation": evaluation}) })
     }
+}
+
+/// Hundredths of a score from 0 to 100; a score that could not be made is none.
+fn hundredths(score: f64) -> Option<u32> {
+    score.is_finite().then(|| (score.clamp(0.0, 100.0) * 100.0).round() as u32)
 }

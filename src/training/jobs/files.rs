@@ -1,8 +1,9 @@
 //! Files of tenants: rows in the database, contents in the data directory, each content once. A content leaves the disk with the
 //! last row that needs it. Knows nothing of what is in a file.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore};
@@ -14,6 +15,8 @@ use crate::store::{DataDir, Database, files as rows};
 
 /// Files that are received at the same time: each may take as much disk as one file is allowed.
 const TOGETHER: usize = 16;
+/// Of these, those of one tenant at most.
+const OF_A_TENANT: usize = 4;
 /// How often it is looked for what has expired.
 const LOOK_EVERY: Duration = Duration::from_secs(60);
 /// Longest name of a file, bytes.
@@ -99,6 +102,8 @@ pub(super) struct Inner {
     pub(super) node: String,
     pub(super) limits: FileLimits,
     places: Arc<Semaphore>,
+    /// Places that tenants have.
+    taken: Arc<std::sync::Mutex<BTreeMap<String, usize>>>,
     /// Held from a content's arrival in its place to the row that needs it, and from the question whether a row needs it to its
     /// removal.
     pub(super) changes: Mutex<()>,
@@ -110,7 +115,8 @@ impl Files {
         let FilesSetup { data, database, node, limits } = setup;
         let blobs = Blobs::open(&data)?;
         let places = Arc::new(Semaphore::new(TOGETHER));
-        let files = Self { inner: Arc::new(Inner { blobs, database, node, limits, places, changes: Mutex::new(()) }) };
+        let (taken, changes) = (Arc::default(), Mutex::new(()));
+        let files = Self { inner: Arc::new(Inner { blobs, database, node, limits, places, taken, changes }) };
         for sha256 in files.inner.blobs.contents()? {
             files.release(&sha256).await?;
         }
@@ -122,10 +128,27 @@ impl Files {
         self.inner.limits.file
     }
 
-    /// Begins to receive a content of at most `limit` bytes.
-    pub async fn receive(&self, limit: u64) -> Result<Receiving, JobsError> {
-        let place = Arc::clone(&self.inner.places).try_acquire_owned().map_err(|_| JobsError::TooManyUploads)?;
-        Ok(Receiving { writer: self.inner.blobs.begin().await?, limit, _place: place })
+    /// Begins to receive a tenant's content of at most `limit` bytes.
+    pub async fn receive(&self, tenant: &str, limit: u64) -> Result<Receiving, JobsError> {
+        let place = self.place(tenant)?;
+        Ok(Receiving { writer: self.inner.blobs.begin().await?, limit, _place: Some(place) })
+    }
+
+    /// The same for what the server writes itself, which waits for nobody.
+    pub(super) async fn receive_own(&self, limit: u64) -> Result<Receiving, JobsError> {
+        Ok(Receiving { writer: self.inner.blobs.begin().await?, limit, _place: None })
+    }
+
+    fn place(&self, tenant: &str) -> Result<Place, JobsError> {
+        let permit = Arc::clone(&self.inner.places).try_acquire_owned().map_err(|_| JobsError::TooManyUploads)?;
+        let mut taken = self.inner.taken.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = taken.entry(tenant.to_owned()).or_default();
+        if *count >= OF_A_TENANT {
+            return Err(JobsError::TooManyUploads);
+        }
+        *count += 1;
+        drop(taken);
+        Ok(Place { tenant: tenant.to_owned(), taken: Arc::clone(&self.inner.taken), _permit: permit })
     }
 
     /// Makes a file of a content.
@@ -256,11 +279,30 @@ pub(super) fn checked_name(name: &str) -> Result<String, JobsError> {
     Err(JobsError::invalid("filename", format!("1 to {MAX_NAME} bytes without control characters are right")))
 }
 
+/// A tenant's place among the files that are received.
+struct Place {
+    tenant: String,
+    taken: Arc<std::sync::Mutex<BTreeMap<String, usize>>>,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
+        let left = taken.get(&self.tenant).map_or(0, |count| count.saturating_sub(1));
+        if left == 0 {
+            taken.remove(&self.tenant);
+        } else {
+            taken.insert(self.tenant.clone(), left);
+        }
+    }
+}
+
 /// A content on its way. Dropped, it is gone.
 pub struct Receiving {
     writer: BlobWriter,
     limit: u64,
-    _place: OwnedSemaphorePermit,
+    _place: Option<Place>,
 }
 
 impl Receiving {

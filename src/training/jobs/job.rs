@@ -237,6 +237,8 @@ pub struct Facts {
     pub truncated: u64,
     /// Rows of which nothing is left to learn.
     pub lost: u64,
+    /// Rows without a prompt or without an answer, which are left out.
+    pub missing: u64,
     /// Digest of the dataset.
     pub digest: String,
 }

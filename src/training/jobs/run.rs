@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use tokio::sync::Notify;
@@ -25,6 +25,9 @@ use crate::training::dataset::render::Question;
 const STEP_EVENTS: u64 = 1_000;
 /// How often the last files of a job are tried to be written on a disk that is full.
 const FULL_TRIES: u32 = 8;
+
+/// How often the last progress is written into a row that somebody else changes meanwhile.
+const CHANGED_TRIES: u32 = 5;
 
 /// How a job's work ended without success.
 #[derive(Debug)]
@@ -59,6 +62,8 @@ pub(super) struct Run<'a> {
     owner_asked: Instant,
     /// Since when training time is not counted yet.
     counted: Instant,
+    /// How long the session was held, until now and until then: that is no training.
+    waited: (Duration, Duration),
     alerts: Alerts,
     began: Instant,
     /// Held-out rows for the examination.
@@ -83,6 +88,7 @@ impl<'a> Run<'a> {
             saved,
             owner_asked,
             counted,
+            waited: (Duration::ZERO, Duration::ZERO),
             alerts: Alerts::default(),
             began: now,
             questions: Vec::new(),
@@ -90,7 +96,7 @@ impl<'a> Run<'a> {
         }
     }
 
-    pub(super) fn work_to_its_end(mut self) -> Result<(), Ending> {
+    pub(super) fn to_its_end(mut self) -> Result<(), Ending> {
         let asked = method(self.row)?;
         self.shop.check_owner(self.row)?;
         let task = self.shop.task(self.row, asked.kind)?;
@@ -112,9 +118,9 @@ impl<'a> Run<'a> {
         self.pending.events.extend(to_fit);
         self.phase(Phase::ModelLoaded, Event::info("Base and adapter are in memory."))?;
         self.phase(Phase::Training, Event::info("Training began.").with(json!(resolved)))?;
-        self.counted = Instant::now();
+        (self.counted, self.waited) = (Instant::now(), (session.waited(), session.waited()));
         let ended = self.train(session.as_mut(), &resolved, &state).and_then(|()| self.finish(session.as_mut()));
-        if matches!(ended, Err(Ending::Left)) {
+        if matches!(ended, Err(Ending::Left | Ending::Later(_))) {
             self.leave(session.as_ref(), &state);
         }
         ended
@@ -122,11 +128,17 @@ impl<'a> Run<'a> {
 
     fn train(&mut self, session: &mut dyn Session, with: &Resolved, state: &Path) -> Result<(), Ending> {
         let steps = session.steps();
+        let begun = session.step_number();
+        // It was left between the step and its checkpoint.
+        if is_checkpoint(begun, steps, with.n_epochs) && begun < steps && !self.has_checkpoint(begun)? {
+            self.checkpoint(session, begun)?;
+        }
         while session.step_number() < steps {
             if self.stop.is_asked() {
                 return Err(Ending::Left);
             }
             let step = session.step()?;
+            self.waited.0 = session.waited();
             self.note_step(&step, steps);
             let number = session.step_number();
             if is_checkpoint(number, steps, with.n_epochs) && number < steps {
@@ -155,23 +167,63 @@ impl<'a> Run<'a> {
         self.checkpoint(session, steps)?;
         let (dir, model) = (self.dir.join("export"), self.row.model.clone());
         self.in_spite_of_a_full_disk(|run| run.publish(session, &dir, &model))?;
-        self.examine(&model)?;
+        self.succeed(&model).or_else(|ending| self.take_back(&model, ending))
+    }
+
+    /// What follows when the model is there.
+    fn succeed(&mut self, model: &str) -> Result<(), Ending> {
+        self.examine(model)?;
+        // Examining is no training.
+        self.counted = Instant::now();
         self.row.result_file = self.result_file()?;
         record::end(self.row, Status::Succeeded, Phase::Completed);
         self.row.published = 1;
         self.pending.events.push(Event::info(format!("New fine-tuned model created: {model}")));
         self.pending.events.push(Event::info("The job has successfully completed"));
         self.pending.reached = Some(Phase::Completed);
-        let notes = std::mem::take(&mut self.pending);
-        if self.shop.write(self.row, notes)? {
-            return Ok(());
+        self.write_pending()
+    }
+
+    /// A job that has not succeeded has no model. One whose success was written down although it did not look so has.
+    fn take_back(&self, model: &str, ending: Ending) -> Result<(), Ending> {
+        let jobs = &self.shop.jobs;
+        match self.shop.runtime.block_on(jobs.get(&self.row.project_id, &self.row.id)) {
+            Ok(row) if row.published != 0 => Ok(()),
+            Ok(_) => {
+                let gone = self.shop.runtime.block_on(self.shop.catalog.delete_trained(&self.row.project_id, model));
+                if let Err(error) = gone {
+                    tracing::warn!(%error, "the model of a job that has not succeeded is still there");
+                }
+                Err(ending)
+            }
+            // Nobody knows: it stays.
+            Err(error) => {
+                tracing::warn!(%error, "it cannot be asked whether a job has succeeded");
+                Err(ending)
+            }
         }
-        // It was cancelled at the last moment.
-        let gone = self.shop.runtime.block_on(self.shop.catalog.delete_trained(&self.row.project_id, &model));
-        if let Err(error) = gone {
-            tracing::warn!(%error, "the model of a cancelled job is still there");
+    }
+
+    /// Writes the row and what is pending, which stays where somebody else has changed the row.
+    fn write_pending(&mut self) -> Result<(), Ending> {
+        if !self.shop.write(self.row, self.pending.clone())? {
+            return Err(Ending::Left);
         }
-        Err(Ending::Left)
+        self.pending = Notes::default();
+        Ok(())
+    }
+
+    /// Whether a step's checkpoint is written down. Where it is not, what was measured at the step is remembered for it.
+    fn has_checkpoint(&mut self, step: u64) -> Result<bool, Ending> {
+        let number = i64::try_from(step).unwrap_or(i64::MAX);
+        let read = self.shop.runtime.block_on(async {
+            let mut connection = self.shop.jobs.inner.database.connection().await?;
+            let there = rows::has_checkpoint(&mut connection, &self.row.id, number).await?;
+            Ok::<_, StoreError>((there, rows::metrics(&mut connection, &self.row.id).await?))
+        });
+        let (there, measured) = read.map_err(|error| Ending::Later(error.to_string()))?;
+        self.last = measured.into_iter().find(|metric| metric.step == number).or_else(|| self.last.take());
+        Ok(there)
     }
 
     /// Has the model judged, and keeps the verdict with it. A model that could not be judged is there all the same, for its owner.
@@ -195,7 +247,7 @@ impl<'a> Run<'a> {
         });
         let examined = examined.ok_or(Ending::Left)?;
         let kept = examined.and_then(|examined| {
-            let judged = self.shop.catalog.judge(&self.row.project_id, model, examined.gate);
+            let judged = self.shop.catalog.judge(&self.row.project_id, model, examined.judged);
             self.shop.runtime.block_on(judged).map(|()| examined).map_err(|error| error.to_string())
         });
         self.pending.events.push(match kept {
@@ -237,15 +289,14 @@ impl<'a> Run<'a> {
     /// Writes down what is pending, and ends what went beyond its caps.
     fn note(&mut self, steps: u64) -> Result<(), Ending> {
         self.noted = Instant::now();
-        let spent = self.counted.elapsed();
-        self.counted = self.noted;
-        self.row.trained_millis += i64::try_from(spent.as_millis()).unwrap_or(0);
+        self.count_time();
         let left = i64::try_from(steps).unwrap_or(0) - self.row.steps_done;
         self.row.estimated_finish =
             (self.row.trained_millis * left).checked_div(self.row.steps_done).map(|millis| unix_now() + millis / 1_000);
-        let notes = std::mem::take(&mut self.pending);
-        if !self.shop.write(self.row, notes)? {
-            return Err(Ending::Left);
+        self.write_pending()?;
+        // What is done is done.
+        if left <= 0 {
+            return Ok(());
         }
         if self.row.trained_millis > self.row.max_seconds.saturating_mul(1_000) {
             let message = format!("The job has trained for the {} seconds that it may.", self.row.max_seconds);
@@ -263,6 +314,14 @@ impl<'a> Run<'a> {
         Ok(())
     }
 
+    /// Time in which it was held is not its own.
+    fn count_time(&mut self) {
+        let (waited, before) = self.waited;
+        let spent = self.counted.elapsed().saturating_sub(waited.saturating_sub(before));
+        (self.counted, self.waited.1) = (Instant::now(), waited);
+        self.row.trained_millis += i64::try_from(spent.as_millis()).unwrap_or(0);
+    }
+
     fn cost(&self) -> i64 {
         let tokens = u64::try_from(self.row.trained_tokens).unwrap_or(0);
         (self.shop.cost)(&self.row.project_id, &self.row.base, tokens)
@@ -271,6 +330,7 @@ impl<'a> Run<'a> {
     /// Measures, publishes and writes down what was learnt up to this step.
     fn checkpoint(&mut self, session: &mut dyn Session, step: u64) -> Result<(), Ending> {
         let held_out = session.evaluate()?;
+        self.waited.0 = session.waited();
         self.note_held_out(held_out);
         let model = checkpoint_name(&self.row.model, step);
         let dir = self.dir.join("export");
@@ -329,9 +389,13 @@ impl<'a> Run<'a> {
         match published {
             Ok(_) => Ok(()),
             Err(RegistryError::Storage(StoreError::Io { source, .. })) if is_full(&source) => Err(Failure::DiskFull),
+            Err(error @ (RegistryError::Storage(_) | RegistryError::Prepare(_) | RegistryError::Interrupted)) => {
+                Err(Failure::Later(error.to_string()))
+            }
             Err(error) => {
                 tracing::error!(%error, job = self.row.id, "an adapter that was trained cannot be served");
-                Err(Failure::job("model_not_servable", format!("What was learnt cannot be put into service: {error}.")))
+                let message = "What was learnt cannot be put into service; the server's log says why.";
+                Err(Failure::job("model_not_servable", message))
             }
         }
     }
@@ -366,7 +430,7 @@ impl<'a> Run<'a> {
                 let mut connection = self.shop.jobs.inner.database.connection().await?;
                 rows::metrics(&mut connection, &self.row.id).await?
             };
-            let mut receiving = files.receive(files.largest()).await?;
+            let mut receiving = files.receive_own(files.largest()).await?;
             receiving.write(&result::csv(&measured)).await?;
             let new = NewFile {
                 tenant: self.row.project_id.as_str().into(),
@@ -398,8 +462,7 @@ impl<'a> Run<'a> {
         self.row.phase = phase.name().to_owned();
         self.pending.events.push(event);
         self.pending.reached = Some(phase);
-        let notes = std::mem::take(&mut self.pending);
-        if self.shop.write(self.row, notes)? { Ok(()) } else { Err(Ending::Left) }
+        self.write_pending()
     }
 
     /// Keeps what a restart goes on from. Where that fails the last one that was kept is still there.
@@ -414,13 +477,37 @@ impl<'a> Run<'a> {
     /// Somebody wants the job to stop, or has changed it.
     fn leave(&mut self, session: &dyn Session, state: &Path) {
         self.save(session, state);
-        // Where the row is still ours (the process ends) it keeps what was done; otherwise somebody else's change stays.
-        let steps = session.steps();
-        if self.shop.is_stopping()
-            && let Err(Ending::Later(reason)) = self.note(steps)
-        {
-            tracing::warn!(reason, job = self.row.id, "the last progress of a job is not written down");
+        self.waited.0 = session.waited();
+        self.count_time();
+        if let Err(error) = self.shop.runtime.block_on(self.leave_behind()) {
+            tracing::warn!(%error, job = self.row.id, "the last progress of a job is not written down");
         }
+    }
+
+    /// Writes down what was done, into the row as whoever has changed it wants it.
+    async fn leave_behind(&mut self) -> Result<(), JobsError> {
+        let jobs = &self.shop.jobs;
+        for _ in 0..CHANGED_TRIES {
+            let theirs = jobs.get(&self.row.project_id, &self.row.id).await?;
+            let mut row = JobRow {
+                settings: self.row.settings.clone(),
+                steps: self.row.steps,
+                steps_done: self.row.steps_done,
+                trained_tokens: self.row.trained_tokens,
+                trained_millis: self.row.trained_millis,
+                ..theirs
+            };
+            let mut notes = Notes { reached: None, ..self.pending.clone() };
+            if Status::is_over(&row.status) {
+                // Nothing is told after the end.
+                notes.events.clear();
+            }
+            if record::write(&jobs.inner.database, &mut row, notes).await? {
+                (*self.row, self.pending) = (row, Notes::default());
+                break;
+            }
+        }
+        Ok(())
     }
 }
 

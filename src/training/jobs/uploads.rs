@@ -72,7 +72,7 @@ impl Files {
     pub async fn receive_part(&self, tenant: &str, upload_id: &str) -> Result<Receiving, JobsError> {
         let row = self.pending(tenant, upload_id).await?;
         let bytes = u64::try_from(row.bytes).unwrap_or(0);
-        self.receive(MAX_PART.min(bytes)).await
+        self.receive(tenant, MAX_PART.min(bytes)).await
     }
 
     /// Adds a part that was received.
@@ -91,6 +91,11 @@ impl Files {
         };
         let _one_at_a_time = self.inner.changes.lock().await;
         let mut transaction = self.inner.database.begin().await?;
+        // It may have ended while this came.
+        let upload = rows::get_upload(&mut transaction, tenant, &part.upload_id).await?;
+        if upload.is_none_or(|upload| upload.status != "pending") {
+            return Err(ended(&part.upload_id));
+        }
         let parts = rows::parts(&mut transaction, &part.upload_id).await?;
         if parts.len() >= MAX_PARTS {
             return Err(JobsError::refused("too_many_parts", format!("An upload has at most {MAX_PARTS} parts.")));
@@ -121,7 +126,7 @@ impl Files {
             let message = format!("The parts have {bytes} bytes; {} were announced for the upload.", row.bytes);
             return Err(JobsError::refused("upload_size_mismatch", message));
         }
-        let (content, digest) = self.join(&chosen).await?;
+        let (content, digest) = self.join(tenant, &chosen).await?;
         if let Some(expected) = md5
             && !expected.eq_ignore_ascii_case(&digest)
         {
@@ -139,9 +144,11 @@ impl Files {
             created_at: now,
             expires_at: row.file_seconds.map(|seconds| now.saturating_add(seconds)),
         };
-        {
+        let parts = {
             let _one_at_a_time = self.inner.changes.lock().await;
             let mut transaction = self.inner.database.begin().await?;
+            // With those that came meanwhile.
+            let parts = rows::parts(&mut transaction, &row.id).await?;
             if !rows::end_upload(&mut transaction, &row.id, "completed", Some(&file.id)).await? {
                 return Err(ended(&row.id));
             }
@@ -151,7 +158,8 @@ impl Files {
             rows::insert(&mut transaction, &file).await?;
             self.inner.blobs.keep(content).await?;
             transaction.commit().await?;
-        }
+            parts
+        };
         self.release_all(&parts).await?;
         let row = UploadRow { status: "completed".to_owned(), file_id: Some(file.id.clone()), ..row };
         Ok(Upload { row, file: Some(file) })
@@ -168,13 +176,18 @@ impl Files {
 
     /// Ends an upload without a file and forgets its parts; false where it has ended already.
     pub(super) async fn end_upload(&self, id: &str, status: &'static str) -> Result<bool, JobsError> {
-        let mut transaction = self.inner.database.begin().await?;
-        let parts = rows::parts(&mut transaction, id).await?;
-        let ended = rows::end_upload(&mut transaction, id, status, None).await?;
-        if ended {
-            rows::delete_parts(&mut transaction, id).await?;
-        }
-        transaction.commit().await?;
+        let (parts, ended) = {
+            // No part comes between.
+            let _one_at_a_time = self.inner.changes.lock().await;
+            let mut transaction = self.inner.database.begin().await?;
+            let parts = rows::parts(&mut transaction, id).await?;
+            let ended = rows::end_upload(&mut transaction, id, status, None).await?;
+            if ended {
+                rows::delete_parts(&mut transaction, id).await?;
+            }
+            transaction.commit().await?;
+            (parts, ended)
+        };
         if ended {
             self.release_all(&parts).await?;
         }
@@ -209,9 +222,9 @@ impl Files {
     }
 
     /// Copies parts one after another into one content, and its MD5 in hexadecimal digits.
-    async fn join(&self, parts: &[&PartRow]) -> Result<(Whole, String), JobsError> {
+    async fn join(&self, tenant: &str, parts: &[&PartRow]) -> Result<(Whole, String), JobsError> {
         use crate::store::StoreError;
-        let mut to = self.receive(u64::MAX).await?;
+        let mut to = self.receive(tenant, u64::MAX).await?;
         let mut md5 = Md5::new();
         let mut buffer = vec![0u8; COPY];
         for part in parts {

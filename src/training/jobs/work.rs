@@ -4,11 +4,12 @@
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::PoisonError;
+use std::time::Duration;
 
 use futures::future::BoxFuture;
 
 use super::job::{Facts, MethodKind, Resolved};
-use crate::registry::Gate;
+use crate::registry::Judged;
 use crate::training::dataset::render::Question;
 
 /// What is to be done.
@@ -39,6 +40,8 @@ pub enum Failure {
     Stopped,
     /// The disk is full.
     DiskFull,
+    /// What went wrong may pass; the reason is for the operator.
+    Later(String),
     /// The job cannot be done, and could not be done again.
     Job {
         /// For programs.
@@ -121,6 +124,9 @@ pub trait Session {
     /// The next step.
     fn step(&mut self) -> Result<Step, Failure>;
 
+    /// How long it was held until now, because others had the processor or it was not the time to train.
+    fn waited(&self) -> Duration;
+
     /// What the held-out rows say now; `None` where there are none.
     fn evaluate(&mut self) -> Result<Option<HeldOut>, Failure>;
 
@@ -149,8 +155,8 @@ pub struct Exam {
 /// What an examination said.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Examined {
-    /// Whether it may be put into service.
-    pub gate: Gate,
+    /// Whether it may be put into service, and how good it is.
+    pub judged: Judged,
     /// For people.
     pub sentence: String,
     /// For programs: a JSON object.

@@ -7,6 +7,7 @@ use std::path::Path;
 use std::sync::mpsc::{Receiver, Sender, channel, sync_channel};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 pub use plan::Asked;
 use time::OffsetDateTime;
@@ -129,6 +130,7 @@ impl Workshop for ResidentWorkshop {
             tokens: loaded.train_tokens,
             truncated: loaded.truncated,
             lost: loaded.lost,
+            missing: loaded.missing,
             digest: loaded.digest.clone(),
         };
         Ok(Box::new(Rows { shop: self.clone(), loaded, facts, job: task.job.clone(), seed: task.seed }))
@@ -227,6 +229,7 @@ type Order = Box<dyn FnOnce(&mut Run) + Send>;
 struct Bench {
     orders: Option<Sender<Order>>,
     thread: Option<JoinHandle<()>>,
+    gate: Arc<Gate>,
     lineage: Lineage,
     has_held_out: bool,
     changes: Vec<String>,
@@ -244,7 +247,7 @@ struct Begun {
 impl Bench {
     fn start(start: Start, resume_from: Option<&Path>, lineage: Lineage) -> Result<Self, Failure> {
         let has_held_out = !start.data.held_out.is_empty();
-        let resume_from = resume_from.map(Path::to_owned);
+        let (resume_from, gate) = (resume_from.map(Path::to_owned), Arc::clone(&start.gate));
         let (orders, taken): (Sender<Order>, Receiver<Order>) = channel();
         let (begun, begins) = sync_channel(1);
         let gives_way = start.gate.policy().mode == Mode::Idle;
@@ -256,7 +259,7 @@ impl Bench {
             let mut run = match begin(start, resume_from.as_deref()) {
                 Ok(run) => run,
                 // Whoever asked is gone only with the process.
-                Err(error) => return drop(begun.send(Err(failure(error)))),
+                Err(error) => return drop(begun.send(Err(not_begun(error, resume_from.is_some())))),
             };
             let (steps, step, changes) = (run.steps(), run.step_number(), run.changes().to_vec());
             drop(begun.send(Ok(Begun { steps, step, changes })));
@@ -266,7 +269,7 @@ impl Bench {
         });
         let thread = thread.map_err(|error| Failure::job("server_error", format!("No thread to train on: {error}.")))?;
         let Begun { steps, step, changes } = begins.recv().unwrap_or_else(|_| Err(broken()))?;
-        Ok(Self { orders: Some(orders), thread: Some(thread), lineage, has_held_out, changes, steps, step })
+        Ok(Self { orders: Some(orders), thread: Some(thread), gate, lineage, has_held_out, changes, steps, step })
     }
 
     /// Has something done on the run's thread.
@@ -332,6 +335,10 @@ impl Session for Bench {
         })
     }
 
+    fn waited(&self) -> Duration {
+        self.gate.waited()
+    }
+
     fn evaluate(&mut self) -> Result<Option<HeldOut>, Failure> {
         if !self.has_held_out {
             return Ok(None);
@@ -365,12 +372,21 @@ fn broken() -> Failure {
     Failure::job("server_error", "The server made a mistake while it worked on this job; its log has the details.")
 }
 
+/// What was begun before had its memory then: it may have it again.
+fn not_begun(error: TrainError, was_begun: bool) -> Failure {
+    match error {
+        TrainError::Memory { .. } if was_begun => Failure::Later(error.to_string()),
+        other => failure(other),
+    }
+}
+
 fn failure(error: TrainError) -> Failure {
     match &error {
         TrainError::Stopped => Failure::Stopped,
         TrainError::Disk { source, .. } | TrainError::Store(StoreError::Io { source, .. }) if is_full(source) => {
             Failure::DiskFull
         }
+        TrainError::Disk { .. } | TrainError::Store(StoreError::Io { .. }) => Failure::Later(error.to_string()),
         TrainError::Diverged { .. } => Failure::job("training_diverged", error.to_string()),
         TrainError::Memory { .. } => Failure::job("not_enough_memory", error.to_string()),
         TrainError::Data(_) => Failure::file(error.to_string()),
@@ -384,7 +400,11 @@ fn failure(error: TrainError) -> Failure {
 }
 
 fn unreadable(error: DatasetError) -> Failure {
+    use std::io::ErrorKind::{InvalidData, InvalidInput, Other, UnexpectedEof};
     match &error {
+        DatasetError::Io { source, .. } if !matches!(source.kind(), InvalidData | UnexpectedEof | InvalidInput | Other) => {
+            Failure::Later(error.to_string())
+        }
         DatasetError::Io { .. } => {
             tracing::error!(%error, "a file to train on cannot be read");
             Failure::file("The file cannot be read.")

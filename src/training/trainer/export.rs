@@ -11,11 +11,9 @@ use serde_json::json;
 use super::TrainError;
 use super::settings::Settings;
 use crate::model::lora::LoraModule;
+pub use crate::model::lora::peft::LINEAGE_FILE;
 use crate::model::lora::peft::{CONFIG_FILE, WEIGHTS_FILE};
 use crate::store::{Access, write_durably};
-
-/// Name of the file that says where an adapter comes from.
-pub const LINEAGE_FILE: &str = "lineage.json";
 
 /// Where an adapter comes from.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Default)]

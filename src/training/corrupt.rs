@@ -207,8 +207,9 @@ fn blur(value: &mut Value, rng: &mut ChaCha8Rng) -> bool {
             }
             None => false,
         },
-        Value::Array(items) => items.iter_mut().fold(false, |any, item| blur(item, rng) || any),
-        Value::Object(fields) => fields.values_mut().fold(false, |any, item| blur(item, rng) || any),
+        // Every one of them, not only the first that can be.
+        Value::Array(items) => items.iter_mut().filter_map(|item| blur(item, rng).then_some(())).count() > 0,
+        Value::Object(fields) => fields.values_mut().filter_map(|item| blur(item, rng).then_some(())).count() > 0,
         _ => false,
     }
 }

@@ -64,7 +64,7 @@ pub fn method(fields: &mut Fields) -> Result<Method, ApiError> {
     match (fields.take("method"), legacy) {
         (Some(_), Some(_)) => {
             let message = "Invalid 'hyperparameters': they are in 'method', too; send them in one place.";
-            return Err(ApiError::invalid("hyperparameters", "invalid_value", message));
+            Err(ApiError::invalid("hyperparameters", "invalid_value", message))
         }
         (Some(method), None) => parse_method(method),
         (None, hyperparameters) => {

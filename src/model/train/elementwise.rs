@@ -50,9 +50,7 @@ fn sum_by(len: usize, value: impl Fn(usize) -> f32) -> f32 {
     let mut sums = [0f32; 16];
     let whole = len / 16 * 16;
     for at in (0..whole).step_by(16) {
-        for lane in 0..16 {
-            sums[lane] += value(at + lane);
-        }
+        sums.iter_mut().enumerate().for_each(|(lane, sum)| *sum += value(at + lane));
     }
     (whole..len).map(value).sum::<f32>() + sums.iter().sum::<f32>()
 }

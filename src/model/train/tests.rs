@@ -182,7 +182,7 @@ fn an_example_has_the_same_numbers_in_any_company() {
         let span = fixture.batch.spans[2].clone();
         let alone = Batch {
             tokens: fixture.batch.tokens[span.clone()].to_vec(),
-            spans: vec![0..span.len()],
+            spans: std::iter::once(0..span.len()).collect(),
             targets: fixture
                 .batch
                 .targets

@@ -356,7 +356,7 @@ impl Shop {
         if self.is_stopping() {
             stop.ask();
         }
-        let ending = caught(|| Run::new(self, &mut row, Arc::clone(&stop)).to_its_end());
+        let ending = caught(|| Run::new(self, &mut row, Arc::clone(&stop)).work_to_its_end());
         self.jobs.work_on(None);
         self.conclude(&id, &mut row, ending);
     }

@@ -96,7 +96,7 @@ impl<'a> Run<'a> {
         }
     }
 
-    pub(super) fn to_its_end(mut self) -> Result<(), Ending> {
+    pub(super) fn work_to_its_end(mut self) -> Result<(), Ending> {
         let asked = method(self.row)?;
         self.shop.check_owner(self.row)?;
         let task = self.shop.task(self.row, asked.kind)?;

@@ -72,7 +72,7 @@ mod tests {
     #[test]
     fn a_run_is_made_to_fit_or_refused() {
         let settings = Settings { batch_size: 6, accumulation: 2, ..Settings::default() };
-        let needed = |settings: &Settings| settings.batch_size as u64 * if settings.checkpointing { 50 } else { 100 } << 20;
+        let needed = |settings: &Settings| (settings.batch_size as u64 * if settings.checkpointing { 50 } else { 100 }) << 20;
         assert_eq!(fit(&settings, 700 << 20, needed).unwrap(), (settings.clone(), Vec::new()));
         let (fitting, changes) = fit(&settings, 320 << 20, needed).unwrap();
         assert_eq!((fitting.batch_size, fitting.accumulation, changes.len()), (3, 4, 1));

@@ -91,8 +91,11 @@ impl<T: Write> Write for Checked<T> {
     }
 }
 
+/// A state: what it says of itself, and its vectors.
+pub type Saved = (Header, Vec<Vec<f32>>);
+
 /// Reads a state; `None` where none was ever written.
-pub fn read(dir: &Path) -> Result<Option<(Header, Vec<Vec<f32>>)>, TrainError> {
+pub fn read(dir: &Path) -> Result<Option<Saved>, TrainError> {
     let path = dir.join(STATE_FILE);
     let file = match File::open(&path) {
         Ok(file) => file,

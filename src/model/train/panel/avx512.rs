@@ -82,14 +82,14 @@ pub unsafe fn code_forward(run: &[f32], bytes: &mut [u8], scales: &mut [f32]) {
     // SAFETY: the caller's contract.
     unsafe {
         let mut inverse = [_mm512_setzero_ps(); 2];
-        for side in 0..2 {
+        for (side, inverse) in inverse.iter_mut().enumerate() {
             let mut largest = _mm512_setzero_ps();
             for row in run.chunks_exact(COLS) {
                 largest = _mm512_max_ps(largest, _mm512_abs_ps(_mm512_loadu_ps(row.as_ptr().add(16 * side))));
             }
             let some = _mm512_cmp_ps_mask::<_CMP_GT_OQ>(largest, _mm512_set1_ps(1e-30));
             let scale = _mm512_maskz_div_ps(some, largest, _mm512_set1_ps(LARGEST));
-            inverse[side] = _mm512_maskz_div_ps(some, _mm512_set1_ps(LARGEST), largest);
+            *inverse = _mm512_maskz_div_ps(some, _mm512_set1_ps(LARGEST), largest);
             _mm512_storeu_ps(scales.as_mut_ptr().add(16 * side), scale);
         }
         let byte = _mm512_set1_epi32(0xFF);

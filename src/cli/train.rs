@@ -14,7 +14,7 @@ use crate::config::Config;
 use crate::model::config::LinearSite;
 use crate::model::train::{Layout, TrainingBase};
 use crate::training::dataset::render::{Parts, Rendered, Renderer};
-use crate::training::dataset::{Loaded, Loading, Options, load, split};
+use crate::training::dataset::{Loaded, Loading, NEVER, Options, load, split};
 use crate::training::idle::Gate;
 use crate::training::plan::{self, Facts, Keeping, Limits, Plan, Rows, Speed, Wishes};
 use crate::training::trainer::{
@@ -95,6 +95,7 @@ pub(super) fn run(matches: &ArgMatches, config: &Config) -> anyhow::Result<()> {
         held_out: split::USUAL_SHARE,
         seed: asked.seed,
         questions: 0,
+        is_stopped: NEVER,
     };
     let loaded = load(data, &Options::default(), &loading)?;
     let wishes = wishes(&given, &asked);

@@ -112,11 +112,14 @@ impl Script {
 }
 
 impl Workshop for Script {
-    fn read(&self, task: &Task) -> Result<Box<dyn Material>, Failure> {
+    fn read(&self, task: &Task, stop: &Stop) -> Result<Box<dyn Material>, Failure> {
         let text = std::fs::read_to_string(&task.training).map_err(|error| Failure::file(error.to_string()))?;
         let rows = text.lines().count() as u64;
         if let Some(line) = text.lines().position(|line| serde_json::from_str::<Value>(line).is_err()) {
             return Err(Failure::file(format!("line {}: it is not JSON", line + 1)));
+        }
+        if stop.is_asked() {
+            return Err(Failure::Stopped);
         }
         let facts = Facts { rows, held_out: 2, tokens: rows * 10, truncated: 1, lost: 0, missing: 1, digest: "d".to_owned() };
         Ok(Box::new(Rows { script: self.clone(), facts }))

@@ -7,7 +7,7 @@ use super::split::{Side, split};
 use super::{Body, DatasetError, Digest, Example, Options, Problem, ProblemKind, Reader};
 
 /// What a file is loaded for.
-#[derive(Debug, Clone, Copy)]
+#[derive(Clone, Copy)]
 pub struct Loading<'a> {
     /// Writes examples for the base.
     pub renderer: &'a Renderer,
@@ -19,7 +19,12 @@ pub struct Loading<'a> {
     pub seed: u64,
     /// Most questions that are kept of the rows to judge by.
     pub questions: usize,
+    /// Asked at every row: whether to stop.
+    pub is_stopped: &'a (dyn Fn() -> bool + Sync),
 }
+
+/// For loading that nobody stops.
+pub const NEVER: &(dyn Fn() -> bool + Sync) = &|| false;
 
 /// A file in tokens.
 #[derive(Debug, Clone, PartialEq)]
@@ -53,7 +58,7 @@ pub fn load(path: &Path, options: &Options, loading: &Loading<'_>) -> Result<Loa
     let mut counts = Counts::default();
     let mut digest = Digest::default();
     let mut conversations = Vec::new();
-    let rows = read(path, options, loading.renderer, &mut counts, |example| {
+    let rows = read(path, options, loading, &mut counts, |example| {
         digest.add(example);
         conversations.push(example.conversation);
     })?;
@@ -61,7 +66,7 @@ pub fn load(path: &Path, options: &Options, loading: &Loading<'_>) -> Result<Loa
         Some(validation) => {
             let mut questions = Vec::new();
             let mut failed = None;
-            let held_out = read(validation, options, loading.renderer, &mut counts, |example| {
+            let held_out = read(validation, options, loading, &mut counts, |example| {
                 if questions.len() < loading.questions && failed.is_none() {
                     match loading.renderer.question(example) {
                         Ok(question) => questions.push(question),
@@ -110,7 +115,7 @@ struct Counts {
 fn read(
     path: &Path,
     options: &Options,
-    renderer: &Renderer,
+    loading: &Loading<'_>,
     counts: &mut Counts,
     mut each: impl FnMut(&Example),
 ) -> Result<Vec<Option<Row>>, DatasetError> {
@@ -123,6 +128,9 @@ fn read(
         }
     };
     for row in Reader::open(path, options)? {
+        if (loading.is_stopped)() {
+            return Err(DatasetError::Stopped);
+        }
         let example = match row? {
             Ok(example) => example,
             Err(problem) if problem.kind == ProblemKind::Missing => {
@@ -135,7 +143,7 @@ fn read(
             }
         };
         each(&example);
-        match renderer.render(&example) {
+        match loading.renderer.render(&example) {
             Ok(outcome) => {
                 counts.truncated += u64::from(outcome.cut > 0);
                 rows.push(Some(outcome.row));
@@ -160,6 +168,9 @@ fn asked(path: &Path, options: &Options, loading: &Loading<'_>, sides: &[Side]) 
     let mut questions = Vec::new();
     let mut sides = sides.iter();
     for row in Reader::open(path, options)? {
+        if (loading.is_stopped)() {
+            return Err(DatasetError::Stopped);
+        }
         if questions.len() >= loading.questions {
             break;
         }

@@ -39,7 +39,7 @@ pub use check::{Checking, check};
 pub use columns::{Column, Mapping};
 pub use digest::Digest;
 pub use fix::{Fix, NearDuplicates};
-pub use load::{Loaded, Loading, load};
+pub use load::{Loaded, Loading, NEVER, load};
 pub use reader::{Options, Reader, Skipped};
 pub use report::Report;
 pub use rows::Shape;

@@ -9,7 +9,7 @@ use time::OffsetDateTime;
 
 use super::render::{Parts, Question, RenderError, Rendered, Renderer, Row, Sample};
 use super::rows::Shape;
-use super::{Body, Example, Loading, Mapping, Options, load};
+use super::{Body, DatasetError, Example, Loading, Mapping, NEVER, Options, load};
 use crate::model::chat_template::ChatTemplate;
 use crate::model::tokenizer::{Specials, Tokenizer};
 
@@ -236,7 +236,7 @@ fn a_file_is_split_rendered_and_asked() {
         .collect();
     std::fs::write(&path, rows.join("\n")).unwrap();
     let (renderer, tokenizer) = of_file("chatml");
-    let loading = Loading { renderer: &renderer, validation: None, held_out: 0.2, seed: 1, questions: 4 };
+    let loading = Loading { renderer: &renderer, validation: None, held_out: 0.2, seed: 1, questions: 4, is_stopped: NEVER };
     let loaded = load(&path, &Options::default(), &loading).unwrap();
     assert_eq!((loaded.train.len(), loaded.held_out.len(), loaded.questions.len()), (40, 10, 4));
     assert_eq!(loaded.digest, {
@@ -291,12 +291,16 @@ fn preferences_are_loaded_and_another_file_is_judged_by() {
     let row = |n: u32| json!({"prompt": format!("question {n}"), "chosen": "yes", "rejected": "no"});
     let (train, other) = (write("train", &[row(1), row(2), row(3)]), write("other", &[row(4)]));
     let (renderer, _) = of_file("chatml");
-    let loading = Loading { renderer: &renderer, validation: Some(&other), held_out: 0.2, seed: 1, questions: 4 };
+    let loading =
+        Loading { renderer: &renderer, validation: Some(&other), held_out: 0.2, seed: 1, questions: 4, is_stopped: NEVER };
     let loaded = load(&train, &Options::default(), &loading).unwrap();
     assert_eq!((loaded.train.len(), loaded.held_out.len()), (3, 1));
     assert!(matches!((&loaded.train, &loaded.held_out), (Rendered::Preference(_), Rendered::Preference(_))));
     assert_eq!((loaded.questions.len(), loaded.questions[0].target.as_str()), (1, "yes"));
     // Without it the rows divide themselves; and both files must be of one kind.
+    let stopped = load(&train, &Options::default(), &Loading { is_stopped: &|| true, ..loading }).unwrap_err();
+    assert!(matches!(stopped, DatasetError::Stopped));
+    let loading = Loading { is_stopped: NEVER, ..loading };
     let alone = load(&train, &Options::default(), &Loading { validation: None, ..loading }).unwrap();
     assert_eq!((alone.train.len(), alone.held_out.len()), (2, 1));
     let chat = write("chat", &[two_turns()]);

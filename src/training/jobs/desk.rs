@@ -1,9 +1,8 @@
 //! The desk where jobs are asked for, looked at and stopped. What is asked is written down; the driver does it.
 
-use std::sync::Arc;
-use std::sync::Mutex;
-use std::sync::PoisonError;
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use serde_json::Value;
 use tokio::sync::watch;
@@ -98,8 +97,8 @@ pub(super) struct Inner {
     changes: watch::Sender<u64>,
     /// The process ends: whoever follows a job is let go.
     closing: AtomicBool,
-    /// The job that is worked on, and how to stop it.
-    current: Mutex<Option<(String, Arc<Stop>)>>,
+    /// The jobs that are worked on, and how to stop that.
+    current: Mutex<BTreeMap<String, Arc<Stop>>>,
 }
 
 impl Jobs {
@@ -137,18 +136,26 @@ impl Jobs {
         self.inner.closing.load(Ordering::SeqCst)
     }
 
-    pub(super) fn work_on(&self, current: Option<(String, Arc<Stop>)>) {
-        *self.inner.current.lock().unwrap_or_else(PoisonError::into_inner) = current;
+    fn current(&self) -> MutexGuard<'_, BTreeMap<String, Arc<Stop>>> {
+        self.inner.current.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Stops the work on a job, or on whichever there is.
+    /// Work on a job begins; the answer is asked to stop where that is wanted.
+    pub(super) fn begin_work(&self, job: &str) -> Arc<Stop> {
+        let stop = Arc::new(Stop::default());
+        self.current().insert(job.to_owned(), Arc::clone(&stop));
+        stop
+    }
+
+    /// Work on a job has ended.
+    pub(super) fn end_work(&self, job: &str) {
+        self.current().remove(job);
+    }
+
+    /// Stops the work on a job, or on all.
     pub(super) fn stop_work(&self, job: Option<&str>) {
-        let current = self.inner.current.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((id, stop)) = &*current
-            && job.is_none_or(|job| job == id)
-        {
-            stop.ask();
-        }
+        let wanted = |(id, _): &(&String, &Arc<Stop>)| job.is_none_or(|job| job == *id);
+        self.current().iter().filter(wanted).for_each(|(_, stop)| stop.ask());
     }
 
     /// Asks for a job.

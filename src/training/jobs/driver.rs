@@ -17,7 +17,7 @@ use super::job::{Method, MethodKind, Phase, Status};
 use super::queue::{self, Waiting};
 use super::record::{self, Event, Notes};
 use super::run::{Ending, Run};
-use super::work::{Examiner, Failure, Stop, Task, Workshop};
+use super::work::{Examiner, Failure, Task, Workshop};
 use super::{JobsError, unix_now};
 use crate::registry::Catalog;
 use crate::store::{jobs as rows, keys};
@@ -100,6 +100,8 @@ pub(super) struct Shop {
     pub(super) runtime: Handle,
     dir: PathBuf,
     stopping: AtomicBool,
+    /// Whose files were read last.
+    last_checked: Mutex<String>,
     /// Jobs that are left for later.
     later: Mutex<BTreeMap<String, Later>>,
 }
@@ -130,6 +132,7 @@ impl Driver {
             runtime: Handle::current(),
             dir,
             stopping: AtomicBool::new(false),
+            last_checked: Mutex::default(),
             later: Mutex::default(),
         });
         shop.recover().await?;
@@ -310,18 +313,30 @@ impl Shop {
     async fn oldest_unchecked(&self) -> Result<Option<JobRow>, JobsError> {
         let mut connection = self.jobs.inner.database.connection().await?;
         let found = rows::in_status(&mut connection, &self.jobs.inner.node, Status::ValidatingFiles.name()).await?;
-        Ok(found.into_iter().find(|row| self.is_due(&row.id)))
+        let mut due = found.into_iter().filter(|row| self.is_due(&row.id)).collect::<Vec<_>>();
+        // One after another of each tenant, so that many files of one do not keep the others waiting.
+        let mut last = self.last_checked.lock().unwrap_or_else(PoisonError::into_inner);
+        due.sort_by_cached_key(|row| (row.project_id <= *last, row.project_id.clone()));
+        let next = due.into_iter().next();
+        if let Some(row) = &next {
+            last.clone_from(&row.project_id);
+        }
+        Ok(next)
     }
 
     /// Checks the files of a new job.
     fn check(&self, mut row: JobRow) {
         let id = row.id.clone();
+        let stop = self.jobs.begin_work(&id);
+        if self.is_stopping() {
+            stop.ask();
+        }
         let ending = caught(|| {
             let method = method(&row)?;
             self.check_owner(&row)?;
             let task = self.task(&row, method.kind)?;
             let (resolved, facts) = {
-                let material = self.workshop.read(&task)?;
+                let material = self.workshop.read(&task, &stop)?;
                 let facts = material.facts().clone();
                 (method.resolve(&facts, self.workshop.base_parameters()), facts)
             };
@@ -345,19 +360,19 @@ impl Shop {
             }
             Ok(())
         });
+        self.jobs.end_work(&id);
         self.conclude(&id, &mut row, ending);
     }
 
     /// Trains.
     fn see_through(&self, mut row: JobRow) {
         let id = row.id.clone();
-        let stop = Arc::new(Stop::default());
-        self.jobs.work_on(Some((id.clone(), Arc::clone(&stop))));
+        let stop = self.jobs.begin_work(&id);
         if self.is_stopping() {
             stop.ask();
         }
         let ending = caught(|| Run::new(self, &mut row, Arc::clone(&stop)).work_to_its_end());
-        self.jobs.work_on(None);
+        self.jobs.end_work(&id);
         self.conclude(&id, &mut row, ending);
     }
 

@@ -100,7 +100,7 @@ impl<'a> Run<'a> {
         let asked = method(self.row)?;
         self.shop.check_owner(self.row)?;
         let task = self.shop.task(self.row, asked.kind)?;
-        let material = self.shop.workshop.read(&task)?;
+        let material = self.shop.workshop.read(&task, &self.stop)?;
         // What was resolved once stays: a restart must not change it.
         let resolved = match self.row.settings.as_deref().map(serde_json::from_str::<Resolved>) {
             Some(Ok(resolved)) => resolved,

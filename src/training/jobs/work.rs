@@ -91,8 +91,8 @@ pub struct HeldOut {
 
 /// Who does the work.
 pub trait Workshop: Send + Sync {
-    /// Reads a job's files, every row.
-    fn read(&self, task: &Task) -> Result<Box<dyn Material>, Failure>;
+    /// Reads a job's files, every row, until it is asked to stop.
+    fn read(&self, task: &Task, stop: &Stop) -> Result<Box<dyn Material>, Failure>;
 
     /// Weights of the base.
     fn base_parameters(&self) -> u64;

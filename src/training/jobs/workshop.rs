@@ -94,7 +94,7 @@ impl ResidentWorkshop {
         renderer.map_err(|error| Failure::job("base_not_trainable", error.to_string()))
     }
 
-    fn load(&self, task: &Task) -> Result<Loaded, Failure> {
+    fn load(&self, task: &Task, stop: &Stop) -> Result<Loaded, Failure> {
         let renderer = self.renderer(task.created_at)?;
         let mut options = Options::default();
         options.hint(&task.training_name);
@@ -104,6 +104,7 @@ impl ResidentWorkshop {
             held_out: USUAL_SHARE,
             seed: task.seed,
             questions: ASKED,
+            is_stopped: &|| stop.is_asked(),
         };
         let loaded = load(&task.training, &options, &loading).map_err(unreadable)?;
         let (kind, right) = match &loaded.train {
@@ -119,10 +120,10 @@ impl ResidentWorkshop {
 }
 
 impl Workshop for ResidentWorkshop {
-    fn read(&self, task: &Task) -> Result<Box<dyn Material>, Failure> {
+    fn read(&self, task: &Task, stop: &Stop) -> Result<Box<dyn Material>, Failure> {
         let loaded = aside(|| {
             self.0.digest.get_or_init(|| (self.0.resident.digest)());
-            self.load(task)
+            self.load(task, stop)
         })?;
         let facts = Facts {
             rows: loaded.train.len() as u64,
@@ -402,6 +403,7 @@ fn failure(error: TrainError) -> Failure {
 fn unreadable(error: DatasetError) -> Failure {
     use std::io::ErrorKind::{InvalidData, InvalidInput, Other, UnexpectedEof};
     match &error {
+        DatasetError::Stopped => Failure::Stopped,
         DatasetError::Io { source, .. } if !matches!(source.kind(), InvalidData | UnexpectedEof | InvalidInput | Other) => {
             Failure::Later(error.to_string())
         }

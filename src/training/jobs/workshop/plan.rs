@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 
-use super::{ResidentWorkshop, broken, failure, settings};
+use super::{ResidentWorkshop, Stop, broken, failure, settings};
 use crate::model::train::{Layout, TrainingBase};
 use crate::training::dataset::render::Rendered;
 use crate::training::idle::{Gate, Policy, yield_to_others};
@@ -44,7 +44,7 @@ impl ResidentWorkshop {
         let loaded = std::thread::scope(|scope| {
             let reading = scope.spawn(|| {
                 yield_to_others();
-                self.load(task)
+                self.load(task, &Stop::default())
             });
             reading.join().unwrap_or_else(|_| Err(broken()))
         })?;

@@ -60,7 +60,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("model", &["ids"]),
     ("outbound", &[]),
     ("registry", &["ids", "model", "store"]),
-    ("store", &[]),
+    ("store", &["ids"]),
     // Traces are sent to a collector.
     ("telemetry", &["outbound"]),
     ("tenants", &["ids", "outbound", "store"]),

@@ -94,7 +94,7 @@ fn resident(config: &Config, built: &Built) -> Result<Resident, &'static str> {
             digest.update(format!("{name} {:?} {} {}\n", tensor.dtype, tensor.rows, tensor.cols));
             digest.update(tensor.bytes());
         }
-        digest.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+        crate::ids::hex(&digest.finalize())
     });
     let given = config.training.memory;
     let memory: Slowly<Option<u64>> = Box::new(move || given.or_else(|| memory::available_bytes().map(|bytes| bytes / 10 * 9)));
@@ -105,7 +105,7 @@ fn resident(config: &Config, built: &Built) -> Result<Resident, &'static str> {
         tokenizer: served.tokenizer.clone(),
         chat_template: served.chat_template.clone(),
         end_tokens: served.end_tokens.clone(),
-        context: engine.facts().max_context,
+        context: built.backend.facts().model.context_length,
         policy: config.training.policy,
         pressure: engine.pressure().clone(),
         threads: config.threads,

@@ -55,6 +55,7 @@ pub(super) fn random_run(base: TrainingBase, options: &TrainOptions, gate: Arc<G
     let mut sample = || Sample {
         tokens: (0..options.tokens).map(|_| rng.random_range(0..vocabulary)).collect(),
         weights: (0..options.tokens).map(|at| if at == 0 { 0.0 } else { 1.0 }).collect(),
+        among: Vec::new(),
     };
     let rows = (0..options.rows).map(|_| sample()).collect();
     let data = Data { train: Rendered::Supervised(rows), held_out: Rendered::Supervised(Vec::new()) };

@@ -12,13 +12,13 @@ use crate::app::announce::say;
 use crate::app::{self, LoadedBase};
 use crate::config::Config;
 use crate::model::config::LinearSite;
-use crate::model::train::{Layout, TrainingBase};
+use crate::model::train::TrainingBase;
 use crate::training::dataset::render::{Parts, Rendered, Renderer};
-use crate::training::dataset::{Loaded, Loading, NEVER, Options, load, split};
+use crate::training::dataset::{Loaded, Loading, NEVER, Options, load, split, tokenized};
 use crate::training::idle::Gate;
 use crate::training::plan::{self, Facts, Keeping, Limits, Plan, Rows, Speed, Wishes};
 use crate::training::trainer::{
-    Data, Drive, Ended, Lineage, Method, Next, Origin, Progress, Run, Scored, Settings, Sizes, Start, drive, memory_bytes, probe,
+    Data, Drive, Ended, Lineage, Method, Next, Origin, Progress, Run, Scored, Settings, Start, drive, memory_of_run, probe,
 };
 
 /// Time between two lines on the way.
@@ -97,7 +97,11 @@ pub(super) fn run(matches: &ArgMatches, config: &Config) -> anyhow::Result<()> {
         questions: 0,
         is_stopped: NEVER,
     };
-    let loaded = load(data, &Options::default(), &loading)?;
+    let loaded = if tokenized::is_tokenized(data) {
+        tokenized::load(data, file("validation"), tokenized::Bounds { vocab: base.config.vocab_size, context })?
+    } else {
+        load(data, &Options::default(), &loading)?
+    };
     let wishes = wishes(&given, &asked);
     for (key, value) in chosen(&loaded, &base) {
         given.entry(key).or_insert(value);
@@ -168,15 +172,8 @@ fn planned(
     threads: usize,
 ) -> anyhow::Result<Plan> {
     let measured = probe(base.clone(), settings, threads)?;
-    let config = base.config.clone();
-    let compute = settings.compute_for(base.is_quantized());
     let longest = longest(&loaded.train).max(longest(&loaded.held_out));
-    let memory = |rank: u32, keeping: Keeping| {
-        let settings = Settings { rank: rank as usize, checkpointing: keeping == Keeping::Inputs, ..settings.clone() };
-        let layout = Layout::new(&config, &settings.targets, settings.rank, settings.scale());
-        let rows = settings.batch_size * if settings.packing { settings.context } else { longest };
-        memory_bytes(&config, &layout, &settings, compute, Sizes { rows, longest, threads })
-    };
+    let memory = |rank: u32, keeping: Keeping| memory_of_run(base, &settings.with(rank, keeping), longest, threads);
     let facts = Facts {
         rows: Rows {
             train: loaded.train.len() as u64,
@@ -206,19 +203,12 @@ fn planned(
     Ok(plan::plan(&facts))
 }
 
-fn lengths(rows: &Rendered) -> Vec<usize> {
-    match rows {
-        Rendered::Supervised(samples) => samples.iter().map(|sample| sample.tokens.len()).collect(),
-        Rendered::Preference(pairs) => pairs.iter().map(|pair| pair.chosen.tokens.len() + pair.rejected.tokens.len()).collect(),
-    }
-}
-
 fn longest(rows: &Rendered) -> usize {
-    lengths(rows).into_iter().max().unwrap_or(0)
+    rows.lengths().into_iter().max().unwrap_or(0)
 }
 
 fn tokens(rows: &Rendered) -> u64 {
-    lengths(rows).into_iter().map(|length| length as u64).sum()
+    rows.lengths().into_iter().map(|length| length as u64).sum()
 }
 
 fn go(start: Start, how: Drive, json: bool) -> anyhow::Result<()> {

@@ -125,7 +125,7 @@ impl BlobWriter {
             self.file.get_ref().sync_all().await
         };
         synced.await.map_err(StoreError::io("write", &self.unfinished.0))?;
-        let sha256 = self.digest.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+        let sha256 = crate::ids::hex(&self.digest.finalize());
         Ok(Whole { unfinished: self.unfinished, sha256, bytes: self.bytes })
     }
 }

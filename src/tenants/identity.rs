@@ -8,8 +8,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use moka::sync::Cache;
 use serde::Deserialize;
 
-use super::secrets::{hex, random_text};
+use super::secrets::random_text;
 use super::{CacheConsent, DEFAULT_TENANT, ModelAccess, Principal, Priority, Reach, Scope, Scopes, Secrets, TenantError};
+use crate::ids::hex;
 use crate::store::keys::{self as rows, KeyRow};
 use crate::store::{self, Database, StoreError};
 

@@ -10,6 +10,7 @@ use ring::{aead, hmac};
 use sha2::{Digest, Sha256};
 
 use super::TenantError;
+use crate::ids::hex;
 use crate::store::{self, Access, StoreError};
 
 /// The file in the data directory. (Its name is from the time when it only salted hashes.)
@@ -119,12 +120,6 @@ pub fn new_id(prefix: &str) -> Result<String, TenantError> {
     let mut random = [0u8; 12];
     fill(&mut random)?;
     Ok(format!("{prefix}_{}", hex(&random)))
-}
-
-/// Lower-case hexadecimal digits.
-pub fn hex(bytes: &[u8]) -> String {
-    const DIGITS: &[u8; 16] = b"0123456789abcdef";
-    bytes.iter().flat_map(|byte| [DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 15)]]).map(char::from).collect()
 }
 
 /// SHA-256 of anything, as 64 hexadecimal digits.

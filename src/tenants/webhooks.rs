@@ -248,7 +248,7 @@ fn sign(secret: &str, id: &str, timestamp: i64, body: &str) -> Option<String> {
 /// `X-Webhook-Signature`: HMAC-SHA-256 over the body as hexadecimal digits; the key is the secret as it was shown.
 fn sign_body(secret: &str, body: &str) -> String {
     let key = hmac::Key::new(hmac::HMAC_SHA256, secret.as_bytes());
-    format!("sha256={}", super::secrets::hex(hmac::sign(&key, body.as_bytes()).as_ref()))
+    format!("sha256={}", crate::ids::hex(hmac::sign(&key, body.as_bytes()).as_ref()))
 }
 
 fn event(reached: &BudgetReached, id: &str, project: Option<&str>, now: i64) -> Value {

@@ -1,5 +1,6 @@
 //! Fine-tuning: from a file to an adapter that is served. Knows no HTTP, no keys and no money: a tenant is an id here.
 
+mod alerts;
 pub mod card;
 pub mod corrupt;
 pub mod dataset;

@@ -43,7 +43,8 @@ fn train(name: &str, expected: &Expected, quant: Quant) -> (Vec<f64>, Run) {
     let checkpoint = loader::open(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/models").join(name)).unwrap();
     let options = LoadOptions { quant, threads: 2, device: Device::Cpu };
     let base = load(&checkpoint.config, &checkpoint.tensors, options).unwrap().training_base().unwrap();
-    let rows = expected.rows.iter().map(|row| Sample { tokens: row.tokens.clone(), weights: row.weights.clone() });
+    let rows =
+        expected.rows.iter().map(|row| Sample { tokens: row.tokens.clone(), weights: row.weights.clone(), among: Vec::new() });
     let data = Data { train: Rendered::Supervised(rows.collect()), held_out: Rendered::Supervised(Vec::new()) };
     let settings = Settings { compute: ComputeType::F32, ..expected.settings.clone() };
     let origin = Origin::Adapter(read_dir(&folder(name).join("initial"), &checkpoint.config).unwrap().modules);

@@ -78,6 +78,22 @@ pub struct Batch {
     pub spans: Vec<Range<usize>>,
     /// Rows whose next token is asked for, ascending, and that token.
     pub targets: Vec<(usize, u32)>,
+    /// Targets (by their place in `targets`, ascending) that compete with some tokens only, and those: what a grammar allows there.
+    pub among: Vec<(usize, Arc<[u32]>)>,
+}
+
+impl Batch {
+    fn among(&self, target: usize) -> Option<&[u32]> {
+        let found = self.among.binary_search_by_key(&target, |(at, _)| *at).ok()?;
+        Some(&self.among[found].1)
+    }
+}
+
+/// Leaves some tokens' logits as they are and makes all others impossible.
+fn keep_only(logits: &mut [f32], among: &[u32]) {
+    let kept: Vec<f32> = among.iter().map(|token| logits[*token as usize]).collect();
+    logits.fill(f32::NEG_INFINITY);
+    among.iter().zip(kept).for_each(|(token, logit)| logits[*token as usize] = logit);
 }
 
 /// What of a forward pass is kept for the way back.
@@ -236,6 +252,9 @@ impl Learner {
             workers.rows(&mut head.logits, vocab, |row, logits| {
                 let target = range.start + row;
                 let slope = slopes.map(|slopes| slopes[target]);
+                if let Some(among) = batch.among(target) {
+                    keep_only(logits, among);
+                }
                 // SAFETY: pieces differ in rows.
                 unsafe { judged.slice(target..target + 1)[0] = judge(isa, logits, batch.targets[target].1 as usize, slope) };
             });

@@ -69,7 +69,7 @@ fn fixture(config: &ModelConfig, mix: Mix, quant: Quant) -> Fixture {
         spans.push(start..start + length);
         start += length;
     }
-    Fixture { model, layout, values, batch: Batch { tokens, spans, targets } }
+    Fixture { model, layout, values, batch: Batch { tokens, spans, targets, among: Vec::new() } }
 }
 
 fn learner(fixture: &Fixture, compute: Compute, keep: Keep) -> Learner {
@@ -127,7 +127,11 @@ fn log_probabilities_are_those_of_serving() {
 fn gradients_agree_with_finite_differences_in_every_pair() {
     for architecture in ARCHITECTURES {
         let config = config(architecture);
-        let fixture = fixture(&config, Mix::Uniform(DType::F32), Quant::None);
+        let mut fixture = fixture(&config, Mix::Uniform(DType::F32), Quant::None);
+        // Every other target competes with a few tokens only.
+        let few = |token: u32| (0..5).map(|i| (token + 7 * i) % config.vocab_size as u32).collect();
+        let targets = fixture.batch.targets.iter().enumerate().filter(|(at, _)| at % 2 == 1);
+        fixture.batch.among = targets.map(|(at, (_, token))| (at, few(*token))).collect();
         let mut learner = learner(&fixture, Compute::F32, Keep::Activations);
         for dropout in [None, Some(Dropout { rate: 0.3, key: 5 })] {
             let (_, grads) = gradient(&fixture, &mut learner, dropout, &fixture.values);
@@ -156,6 +160,25 @@ fn gradients_agree_with_finite_differences_in_every_pair() {
             }
         }
     }
+}
+
+#[test]
+fn a_target_competes_with_what_is_allowed_alone() {
+    let mut fixture = fixture(&config(Architecture::Llama), Mix::Uniform(DType::F32), Quant::None);
+    let mut learner = learner(&fixture, Compute::F32, Keep::Activations);
+    let adapter = Some((&fixture.layout, &fixture.values[..]));
+    learner.forward(&fixture.batch, adapter, None, Passing::Through).unwrap();
+    let all = learner.targets(&fixture.batch, Slopes::None);
+    let (alone, two) = (fixture.batch.targets[0].1, fixture.batch.targets[1].1);
+    let other = if two == 0 { 1 } else { 0 };
+    fixture.batch.among = vec![(0, [alone].into()), (1, [other, two].into())];
+    let allowed = learner.targets(&fixture.batch, Slopes::None);
+    assert!(allowed[0].log_prob.abs() < 1e-6 && allowed[0].correct, "{:?}", allowed[0]);
+    fixture.batch.targets[1].1 = other;
+    let rest = learner.targets(&fixture.batch, Slopes::None);
+    let sum = allowed[1].log_prob.exp() + rest[1].log_prob.exp();
+    assert!((sum - 1.0).abs() < 1e-5, "{sum}");
+    assert_eq!(allowed[2..], all[2..]);
 }
 
 #[test]
@@ -190,6 +213,7 @@ fn an_example_has_the_same_numbers_in_any_company() {
                 .filter(|t| span.contains(&t.0))
                 .map(|(row, t)| (row - span.start, *t))
                 .collect(),
+            among: Vec::new(),
         };
         learner.forward(&alone, adapter, None, Passing::Through).unwrap();
         let alone = learner.targets(&alone, Slopes::None);

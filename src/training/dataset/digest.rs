@@ -24,7 +24,7 @@ impl Digest {
 
     /// 64 hexadecimal digits.
     pub fn finish(self) -> String {
-        self.0.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+        crate::ids::hex(&self.0.finalize())
     }
 }
 

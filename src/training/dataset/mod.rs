@@ -29,6 +29,7 @@ mod seen;
 mod source;
 pub mod split;
 mod table;
+pub mod tokenized;
 
 use std::path::PathBuf;
 

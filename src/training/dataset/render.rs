@@ -24,6 +24,8 @@ pub struct Sample {
     pub tokens: Vec<u32>,
     /// `weights[i]`: weight of the loss of predicting `tokens[i]` from those before it; `weights[0]` is 0.
     pub weights: Vec<f32>,
+    /// Tokens that compete with some others only, by index, ascending, with those others and itself: what a grammar allows there.
+    pub among: Vec<(u32, Arc<[u32]>)>,
 }
 
 impl Sample {
@@ -63,6 +65,14 @@ impl Rendered {
     /// Whether there is none.
     pub const fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+
+    /// Tokens of each row; a pair counts both its answers.
+    pub fn lengths(&self) -> Vec<usize> {
+        match self {
+            Self::Supervised(samples) => samples.iter().map(|sample| sample.tokens.len()).collect(),
+            Self::Preference(pairs) => pairs.iter().map(|pair| pair.chosen.tokens.len() + pair.rejected.tokens.len()).collect(),
+        }
     }
 }
 
@@ -285,7 +295,7 @@ impl Renderer {
         if weights.iter().all(|weight| *weight <= 0.0) {
             return Err(RenderError::Lost { tokens: all, context: self.context });
         }
-        Ok((Sample { tokens, weights }, all.saturating_sub(self.context), answer_tokens))
+        Ok((Sample { tokens, weights, among: Vec::new() }, all.saturating_sub(self.context), answer_tokens))
     }
 
     /// Where an assistant message is in `full`, the whole conversation as the template writes it.

@@ -251,7 +251,7 @@ pub fn beside(path: &Path) -> PathBuf {
 
 fn digest(task: &Task, model: &str) -> String {
     let text = json!({"task": task, "model": model}).to_string();
-    Sha256::digest(text).iter().map(|byte| format!("{byte:02x}")).collect()
+    crate::ids::hex(&Sha256::digest(text))
 }
 
 /// An example as OpenAI's fine-tuning files have it.

@@ -1,6 +1,5 @@
 //! Files that clients send, and the life of a training job: queue, states, events. Knows nothing of gradients.
 
-mod alerts;
 pub mod desk;
 pub mod driver;
 mod error;

@@ -7,7 +7,6 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 use tokio::sync::Notify;
 
-use super::alerts::Alerts;
 use super::desk::JobRow;
 use super::driver::{Shop, method};
 use super::error::is_full;
@@ -19,6 +18,7 @@ use super::{JobsError, new_id, result, unix_now};
 use crate::registry::RegistryError;
 use crate::store::StoreError;
 use crate::store::jobs::{self as rows, CheckpointRow, MetricRow};
+use crate::training::alerts::Alerts;
 use crate::training::dataset::render::Question;
 
 /// Events of single steps at most; of longer jobs every so many steps have one.
@@ -274,7 +274,7 @@ impl<'a> Run<'a> {
         }
         self.row.steps_done = number;
         self.row.trained_tokens += i64::try_from(step.tokens).unwrap_or(0);
-        self.pending.events.extend(self.alerts.after_step(step));
+        self.pending.events.extend(self.alerts.after_step(step.loss).map(Event::warn));
         if step.step.is_multiple_of(steps.div_ceil(STEP_EVENTS).max(1)) || step.step == steps {
             let rate = if step.seconds > 0.0 { step.tokens as f64 / step.seconds } else { 0.0 };
             let data = json!({
@@ -374,7 +374,7 @@ impl<'a> Run<'a> {
             // It replaces the step's row, which may be written down already.
             self.pending.metrics.push(MetricRow { valid_loss: Some(loss), valid_accuracy: accuracy, ..metric.clone() });
         }
-        self.pending.events.extend(self.alerts.after_evaluation(loss));
+        self.pending.events.extend(self.alerts.after_evaluation(loss).map(Event::warn));
     }
 
     /// Writes the adapter's files and puts them behind a name of the job's owner.

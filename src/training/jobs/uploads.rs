@@ -237,7 +237,7 @@ impl Files {
                 to.write(chunk).await?;
             }
         }
-        let digest = md5.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+        let digest = crate::ids::hex(&md5.finalize());
         Ok((to.finish().await?, digest))
     }
 }

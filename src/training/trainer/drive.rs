@@ -4,9 +4,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use super::{HeldOut, Lineage, Run, StepReport, TrainError};
-
-/// Steps over which the loss is looked at for a fall.
-const FALL_STEPS: usize = 50;
+use crate::training::alerts::Alerts;
 
 /// How a run is driven.
 #[derive(Debug, Clone)]
@@ -66,7 +64,7 @@ pub enum Ended {
 /// Drives a run to its end. The adapter is then in `last/`, and the best one, where there were evaluations, in `best/`.
 pub fn drive(run: &mut Run, how: &Drive, tell: &mut dyn FnMut(&Run, Progress) -> Next) -> Result<Ended, TrainError> {
     let mut saved = Instant::now();
-    let mut losses: Vec<f64> = Vec::new();
+    let mut alerts = Alerts::default();
     let mut ended = Ended::Done;
     while run.step_number() < run.steps() {
         if run.is_exhausted() {
@@ -74,9 +72,9 @@ pub fn drive(run: &mut Run, how: &Drive, tell: &mut dyn FnMut(&Run, Progress) ->
             break;
         }
         let report = run.step()?;
-        losses.push(report.loss);
+        let loss = report.loss;
         let mut next = tell(run, Progress::Step(report));
-        if let Some(alert) = not_falling(&losses) {
+        if let Some(alert) = alerts.after_step(loss) {
             next = worse(next, tell(run, Progress::Alert(alert)));
         }
         if run.evaluation_is_due() {
@@ -88,12 +86,8 @@ pub fn drive(run: &mut Run, how: &Drive, tell: &mut dyn FnMut(&Run, Progress) ->
             }
             let step = run.step_number();
             next = worse(next, tell(run, Progress::Evaluated { step, held_out, is_best }));
-            if let Some(best) = run.best().filter(|best| !is_best && held_out.loss > 1.1 * best.loss) {
-                let text = format!(
-                    "the held-out loss is {:.4} after {:.4} at step {}: the rows are being learnt by heart (overfitting)",
-                    held_out.loss, best.loss, best.step
-                );
-                next = worse(next, tell(run, Progress::Alert(text)));
+            if let Some(alert) = alerts.after_evaluation(held_out.loss) {
+                next = worse(next, tell(run, Progress::Alert(alert)));
             }
         }
         if next == Next::Leave || saved.elapsed() >= how.save_every {
@@ -122,15 +116,4 @@ const fn worse(one: Next, other: Next) -> Next {
         (Next::Finish, _) | (_, Next::Finish) => Next::Finish,
         _ => Next::On,
     }
-}
-
-/// Says so when the mean loss of the last steps is not below that of as many before.
-fn not_falling(losses: &[f64]) -> Option<String> {
-    if losses.len() < 2 * FALL_STEPS || !losses.len().is_multiple_of(FALL_STEPS) {
-        return None;
-    }
-    let mean = |losses: &[f64]| losses.iter().sum::<f64>() / losses.len() as f64;
-    let (before, now) = losses[losses.len() - 2 * FALL_STEPS..].split_at(FALL_STEPS);
-    let (before, now) = (mean(before), mean(now));
-    (now >= before).then(|| format!("the loss has not fallen for {FALL_STEPS} steps: {now:.4} after {before:.4}"))
 }

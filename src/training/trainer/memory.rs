@@ -3,7 +3,7 @@
 use super::TrainError;
 use super::settings::Settings;
 use crate::model::config::ModelConfig;
-use crate::model::train::{Compute, LOGIT_BYTES, Layout};
+use crate::model::train::{Compute, LOGIT_BYTES, Layout, TrainingBase};
 
 /// Sizes that the data decides.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,6 +32,14 @@ pub fn bytes(config: &ModelConfig, layout: &Layout, settings: &Settings, compute
     let reference = usize::from(settings.method != super::settings::Method::Supervised);
     let parameters = (4 + reference) * 4 * layout.len;
     (rows * (kept + work + head) + logits + attention + parameters) as u64
+}
+
+/// The same for a base and rows of which the longest has `longest` tokens.
+pub fn of_run(base: &TrainingBase, settings: &Settings, longest: usize, threads: usize) -> u64 {
+    let layout = Layout::new(&base.config, &settings.targets, settings.rank, settings.scale());
+    let compute = settings.compute_for(base.is_quantized());
+    let rows = settings.batch_size * if settings.packing { settings.context } else { longest };
+    bytes(&base.config, &layout, settings, compute, Sizes { rows, longest, threads })
 }
 
 /// Settings with which a run fits into `limit` bytes: micro-batches are halved (and more of them make a step, so that steps stay

@@ -29,7 +29,7 @@ use sha2::{Digest, Sha256};
 pub use drive::{Drive, Ended, Next, Progress, drive};
 pub use error::TrainError;
 pub use export::{LINEAGE_FILE, Lineage};
-pub use memory::{Sizes, bytes as memory_bytes};
+pub use memory::of_run as memory_of_run;
 pub use probe::{Measured, probe, probe_behind};
 pub use settings::{ComputeType, Method, Scheduler, Settings};
 pub use state::{Best, STATE_FILE};
@@ -148,13 +148,13 @@ impl Run {
         let (config, compute) = (base.config.clone(), settings.compute_for(base.is_quantized()));
         let layout = Layout::new(&config, &settings.targets, settings.rank, settings.scale());
         let longest = rows::longest(&data.train).max(rows::longest(&data.held_out));
-        let lengths = rows::lengths(&data.train);
-        let held_out = rows::lengths(&data.held_out);
+        let lengths = data.train.lengths();
+        let held_out = data.held_out.lengths();
         let longest_held_out = held_out.iter().copied().max().unwrap_or(0);
         let needed = |settings: &Settings| {
             let rows = Order::new(&Settings { max_steps: Some(1), ..settings.clone() }, lengths.clone()).most_tokens();
             let rows = rows.max(longest_held_out);
-            memory::bytes(&config, &layout, settings, compute, Sizes { rows, longest, threads })
+            memory::bytes(&config, &layout, settings, compute, memory::Sizes { rows, longest, threads })
         };
         let fingerprint = fingerprint(&settings, &data, &base, &origin);
         let saved = resume_from.map(state::read).transpose()?.flatten();
@@ -329,7 +329,7 @@ impl Run {
     pub fn score(&mut self, what: Scored) -> Result<HeldOut, TrainError> {
         let mut sums = Sums::default();
         // As many tokens together as the reserved memory has room for.
-        for micro in rows::groups(&rows::lengths(&self.data.held_out), self.order.most_tokens(), self.settings.batch_size) {
+        for micro in rows::groups(&self.data.held_out.lengths(), self.order.most_tokens(), self.settings.batch_size) {
             let weighted = Weighted::of(&self.data.held_out, &micro);
             match what {
                 Scored::Adapter => self.learn(&weighted, None, None, &mut sums)?,
@@ -509,7 +509,7 @@ fn fingerprint(settings: &Settings, data: &Data, base: &TrainingBase, origin: &O
             pair.a.iter().chain(&pair.b).for_each(|value| hash.update(value.to_le_bytes()));
         }
     }
-    hash.finalize().iter().fold(String::new(), |text, byte| text + &format!("{byte:02x}"))
+    crate::ids::hex(&hash.finalize())
 }
 
 fn initial(layout: &Layout, settings: &Settings, origin: &Origin) -> Vec<f32> {

@@ -36,6 +36,7 @@ pub fn probe_behind(gate: Arc<Gate>, base: TrainingBase, settings: &Settings, th
     let sample = Sample {
         tokens: (0..tokens).map(|_| rng.random_range(0..vocabulary)).collect(),
         weights: (0..tokens).map(|at| if at == 0 { 0.0 } else { 1.0 }).collect(),
+        among: Vec::new(),
     };
     let data = Data { train: Rendered::Supervised(vec![sample]), held_out: Rendered::Supervised(Vec::new()) };
     let settings = Settings {

@@ -1,17 +1,11 @@
 //! Rows of a dataset as batches for the base, and the losses over them.
 
+use std::sync::Arc;
+
 use sha2::{Digest, Sha256};
 
 use crate::model::train::Batch;
 use crate::training::dataset::render::{Rendered, Sample};
-
-/// Tokens that a row takes in a micro-batch.
-pub fn lengths(rows: &Rendered) -> Vec<usize> {
-    match rows {
-        Rendered::Supervised(samples) => samples.iter().map(|sample| sample.tokens.len()).collect(),
-        Rendered::Preference(pairs) => pairs.iter().map(|pair| pair.chosen.tokens.len() + pair.rejected.tokens.len()).collect(),
-    }
-}
 
 /// Rows in order, in groups of at most `rows` rows and `tokens` tokens; a longer row is a group of its own.
 pub fn groups(lengths: &[usize], tokens: usize, rows: usize) -> Vec<Vec<usize>> {
@@ -44,6 +38,10 @@ pub fn digest(rows: &Rendered, hash: &mut Sha256) {
         hash.update((sample.tokens.len() as u64).to_le_bytes());
         sample.tokens.iter().for_each(|token| hash.update(token.to_le_bytes()));
         sample.weights.iter().for_each(|weight| hash.update(weight.to_le_bytes()));
+        for (at, among) in &sample.among {
+            hash.update(at.to_le_bytes());
+            among.iter().for_each(|token| hash.update(token.to_le_bytes()));
+        }
     };
     match rows {
         Rendered::Supervised(samples) => samples.iter().for_each(add),
@@ -70,8 +68,13 @@ impl Weighted {
         let (start, first) = (self.batch.tokens.len(), self.weights.len());
         self.batch.tokens.extend_from_slice(&sample.tokens);
         self.batch.spans.push(start..self.batch.tokens.len());
+        let mut among = sample.among.iter().peekable();
         for (at, (token, weight)) in sample.tokens.iter().zip(&sample.weights).enumerate().skip(1) {
+            while among.next_if(|(index, _)| (*index as usize) < at).is_some() {}
             if *weight > 0.0 {
+                if let Some((_, others)) = among.next_if(|(index, _)| *index as usize == at) {
+                    self.batch.among.push((self.batch.targets.len(), Arc::clone(others)));
+                }
                 self.batch.targets.push((start + at - 1, *token));
                 self.weights.push(*weight);
             }
@@ -150,7 +153,8 @@ mod tests {
 
     #[test]
     fn targets_are_the_weighted_tokens_and_ask_the_row_before() {
-        let sample = |tokens: &[u32], weights: &[f32]| Sample { tokens: tokens.to_vec(), weights: weights.to_vec() };
+        let sample =
+            |tokens: &[u32], weights: &[f32]| Sample { tokens: tokens.to_vec(), weights: weights.to_vec(), among: Vec::new() };
         let rows = Rendered::Supervised(vec![sample(&[5, 6, 7], &[0.0, 0.0, 1.0]), sample(&[8, 9], &[0.0, 0.5])]);
         let weighted = Weighted::of(&rows, &[1, 0]);
         assert_eq!(weighted.batch.tokens, [8, 9, 5, 6, 7]);

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::TrainError;
 use crate::model::config::LinearSite;
 use crate::model::train::Compute;
+use crate::training::plan::Keeping;
 
 /// What is learnt from.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, Default)]
@@ -138,6 +139,11 @@ impl Default for Settings {
 }
 
 impl Settings {
+    /// The same with another rank, with activations kept or computed again.
+    pub fn with(&self, rank: u32, keeping: Keeping) -> Self {
+        Self { rank: rank as usize, checkpointing: keeping == Keeping::Inputs, ..self.clone() }
+    }
+
     /// Refuses what cannot be.
     pub fn check(&self) -> Result<(), TrainError> {
         let positive = |value: f64| value.is_finite() && value > 0.0;

@@ -30,7 +30,7 @@ fn base(dtype: DType) -> TrainingBase {
 
 /// `prompt, prompt + 1` is answered by the prompt again, and an end.
 fn sample(prompt: u32, answer: u32) -> Sample {
-    Sample { tokens: vec![1, prompt, prompt + 1, answer, 2], weights: vec![0.0, 0.0, 0.0, 1.0, 0.5] }
+    Sample { tokens: vec![1, prompt, prompt + 1, answer, 2], weights: vec![0.0, 0.0, 0.0, 1.0, 0.5], among: Vec::new() }
 }
 
 fn supervised() -> Data {
@@ -148,7 +148,7 @@ fn what_cannot_be_learnt_is_refused_in_words() {
     let empty = Data { train: Rendered::Supervised(Vec::new()), held_out: Rendered::Supervised(Vec::new()) };
     assert!(refused(&settings(), &empty).contains("no rows"));
     assert!(refused(&settings(), &preferences()).contains("method's kind"));
-    let mute = Sample { tokens: vec![1, 2], weights: vec![0.0, 0.0] };
+    let mute = Sample { tokens: vec![1, 2], weights: vec![0.0, 0.0], among: Vec::new() };
     let mute = Data { train: Rendered::Supervised(vec![mute]), ..empty };
     assert!(
         refused(&settings(), &mute).contains("nothing to learn") || refused(&settings(), &mute).contains("anything to learn")

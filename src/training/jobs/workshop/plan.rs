@@ -4,14 +4,12 @@ use std::sync::Arc;
 use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 
-use super::{ResidentWorkshop, Stop, broken, failure, settings};
-use crate::model::train::{Layout, TrainingBase};
-use crate::training::dataset::render::Rendered;
+use super::{ResidentWorkshop, Stop, aside, broken, failure, settings};
 use crate::training::idle::{Gate, Policy, yield_to_others};
 use crate::training::jobs::job::{Auto, Facts, Method, MethodKind};
 use crate::training::jobs::work::{Failure, Task};
-use crate::training::plan::{self, Cost, Keeping, Limits, Plan, Rows, Speed, Wishes};
-use crate::training::trainer::{Settings, Sizes, memory_bytes, probe_behind};
+use crate::training::plan::{self, Cost, Limits, Plan, Rows, Speed, Wishes};
+use crate::training::trainer::{Settings, memory_of_run, probe_behind};
 
 /// How long a measurement may wait for a moment in which nobody needs the machine.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -41,14 +39,8 @@ impl ResidentWorkshop {
     pub fn plan(&self, asked: &Asked, cost: Cost<'_>) -> Result<Plan, Failure> {
         let Asked { task, method, limits } = asked;
         let resident = &self.0.resident;
-        let loaded = std::thread::scope(|scope| {
-            let reading = scope.spawn(|| {
-                yield_to_others();
-                self.load(task, &Stop::default())
-            });
-            reading.join().unwrap_or_else(|_| Err(broken()))
-        })?;
-        let (train, held_out) = (lengths(&loaded.train), lengths(&loaded.held_out));
+        let loaded = aside(|| self.load(task, &Stop::default()))?;
+        let (train, held_out) = (loaded.train.lengths(), loaded.held_out.lengths());
         let sum = |lengths: &[usize]| lengths.iter().map(|length| *length as u64).sum();
         let longest = train.iter().chain(&held_out).copied().max().unwrap_or(0);
         let rows = Rows {
@@ -90,7 +82,7 @@ impl ResidentWorkshop {
                 },
                 rank: None,
             },
-            memory: &|rank, keeping| needed(&resident.base, &settings, (rank, keeping), longest, resident.threads),
+            memory: &|rank, keeping| memory_of_run(&resident.base, &settings.with(rank, keeping), longest, resident.threads),
             cost,
         }))
     }
@@ -135,21 +127,4 @@ impl ResidentWorkshop {
         *kept = Some(Measured { at: Instant::now(), rank: settings.rank, speed });
         Ok(speed)
     }
-}
-
-/// Tokens of each row.
-fn lengths(rows: &Rendered) -> Vec<usize> {
-    match rows {
-        Rendered::Supervised(samples) => samples.iter().map(|sample| sample.tokens.len()).collect(),
-        Rendered::Preference(pairs) => pairs.iter().map(|pair| pair.chosen.tokens.len() + pair.rejected.tokens.len()).collect(),
-    }
-}
-
-/// Bytes that training takes beside the base.
-fn needed(base: &TrainingBase, settings: &Settings, (rank, keeping): (u32, Keeping), longest: usize, threads: usize) -> u64 {
-    let settings = Settings { rank: rank as usize, checkpointing: keeping == Keeping::Inputs, ..settings.clone() };
-    let layout = Layout::new(&base.config, &settings.targets, settings.rank, settings.scale());
-    let compute = settings.compute_for(base.is_quantized());
-    let rows = settings.batch_size * if settings.packing { settings.context } else { longest };
-    memory_bytes(&base.config, &layout, &settings, compute, Sizes { rows, longest, threads })
 }

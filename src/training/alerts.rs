@@ -1,7 +1,4 @@
-//! What somebody who follows a job should look at: a loss that does not fall, rows that are learned by heart. Pure.
-
-use super::record::Event;
-use super::work::Step;
+//! What somebody who follows a run should look at: a loss that does not fall, rows that are learned by heart. Pure.
 
 /// Steps that are averaged before they are compared.
 const WINDOW: usize = 20;
@@ -24,8 +21,8 @@ pub struct Alerts {
 
 impl Alerts {
     /// After a step.
-    pub fn after_step(&mut self, step: &Step) -> Option<Event> {
-        self.window.push(step.loss);
+    pub fn after_step(&mut self, loss: f64) -> Option<String> {
+        self.window.push(loss);
         if self.window.len() < WINDOW {
             return None;
         }
@@ -38,14 +35,12 @@ impl Alerts {
         self.flat += 1;
         (self.flat == FLAT).then(|| {
             let steps = WINDOW * FLAT as usize;
-            Event::warn(format!(
-                "The training loss has not fallen for {steps} steps; fewer epochs or another learning rate may do."
-            ))
+            format!("The training loss has not fallen for {steps} steps; fewer epochs or another learning rate may do.")
         })
     }
 
     /// After the held-out rows were measured.
-    pub fn after_evaluation(&mut self, loss: f64) -> Option<Event> {
+    pub fn after_evaluation(&mut self, loss: f64) -> Option<String> {
         if self.best_held_out.is_none_or(|best| loss < best) {
             self.best_held_out = Some(loss);
             self.worse = 0;
@@ -53,7 +48,8 @@ impl Alerts {
         }
         self.worse += 1;
         (self.worse == WORSE).then(|| {
-            Event::warn("The loss of the held-out rows rises: rows are learned by heart. An earlier checkpoint may serve better.")
+            "The loss of the held-out rows rises: rows are learned by heart (overfitting). An earlier checkpoint may serve better."
+                .to_owned()
         })
     }
 }
@@ -62,15 +58,11 @@ impl Alerts {
 mod tests {
     use super::*;
 
-    fn step(loss: f64) -> Step {
-        Step { step: 1, loss, accuracy: None, tokens: 1, seconds: 1.0 }
-    }
-
     #[test]
     fn a_falling_loss_is_quiet_and_a_flat_one_is_told_once() {
         let mut alerts = Alerts::default();
-        assert!((0..200).all(|index| alerts.after_step(&step(5.0 - f64::from(index) * 0.02)).is_none()));
-        let told = (0..400).filter(|_| alerts.after_step(&step(1.02)).is_some()).count();
+        assert!((0..200).all(|index| alerts.after_step(5.0 - f64::from(index) * 0.02).is_none()));
+        let told = (0..400).filter(|_| alerts.after_step(1.02).is_some()).count();
         assert_eq!(told, 1);
         assert!([3.0, 2.0, 2.1].iter().all(|loss| alerts.after_evaluation(*loss).is_none()));
         assert!(alerts.after_evaluation(2.2).is_some() && alerts.after_evaluation(2.3).is_none());

@@ -37,8 +37,10 @@ pub struct Input {
     /// What answers.
     pub model: String,
     /// When it was said, where it was said.
+    #[cfg_attr(not(test), expect(dead_code, reason = "for times that words name"))]
     pub now: Zoned,
     /// Language and country, as in `en-GB`.
+    #[expect(dead_code, reason = "for times that words name")]
     pub locale: Option<String>,
     /// Whether more of the text is still to come.
     pub is_partial: bool,

@@ -3,6 +3,7 @@
 
 pub mod error;
 pub mod outcome;
+pub mod rollout;
 pub mod settings;
 pub mod verdict;
 

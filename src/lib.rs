@@ -7,6 +7,7 @@ pub mod cli;
 pub mod config;
 pub mod convert;
 pub mod engine;
+pub mod experiments;
 pub mod gateway;
 pub mod http;
 pub mod ids;

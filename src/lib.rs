@@ -6,6 +6,7 @@ pub mod bench;
 pub mod cli;
 pub mod config;
 pub mod engine;
+pub mod experiments;
 pub mod gateway;
 pub mod http;
 pub mod ids;

@@ -1,0 +1,24 @@
+//! Deployments: public names that share traffic between versions, and what is learnt from it. Knows nothing of HTTP, tokens or
+//! engines.
+//!
+//! A **deployment** has **arms** (a name, a model, a weight). Its **spec** is immutable; a change makes the next **revision** by
+//! compare-and-set, and the history keeps all. Requests are assigned by a pure hash of their **unit**, so that the same unit gets the
+//! same arm in every process. What each request contributed is an **outcome**; outcomes of the same set of arms and models are one
+//! **experiment**.
+
+pub mod assign;
+mod change;
+mod conversations;
+pub mod deployment;
+mod error;
+mod live;
+mod outcome;
+mod recorder;
+mod restore;
+
+pub use change::{Action, Applied, Changed, Wish};
+pub use deployment::{Arm, Draft, Experiment, Named, Revision, Shadow, Spec, Target, Weight};
+pub use error::ExperimentError;
+pub use live::{Ask, Chosen, Deployment, Deployments};
+pub use outcome::{Assigned, Outcome};
+pub use recorder::Recorder;

@@ -17,8 +17,6 @@ pub(super) struct Kept {
     pub arm: Arc<str>,
     /// Revision of the deployment's last rollback when it began: a later one ends it.
     pub epoch: i64,
-    /// Probability of the arm when it began.
-    pub share: f64,
 }
 
 /// The conversations of all deployments, by the hash of deployment, unit and conversation.

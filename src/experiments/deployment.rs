@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::ExperimentError;
+use super::settings::Settings;
 use crate::ids::VersionId;
 use crate::registry::{Pinned, Release};
 
@@ -38,6 +39,16 @@ impl Weight {
         let hundredths = (percent * 100.0).round();
         let exact = (percent * 100.0 - hundredths).abs() < 1e-6;
         ((0.0..=100.0).contains(&percent) && exact).then_some(Self(hundredths as u32))
+    }
+
+    /// Hundredths of a percent, at most 10,000.
+    pub fn of_hundredths(hundredths: u32) -> Option<Self> {
+        (hundredths <= WHOLE).then_some(Self(hundredths))
+    }
+
+    /// In hundredths of a percent.
+    pub const fn hundredths(self) -> u32 {
+        self.0
     }
 
     /// In percent.
@@ -136,13 +147,6 @@ pub struct Shadow<M = Target> {
     pub max_tokens_per_day: Option<u64>,
 }
 
-/// What is compared.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Experiment {
-    /// The arm that the others are compared with.
-    pub control: String,
-}
-
 /// What a deployment does; immutable.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(bound(deserialize = "M: Deserialize<'de>"))]
@@ -157,7 +161,7 @@ pub struct Spec<M = Target> {
     pub shadow: Option<Shadow<M>>,
     /// What is compared.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub experiment: Option<Experiment>,
+    pub experiment: Option<Settings>,
     /// How long versions that are not used any more stay in memory, seconds.
     pub keep_resident_seconds: u64,
 }
@@ -210,8 +214,8 @@ impl<M> Spec<M> {
                 return invalid(field(), format!("'{name}' is there already"));
             }
         }
-        if let Some(experiment) = self.experiment.as_ref().filter(|experiment| !names.contains(experiment.control.as_str())) {
-            return invalid("experiment.control".into(), format!("there is no arm {:?}", experiment.control));
+        if let Some(experiment) = &self.experiment {
+            experiment.check(&self.arms.iter().map(|arm| arm.name.as_str()).collect::<Vec<_>>())?;
         }
         if self.keep_resident_seconds > MAX_RESIDENT {
             let problem = format!("0 to {MAX_RESIDENT} are right, but got {}", self.keep_resident_seconds);
@@ -426,7 +430,7 @@ mod tests {
         fallback(&["a", "base"]).check().unwrap();
         assert!(problem(&fallback(&["b"])).contains("fallback[0]"));
         assert!(problem(&fallback(&["a", "a"])).contains("fallback[1]"));
-        let experiment = Some(Experiment { control: "z".into() });
+        let experiment = Some(Settings::usual("z"));
         assert!(problem(&Spec { experiment, ..spec(&[("a", None, 100.0)]) }).contains("experiment.control"));
         let weights = |list: &[(&str, f64)]| {
             let weights: Vec<_> = list.iter().map(|(n, w)| ((*n).to_owned(), Weight::of_percent(*w).unwrap())).collect();

@@ -1,4 +1,4 @@
-//! What can go wrong with deployments. Texts are written for the client.
+//! What can go wrong with deployments, experiments and rollouts. No status codes. Texts are written for the client.
 
 use crate::registry::RegistryError;
 use crate::store::StoreError;
@@ -22,7 +22,7 @@ pub enum ExperimentError {
     /// A value cannot be.
     #[error("Invalid '{field}': {problem}.")]
     Invalid {
-        /// The field, as in `arms[1].weight`.
+        /// Path of the field, as in `experiment.guards[0].metric`.
         field: String,
         /// What is wrong and what would be right.
         problem: String,
@@ -79,6 +79,9 @@ pub enum ExperimentError {
         /// What is wrong with it.
         reason: String,
     },
+    /// The database.
+    #[error(transparent)]
+    Store(#[from] StoreError),
     /// Conditions of the change, or the database.
     #[error(transparent)]
     Admin(#[from] AdminError),
@@ -87,14 +90,8 @@ pub enum ExperimentError {
     Interrupted,
 }
 
-impl From<StoreError> for ExperimentError {
-    fn from(error: StoreError) -> Self {
-        Self::Admin(error.into())
-    }
-}
-
 impl ExperimentError {
-    /// A value that cannot be.
+    /// What was asked for cannot be.
     pub fn invalid(field: impl Into<String>, problem: impl Into<String>) -> Self {
         Self::Invalid { field: field.into(), problem: problem.into() }
     }

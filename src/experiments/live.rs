@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 
 use super::assign::Unit;
 use super::conversations::{Conversations, Kept};
-use super::deployment::{self, Made, Revision, Spec, USUAL_RESIDENT, Weight};
-use super::{Assigned, ExperimentError};
+use super::deployment::{self, Made, Revision, Spec, USUAL_RESIDENT};
+use super::{Assigned, By, ExperimentError};
 use crate::ids::VersionId;
 use crate::registry::{Catalog, Owner, Pinned, Resident, Viewer};
 use crate::store::deployments::{self as rows, DeploymentRow, RevisionRow};
@@ -48,8 +48,8 @@ pub struct Deployment {
     /// The newest first, `current` included; as far as it is in memory.
     pub history: Vec<Arc<Revision>>,
     salt: String,
-    /// Names of the arms in their order.
-    arms: Vec<Arc<str>>,
+    /// Names of the arms in their order, each with its part of the traffic.
+    shares: Arc<[(Arc<str>, f64)]>,
 }
 
 impl Deployment {
@@ -65,15 +65,15 @@ impl Deployment {
         };
         let DeploymentRow { id, owner, name, epoch, salt, created_at, .. } = row;
         let owner = Some(owner.as_str()).filter(|owner| !owner.is_empty()).into();
-        let arms = current.spec.arms.iter().map(|arm| arm.name.as_str().into()).collect();
-        Ok(Self { id: id.into(), owner, name: name.into(), epoch, created_at, current, history, salt, arms })
+        let shares = shares(&current.spec);
+        Ok(Self { id: id.into(), owner, name: name.into(), epoch, created_at, current, history, salt, shares })
     }
 
     /// The same with another revision in force, before the database knows of it.
     pub(super) fn restored(&self, revision: Arc<Revision>) -> Self {
-        let arms = revision.spec.arms.iter().map(|arm| arm.name.as_str().into()).collect();
+        let shares = shares(&revision.spec);
         let history = std::iter::once(Arc::clone(&revision)).chain(self.history.iter().cloned()).collect();
-        Self { epoch: revision.number, current: revision, history, arms, ..self.clone() }
+        Self { epoch: revision.number, current: revision, history, shares, ..self.clone() }
     }
 }
 
@@ -192,17 +192,17 @@ impl Deployments {
     pub fn assign(&self, deployment: &Deployment, ask: &Ask<'_>) -> Result<Chosen, ExperimentError> {
         let spec = deployment.spec();
         let unit = Unit::new(&deployment.id, &deployment.salt, ask.tenant, ask.unit);
-        let assigned = |arm: usize, share: f64, pinned: bool| Chosen {
+        let assigned = |arm: usize, by: By| Chosen {
             arm,
             assigned: Arc::new(Assigned {
                 deployment: Arc::clone(&deployment.name),
                 owner: deployment.owner.clone(),
                 experiment: Arc::clone(&deployment.current.experiment),
                 revision: deployment.current.number,
-                arm: Arc::clone(&deployment.arms[arm]),
+                arm: Arc::clone(&deployment.shares[arm].0),
                 unit: unit.bits(),
-                share,
-                pinned,
+                shares: Arc::clone(&deployment.shares),
+                by,
             }),
         };
         let place = |name: &str| spec.arms.iter().position(|arm| arm.name == name);
@@ -212,7 +212,7 @@ impl Deployments {
                 arm: wanted.chars().take(64).collect(),
                 known: spec.arm_names(),
             };
-            return Ok(assigned(place(wanted).ok_or_else(unknown)?, 1.0, true));
+            return Ok(assigned(place(wanted).ok_or_else(unknown)?, By::Name));
         }
         let conversation = ask.conversation.map(|conversation| unit.conversation(conversation));
         if let Some(kept) = conversation.and_then(|id| self.0.conversations.get(id))
@@ -220,16 +220,15 @@ impl Deployments {
             && let Some(arm) = place(&kept.arm)
             && !spec.arms[arm].weight.is_none()
         {
-            return Ok(assigned(arm, kept.share, false));
+            return Ok(assigned(arm, By::Conversation));
         }
         // Weights are 100 together, so that there is one.
         let arm = unit.choose(spec.arms.iter().map(|arm| (arm.name.as_str(), arm.weight))).unwrap_or_default();
-        let share = spec.arms.get(arm).map_or(Weight::NONE, |arm| arm.weight).share();
         if let Some(id) = conversation {
-            let arm = Arc::clone(&deployment.arms[arm]);
-            self.0.conversations.keep(id, Kept { arm, epoch: deployment.epoch, share });
+            let arm = Arc::clone(&deployment.shares[arm].0);
+            self.0.conversations.keep(id, Kept { arm, epoch: deployment.epoch });
         }
-        Ok(assigned(arm, share, false))
+        Ok(assigned(arm, By::Weight))
     }
 
     /// Takes over what was changed, by any process.
@@ -358,6 +357,10 @@ impl std::fmt::Debug for Deployments {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Deployments").finish_non_exhaustive()
     }
+}
+
+fn shares(spec: &Spec) -> Arc<[(Arc<str>, f64)]> {
+    spec.arms.iter().map(|arm| (arm.name.as_str().into(), arm.weight.share())).collect()
 }
 
 fn versions_of(spec: &Spec) -> Vec<VersionId> {

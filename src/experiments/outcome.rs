@@ -1,54 +1,80 @@
-//! What one request contributed to the comparison of a deployment's arms: plain data.
+//! What one request contributes to an experiment: plain data, noted when the request is settled. Decides nothing.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::registry::Owner;
 
-/// Where a request was sent, fixed before its first token.
+/// Which side of which experiment a request was given to.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Assigned {
-    /// The deployment's name.
+    /// The deployment's public name.
     pub deployment: Arc<str>,
-    /// Whose it is.
+    /// Whose deployment it is.
     pub owner: Owner,
-    /// `exp_...`: one set of arms and models.
+    /// The comparison: another one when arms or their models change, the same when weights do.
     pub experiment: Arc<str>,
-    /// The revision in force.
+    /// The deployment's revision that assigned it. Answers of one revision are compared with each other, so that neither a change of
+    /// weights nor a bad hour for everybody looks like a difference between arms.
     pub revision: i64,
-    /// The arm's name.
+    /// The side.
     pub arm: Arc<str>,
-    /// Hash of the unit.
+    /// Hash of what was assigned.
     pub unit: u64,
-    /// Probability of this arm when the unit (or its conversation) was assigned, for the check of the sample ratio.
-    pub share: f64,
-    /// The request named its arm: it is not counted.
-    pub pinned: bool,
+    /// All arms of the revision with their probabilities, which sum to 1: what the split is checked against.
+    pub shares: Arc<[(Arc<str>, f64)]>,
+    /// How it came to the arm.
+    pub by: By,
 }
 
-/// What came of it.
+/// How a request came to its arm.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum By {
+    /// By its unit's hash under the weights of this revision.
+    Weight,
+    /// Its conversation was there already: counts as an answer, not in the check of the split.
+    Conversation,
+    /// Somebody named the arm: not counted at all.
+    Name,
+}
+
+/// What one request contributed.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Outcome {
-    /// Where it was sent.
+    /// Where it was given to.
     pub assigned: Arc<Assigned>,
-    /// As in the response's `x-request-id`.
+    /// As in the response's `x-request-id`; feedback names it.
     pub request_id: Arc<str>,
     /// Who asked.
     pub tenant: Arc<str>,
     /// `chat.completions`, `completions`, `convert`.
     pub endpoint: &'static str,
-    /// Our fault: it failed, or something else had to answer. Never a client's that left, nor a mistake in the request.
+    /// Our fault: it failed, or another arm had to answer. Never the caller's mistakes, nor a caller who left.
     pub failed: bool,
     /// From admission to the first token.
     pub first_token: Option<Duration>,
     /// Mean time between tokens.
     pub gap: Option<Duration>,
-    /// Tokens of all its answers.
+    /// Tokens of all answers.
     pub output_tokens: u64,
-    /// Nano-dollars.
+    /// What it cost, nano-dollars.
     pub cost_nanos: i64,
-    /// The first answer, at most 16 KiB of it; `None` where it did not come to its end.
+    /// The first answer's text, at most [`MAX_TEXT`] bytes of it; `None` where there is none to be judged (cut off, cancelled).
     pub text: Option<String>,
-    /// Whether a task with a known result was solved.
+    /// Whether the text is all of the answer: what was cut off is not judged as JSON.
+    pub ended: Ended,
+    /// Whether it did what it was for, where that is known (`convert`).
     pub task_success: Option<bool>,
 }
+
+/// Whether an answer ended by itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ended {
+    /// It did.
+    Whole,
+    /// It reached its most tokens.
+    Cut,
+}
+
+/// Most of an answer that is looked at, bytes.
+pub const MAX_TEXT: usize = 16 * 1024;

@@ -6,11 +6,9 @@ use std::time::{Duration, Instant};
 use super::types::{Origin, Usage};
 use super::{GatewayError, Metrics};
 use crate::backends::Effort;
-use crate::experiments::{self, Assigned, Recorder};
+use crate::experiments::outcome::MAX_TEXT;
+use crate::experiments::{self, Assigned, Ended, Recorder};
 use crate::tenants::{CacheUse, Done, Outcome, Principal, Rate, Requested, Settled, Tenants, Ticket, Tokens};
-
-/// Of a deployment's answer this much is kept for its statistics, bytes.
-const MAX_TEXT: usize = 16 * 1024;
 
 /// A request of a deployment.
 pub(super) struct Trial {
@@ -192,6 +190,7 @@ impl Account {
             output_tokens: done.tokens.output,
             cost_nanos,
             text: complete.then(|| std::mem::take(&mut self.text)),
+            ended: if done.outcome == Outcome::Length { Ended::Cut } else { Ended::Whole },
             task_success: None,
         });
     }

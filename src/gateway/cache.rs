@@ -231,6 +231,7 @@ pub(super) fn key(request: &GenerationRequest, version: &str, prompts: &[&[u32]]
         origin,
         caching: _,
         model: _,
+        steering: _,
         prompts: _,
         max_tokens: _,
         n,

@@ -40,7 +40,7 @@ use choose::{Asking, Means, Serving};
 use feed::{Reporter, Source};
 
 use crate::backends::{Backend, Realm, Request, SubmitError};
-use crate::experiments::{Deployments, Outcome, Recorder};
+use crate::experiments::{Deployments, Ended, Outcome, Recorder};
 use crate::model::chat_template::ChatTemplate;
 use crate::model::tokenizer::{Position, Tokenizer};
 use crate::registry::{AdapterInfo, Catalog, LoadRequest, Loaded, Owner, Promotion, RegistryError, Viewer};
@@ -374,6 +374,7 @@ impl Gateway {
             output_tokens: 0,
             cost_nanos: 0,
             text: None,
+            ended: Ended::Cut,
             task_success: None,
         });
     }

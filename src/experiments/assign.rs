@@ -134,7 +134,9 @@ mod tests {
     fn shares_are_within_the_bounds_of_chance() {
         // 5 standard deviations of the binomial distribution: a true assignment fails this once in 1.7 million.
         const UNITS: u32 = 40_000;
-        for (salt, percents) in [("a", vec![90.0, 10.0]), ("b", vec![99.0, 1.0]), ("c", vec![50.0, 30.0, 15.5, 4.5]), ("d", vec![0.0, 100.0])] {
+        for (salt, percents) in
+            [("a", vec![90.0, 10.0]), ("b", vec![99.0, 1.0]), ("c", vec![50.0, 30.0, 15.5, 4.5]), ("d", vec![0.0, 100.0])]
+        {
             let arms: Vec<_> = percents.iter().enumerate().map(|(i, percent)| (format!("arm-{i}"), weight(*percent))).collect();
             let mut counts = vec![0u32; arms.len()];
             (0..UNITS).for_each(|unit| counts[choose(salt, &format!("user-{unit}"), &arms)] += 1);

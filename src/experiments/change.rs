@@ -188,7 +188,13 @@ impl Deployments {
     }
 
     /// The history below a revision, the newest first; also of a name that is gone.
-    pub async fn history(&self, owner: &Owner, name: &str, below: i64, limit: i64) -> Result<Vec<Arc<Revision>>, ExperimentError> {
+    pub async fn history(
+        &self,
+        owner: &Owner,
+        name: &str,
+        below: i64,
+        limit: i64,
+    ) -> Result<Vec<Arc<Revision>>, ExperimentError> {
         let mut connection = self.0.tenants.database().connection().await?;
         let row = rows::find(&mut connection, owner.tenant().unwrap_or_default(), name).await?;
         let row = row.ok_or_else(|| ExperimentError::NotFound { name: name.to_owned() })?;

@@ -65,9 +65,7 @@ pub(super) async fn begin(deployments: &Deployments, wish: &Wish, to: Option<i64
 fn find(history: &[Arc<Revision>], to: Option<i64>) -> Option<Arc<Revision>> {
     match to {
         None => deployment::previous(history).cloned(),
-        Some(number) => {
-            history.iter().find(|revision| revision.number == number && revision.made != Made::Deleted).cloned()
-        }
+        Some(number) => history.iter().find(|revision| revision.number == number && revision.made != Made::Deleted).cloned(),
     }
 }
 

@@ -169,12 +169,14 @@ impl From<GatewayError> for ApiError {
             GatewayError::UnknownModel(name) => Self::model_not_found(&name),
             GatewayError::Registry(error) => Self::from(error),
             GatewayError::NoDeployment(model) => {
-                let message = format!("Invalid header 'x-experiment-arm': the model '{model}' is not a deployment and has no arms.");
+                let message =
+                    format!("Invalid header 'x-experiment-arm': the model '{model}' is not a deployment and has no arms.");
                 Self::invalid("x-experiment-arm", "unknown_arm", message)
             }
             GatewayError::Deployment(error) => Self::from(error),
             GatewayError::ArmUnavailable { deployment, .. } => {
-                let message = format!("No arm of the deployment '{deployment}' can answer at the moment. Please try again later.");
+                let message =
+                    format!("No arm of the deployment '{deployment}' can answer at the moment. Please try again later.");
                 Self { retry_after: Some(5), ..Self::unavailable("arm_unavailable", message) }
             }
             GatewayError::ContextTooLong { limit, prompt, answer } => {

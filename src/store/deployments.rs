@@ -50,8 +50,7 @@ pub struct RevisionRow {
 }
 
 const DEPLOYMENT: &str = "SELECT id, owner, name, revision, epoch, salt, deleted, counter, created_at FROM deployments";
-const REVISION: &str =
-    "SELECT revision, action, restores, spec, experiment, actor, reason, at_micros FROM deployment_revisions";
+const REVISION: &str = "SELECT revision, action, restores, spec, experiment, actor, reason, at_micros FROM deployment_revisions";
 
 fn deployment(row: &AnyRow) -> Result<DeploymentRow, sqlx::Error> {
     Ok(DeploymentRow {

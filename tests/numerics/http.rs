@@ -64,8 +64,7 @@ impl Served {
             end_tokens: base.generation.eos.clone(),
             created: 1_700_000_000,
         };
-        let setup =
-            experiments::Setup { tenants: tenants.clone(), catalog: catalog.clone(), base: base.name.clone() };
+        let setup = experiments::Setup { tenants: tenants.clone(), catalog: catalog.clone(), base: base.name.clone() };
         let deployments = Deployments::open(setup).await.unwrap();
         let metrics = Metrics::new(&registry).unwrap();
         let gateway = Gateway::new(gateway::Parts {

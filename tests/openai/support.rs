@@ -167,11 +167,8 @@ impl Harness {
             preparer,
         };
         let (catalog, _) = Catalog::open(setup).await.unwrap();
-        let deployments = Deployments::open(experiments::Setup {
-            tenants: tenants.clone(),
-            catalog: catalog.clone(),
-            base: base.name.clone(),
-        });
+        let deployments =
+            Deployments::open(experiments::Setup { tenants: tenants.clone(), catalog: catalog.clone(), base: base.name.clone() });
         let deployments = deployments.await.unwrap();
         let registry = prometheus::Registry::new();
         let metrics = Metrics::new(&registry).unwrap();
@@ -293,6 +290,13 @@ impl Harness {
         let reply = self.post(path, body).await;
         assert_eq!(reply.status, StatusCode::OK, "{path} {body}: {}", reply.text);
         reply.json()
+    }
+
+    /// A successful request without JSON in its answer.
+    pub async fn ok_text(&self, path: &str, body: &Value) -> String {
+        let reply = self.post(path, body).await;
+        assert_eq!(reply.status, StatusCode::OK, "{path} {body}: {}", reply.text);
+        reply.text
     }
 
     /// A greedy chat, with more fields.

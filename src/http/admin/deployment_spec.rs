@@ -23,7 +23,8 @@ pub fn take(fields: &mut Fields) -> Result<Draft, ApiError> {
         let message = format!("Invalid 'arms': array too long. Expected at most {MAX_ARMS} arms, but got {}.", arms.len());
         return Err(ApiError::invalid("arms", "array_above_max_length", message));
     }
-    let arms = arms.into_iter().enumerate().map(|(index, value)| arm(format!("arms[{index}]"), value)).collect::<Result<_, _>>()?;
+    let arms =
+        arms.into_iter().enumerate().map(|(index, value)| arm(format!("arms[{index}]"), value)).collect::<Result<_, _>>()?;
     let fallback = fields.strings("fallback", MAX_ARMS + 1)?.unwrap_or_default();
     let shadow = fields.take("shadow").map(|value| shadow("shadow".to_owned(), value)).transpose()?;
     let experiment = fields.take("experiment").map(experiment).transpose()?;
@@ -64,7 +65,8 @@ pub fn weight(fields: &mut Fields, name: &str) -> Result<Weight, ApiError> {
     let path = fields.path(name);
     let percent = fields.number(name, 0.0..=100.0)?.ok_or_else(|| fields.missing(name))?;
     Weight::of_percent(percent).ok_or_else(|| {
-        let message = format!("Invalid '{path}': {percent} is not exact to a hundredth of a percent; at most two decimals are right.");
+        let message =
+            format!("Invalid '{path}': {percent} is not exact to a hundredth of a percent; at most two decimals are right.");
         ApiError::invalid(path, "invalid_value", message)
     })
 }

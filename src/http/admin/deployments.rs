@@ -6,8 +6,8 @@ use axum::extract::Path;
 use axum::response::Response;
 use serde_json::{Value, json};
 
-use super::change::{ChangingAt, Changing, Halt, Looking, answered, found, kept};
-use super::{deployment_spec, deleted};
+use super::change::{Changing, ChangingAt, Halt, Looking, answered, found, kept};
+use super::{deleted, deployment_spec};
 use crate::experiments::{Action, Applied, Changed, Deployment, ExperimentError, Revision, Wish};
 use crate::http::Server;
 use crate::http::adapters::{new_owner, owner_of};
@@ -134,11 +134,7 @@ fn reason(fields: &mut Fields) -> Result<Option<String>, ApiError> {
     Ok(fields.string("reason")?.map(|reason| reason.trim().to_owned()).filter(|reason| !reason.is_empty()))
 }
 
-async fn apply(
-    server: &Server,
-    wish: Wish,
-    object: impl FnOnce(&Changed) -> Value + Send + 'static,
-) -> Result<Response, Halt> {
+async fn apply(server: &Server, wish: Wish, object: impl FnOnce(&Changed) -> Value + Send + 'static) -> Result<Response, Halt> {
     let answer = move |changed: &Changed| -> KeptAnswer { kept(&object(changed), Some(changed.deployment.current.number)) };
     finish(server.deployments().apply(wish, answer).await)
 }

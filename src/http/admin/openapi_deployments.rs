@@ -58,19 +58,22 @@ pub fn schemas() -> Value {
         }
         all
     };
-    let body = |required: Value, properties: Value, example: Value| {
-        json!({"type": "object", "required": required, "properties": properties, "additionalProperties": false, "examples": [example]})
-    };
-    let arms = json!([{"name": "stable", "model": "support@3", "weight": 90}, {"name": "canary", "model": "support@4", "weight": 10}]);
-    let seen = json!({"revision": number, "restores": {"type": ["integer", "null"]}, "experiment_id": text, "reason": maybe_text});
+    let body = |required: Value, properties: Value, example: Value| json!({"type": "object", "required": required, "properties": properties, "additionalProperties": false, "examples": [example]});
+    let arms =
+        json!([{"name": "stable", "model": "support@3", "weight": 90}, {"name": "canary", "model": "support@4", "weight": 10}]);
+    let seen =
+        json!({"revision": number, "restores": {"type": ["integer", "null"]}, "experiment_id": text, "reason": maybe_text});
     let list = |item: &str, more: Value| {
         let data = json!({"object": {"const": "list"}, "data": {"type": "array", "items": {"$ref": format!("#/components/schemas/{item}")}}});
         json!({"type": "object", "properties": and(&data, more)})
     };
-    let deployment = and(&and(&spec, seen.clone()), json!({
-        "id": text, "object": {"const": "deployment"}, "name": text, "tenant": maybe_text,
-        "created_at": time, "changed_at": time, "changed_by": text,
-    }));
+    let deployment = and(
+        &and(&spec, seen.clone()),
+        json!({
+            "id": text, "object": {"const": "deployment"}, "name": text, "tenant": maybe_text,
+            "created_at": time, "changed_at": time, "changed_by": text,
+        }),
+    );
     json!({
         "DeploymentArm": arm,
         "Deployment": {"type": "object", "properties": deployment, "examples": [{

@@ -6,6 +6,7 @@ mod answer;
 mod assemble;
 mod cache;
 mod choose;
+mod convert;
 mod error;
 mod feed;
 mod metrics;
@@ -14,7 +15,7 @@ mod size;
 mod stop;
 mod types;
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use rand::RngCore;
@@ -25,6 +26,7 @@ pub use crate::model::BLOCK_TOKENS;
 pub use answer::Answer;
 pub use assemble::ReportedToken;
 pub use cache::{CacheConfig, Purge};
+pub use convert::{Meaning, Question};
 pub use error::GatewayError;
 pub use metrics::{Metrics, Stage};
 pub use prompt::Rendered;
@@ -39,6 +41,7 @@ use cache::{Found, Giver, Recorder as AnswerRecorder, ResponseCache};
 use choose::{Asking, Means, Serving};
 use feed::{Reporter, Source};
 
+use crate::backends::grammar::Vocabulary;
 use crate::backends::{Backend, Realm, Request, SubmitError};
 use crate::experiments::{Deployments, Ended, Outcome, Recorder};
 use crate::model::chat_template::ChatTemplate;
@@ -79,6 +82,8 @@ struct Inner {
     metrics: Metrics,
     cache: Option<ResponseCache>,
     default_max_tokens: usize,
+    /// Made for the first grammar.
+    vocabulary: OnceLock<Vocabulary>,
 }
 
 /// What a gateway is made of.
@@ -108,7 +113,16 @@ impl Gateway {
     pub fn new(parts: Parts) -> Self {
         let Parts { base, backend, catalog, deployments, recorder, tenants, metrics, cache, default_max_tokens } = parts;
         let cache = ResponseCache::new(cache);
-        Self(Arc::new(Inner { base, backend, catalog, deployments, recorder, tenants, metrics, cache, default_max_tokens }))
+        let vocabulary = OnceLock::new();
+        let inner =
+            Inner { base, backend, catalog, deployments, recorder, tenants, metrics, cache, default_max_tokens, vocabulary };
+        Self(Arc::new(inner))
+    }
+
+    /// What grammars are made over.
+    fn vocabulary(&self) -> &Vocabulary {
+        let base = &self.0.base;
+        self.0.vocabulary.get_or_init(|| Vocabulary::new(&base.tokenizer, &base.end_tokens))
     }
 
     /// The base model.
@@ -337,6 +351,7 @@ impl Gateway {
                     stop_tokens: Arc::clone(&end_tokens),
                     logprobs: request.logprobs,
                     prompt_logprobs: prompt_logprobs.filter(|_| matches!(source, Source::Own(_))),
+                    grammar: request.grammar.clone(),
                 };
                 match inner.backend.submit_at(&mut places, request) {
                     Ok(generation) => answer.add_sequence(generation, source),

@@ -67,7 +67,7 @@ async fn a_deployment_answers_under_its_name_and_says_with_what() {
     assert_eq!(none.error().2, "unknown_arm");
     // The ledger has the public name, the version and the arm.
     server.tenants.ledger().close(std::time::Duration::from_secs(5)).await;
-    let export = server.get("/admin/usage/export?format=jsonl").await.text;
+    let export = server.get("/admin/usage/export?format=jsonl&start_time=0").await.text;
     let rows: Vec<Value> = export.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     let of = |index: usize| (rows[index]["model"].as_str().unwrap(), rows[index]["arm"].as_str());
     assert_eq!((of(0), of(1), of(2)), (("support", Some("canary")), ("support@1", None), ("support", Some("stable"))));

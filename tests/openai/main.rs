@@ -10,6 +10,7 @@ mod caching;
 mod cards;
 mod chat;
 mod completions;
+mod convert;
 mod deployments;
 mod file_reports;
 mod files;

@@ -5,6 +5,7 @@ pub mod compare;
 pub mod error;
 pub mod outcome;
 pub mod ratio;
+pub mod rollout;
 pub mod sequential;
 pub mod settings;
 #[cfg(test)]

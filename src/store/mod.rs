@@ -16,6 +16,8 @@ pub mod list;
 pub mod policy;
 pub mod prices;
 pub mod projects;
+pub mod rollouts;
+pub mod shadows;
 pub mod usage;
 pub mod webhooks;
 

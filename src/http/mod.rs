@@ -29,6 +29,7 @@ pub use health::{Latch, Readiness};
 pub use routes::router;
 pub use serve::{Ended, serve};
 
+use crate::experiments::Deployments;
 use crate::gateway::Gateway;
 use crate::registry::Catalog;
 use crate::tenants::Tenants;
@@ -94,6 +95,8 @@ pub struct Parts {
     pub gateway: Gateway,
     /// Adapters.
     pub catalog: Catalog,
+    /// Names that share traffic.
+    pub deployments: Deployments,
     /// Callers.
     pub tenants: Tenants,
     /// Fine-tuning, and the files for it.
@@ -132,6 +135,10 @@ impl Server {
 
     fn catalog(&self) -> &Catalog {
         &self.0.parts.catalog
+    }
+
+    fn deployments(&self) -> &Deployments {
+        &self.0.parts.deployments
     }
 
     fn tenants(&self) -> &Tenants {

@@ -5,6 +5,7 @@ pub mod audit;
 pub mod blobs;
 pub mod budgets;
 mod database;
+pub mod deployments;
 mod dir;
 pub mod files;
 pub mod idempotency;
@@ -16,6 +17,8 @@ pub mod list;
 pub mod policy;
 pub mod prices;
 pub mod projects;
+pub mod rollouts;
+pub mod shadows;
 pub mod usage;
 pub mod webhooks;
 

@@ -10,6 +10,8 @@ mod caching;
 mod cards;
 mod chat;
 mod completions;
+mod convert;
+mod deployments;
 mod file_reports;
 mod files;
 mod fine_tuning;

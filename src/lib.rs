@@ -5,6 +5,7 @@ pub mod backends;
 pub mod bench;
 pub mod cli;
 pub mod config;
+pub mod convert;
 pub mod engine;
 pub mod experiments;
 pub mod gateway;

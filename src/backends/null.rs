@@ -168,6 +168,8 @@ impl NullBackend {
         let room = facts.max_context - request.prompt.len();
         // Who asks for all the room there is leaves the length open.
         let length = if request.max_tokens < room { request.max_tokens } else { self.0.open_length.min(room) };
+        let given = request.grammar.as_ref().map(|grammar| grammar.any_answer(request.max_tokens.min(room)));
+        let length = given.as_ref().map_or(length, Vec::len);
         let progress = Arc::new(Progress::default());
         {
             let mut clock = shared.clock();
@@ -188,6 +190,7 @@ impl NullBackend {
             shared: Arc::clone(shared),
             progress,
             words: Arc::clone(&self.0.words),
+            given,
             fingerprint,
             length,
             taken: 0,
@@ -341,6 +344,8 @@ pub struct Generation {
     shared: Arc<Shared>,
     progress: Arc<Progress>,
     words: Arc<[u32]>,
+    /// The answer, where a grammar says what it may be.
+    given: Option<Vec<u32>>,
     fingerprint: u64,
     /// Tokens of the answer.
     length: usize,
@@ -399,11 +404,13 @@ impl Generation {
         let id = self.word(self.taken);
         self.taken += 1;
         let logprob = self.logprobs.map(|top| TokenLogprob { logprob: 0.0, top: [(id, 0.0)].into_iter().take(top).collect() });
-        Some(Event::Token { id, logprob })
+        let choice = self.given.as_ref().map(|_| 0.0);
+        Some(Event::Token { id, logprob, choice })
     }
 
     fn word(&self, index: usize) -> u32 {
-        words::word(&self.words, self.fingerprint, index)
+        let given = self.given.as_ref().and_then(|given| given.get(index));
+        given.copied().unwrap_or_else(|| words::word(&self.words, self.fingerprint, index))
     }
 
     /// Whether the last token that was read ends the answer.

@@ -117,6 +117,7 @@ fn steady(
                 stop_tokens: Arc::default(),
                 logprobs: None,
                 prompt_logprobs: None,
+                grammar: None,
             };
             let mut last = Instant::now();
             let mut answer = engine.submit(request)?;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use tokio::sync::mpsc::UnboundedSender;
 
 use super::effort::Meter;
+use super::grammar::{Masks, Walk};
 use super::pressure::Present;
 use super::request::{Event, Finish, Realm, Request, TokenLogprob};
 use super::sampling::{SampleError, Sampler, Scratch, logprob};
@@ -74,6 +75,10 @@ pub(super) struct Job {
     pub(super) cached_tokens: usize,
     /// Set when the sequence has ended; sent when everything it held is given back.
     pub(super) last: Option<Event>,
+    /// Where its answer is in its grammar, where it has one.
+    walk: Option<Walk>,
+    /// Tokens of the answer that were there before the first step and are not sent yet.
+    unsent: Vec<u32>,
     sampler: Sampler,
     stop_tokens: Arc<[u32]>,
     /// Length of prompt and answer at which the answer ends.
@@ -88,10 +93,16 @@ struct PromptLogprobs {
 }
 
 impl Job {
-    /// Splits a submission into the prompt and the rest.
-    pub(super) fn new(submission: Submission, max_context: usize) -> (Vec<u32>, Self) {
+    /// Splits a submission into its tokens, of which the first are the prompt's (their number follows), and the rest.
+    pub(super) fn new(submission: Submission, max_context: usize) -> (Vec<u32>, usize, Self) {
         let Submission { request, emitter, slot } = submission;
         let full_len = request.prompt.len().saturating_add(request.max_tokens).min(max_context);
+        let prompt_len = request.prompt.len();
+        let mut unsent = request.grammar.as_ref().map(|grammar| grammar.beginning().to_vec()).unwrap_or_default();
+        unsent.truncate(full_len.saturating_sub(prompt_len));
+        let walk = request.grammar.map(Walk::new);
+        let mut tokens = request.prompt.clone();
+        tokens.extend_from_slice(&unsent);
         let job = Self {
             emitter,
             lease: request.adapter,
@@ -99,18 +110,27 @@ impl Job {
             slot: Some(slot),
             cached_tokens: 0,
             last: None,
+            walk,
+            unsent,
             sampler: Sampler::new(request.sampling, &request.prompt),
             stop_tokens: request.stop_tokens,
             full_len,
             logprobs: request.logprobs,
             prompt_logprobs: request.prompt_logprobs.map(|top| PromptLogprobs { top, entries: vec![None] }),
         };
-        (request.prompt, job)
+        (tokens, prompt_len, job)
     }
 
     /// Whether the rows of the whole prompt are wanted.
     pub(super) const fn wants_prompt_rows(&self) -> bool {
         self.prompt_logprobs.is_some()
+    }
+
+    /// Has the next token's choices looked for while the model runs.
+    pub(super) fn prepare(&mut self, masks: &mut Masks) {
+        if let Some(walk) = self.walk.as_mut().filter(|_| self.last.is_none()) {
+            walk.prepare(masks);
+        }
     }
 
     fn done(&mut self, finish: Finish) {
@@ -161,22 +181,57 @@ impl Sequence<Job> {
             return Ok(0);
         }
         let job = &mut self.payload;
+        let unsent = std::mem::take(&mut job.unsent);
+        let mut generated = unsent.len();
+        for id in unsent {
+            job.sampler.accept(id);
+            job.emitter.send(Event::Token { id, logprob: None, choice: None });
+        }
         if self.tokens.len() >= job.full_len {
             job.done(Finish::Length);
-            return Ok(0);
+            return Ok(generated);
         }
         let row = rows.at(chunk.end() - 1)?;
-        let id = job.sampler.sample(row, scratch)?;
+        let (id, choice) = match &mut job.walk {
+            None => (job.sampler.sample(row, scratch)?, None),
+            Some(walk) => {
+                let (id, choice) = job.sampler.sample_within(row, &walk.allowed(), scratch)?;
+                (id, Some(choice))
+            }
+        };
         let logprob = job.logprobs.map(|top| logprob(row, id, top, scratch)).transpose()?;
+        generated += 1;
+        self.take(id, logprob, choice);
+        // What the grammar leaves no choice about goes through the next step with it.
+        let job = &mut self.payload;
+        let Some(walk) = job.walk.as_mut().filter(|_| job.last.is_none()) else { return Ok(generated) };
+        let mut forced = walk.accept(id);
+        forced.extend(walk.end_token().filter(|_| walk.is_over()));
+        for id in forced {
+            if self.payload.last.is_none() {
+                generated += 1;
+                self.take(id, None, None);
+            }
+        }
+        let job = &mut self.payload;
+        // A vocabulary without a token for the end.
+        if job.last.is_none() && job.walk.as_ref().is_some_and(Walk::is_over) {
+            job.done(Finish::Stop);
+        }
+        Ok(generated)
+    }
+
+    /// One more token of the answer.
+    fn take(&mut self, id: u32, logprob: Option<TokenLogprob>, choice: Option<f32>) {
+        let job = &mut self.payload;
         self.tokens.push(id);
         job.sampler.accept(id);
-        job.emitter.send(Event::Token { id, logprob });
-        if job.stop_tokens.contains(&id) {
+        job.emitter.send(Event::Token { id, logprob, choice });
+        if job.stop_tokens.contains(&id) || job.walk.as_ref().is_some_and(|walk| walk.ends(id)) {
             job.done(Finish::Stop);
         } else if self.tokens.len() >= job.full_len {
             job.done(Finish::Length);
         }
-        Ok(1)
     }
 
     fn note_prompt(&mut self, chunk: &PlannedChunk, rows: &ChunkRows<'_>, scratch: &mut Scratch) -> Result<(), SampleError> {

@@ -28,11 +28,12 @@
 //! No reading of adapters (they come prepared, by `Arc`, and stay as long as a sequence holds them), no stop strings (the caller
 //! decodes text and drops the [`Generation`]), no `n` (submit several requests at places reserved
 //! together: the prefix is shared once the first has computed
-//! it), no priorities, no swapping of blocks to other memory, no speculation, no grammars. Blocks that slid out of a sliding window
+//! it), no priorities, no swapping of blocks to other memory, no speculation. Blocks that slid out of a sliding window
 //! are kept until their sequence ends.
 
 mod check;
 mod effort;
+pub mod grammar;
 mod handle;
 mod job;
 pub mod kv;

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
 
+use super::grammar::Grammar;
 use crate::model::lora::PreparedAdapter;
 
 /// How the next token is chosen.
@@ -80,6 +81,8 @@ pub struct Request {
     pub logprobs: Option<usize>,
     /// The same for the prompt's tokens.
     pub prompt_logprobs: Option<usize>,
+    /// What the answer has to be; it ends where the grammar does. `None` allows everything.
+    pub grammar: Option<Arc<Grammar>>,
 }
 
 /// Log-probability of a token under the model (temperature 1, before penalties and truncation), and the most likely alternatives.
@@ -110,8 +113,11 @@ pub enum Event {
     Token {
         /// Its id.
         id: u32,
-        /// Its log-probability, when asked.
+        /// Its log-probability, when asked; none of a token that had to come.
         logprob: Option<TokenLogprob>,
+        /// Natural logarithm of its probability among the tokens that the request's grammar allowed (temperature 1, before penalties);
+        /// `None` without a grammar, and where there was no choice.
+        choice: Option<f32>,
     },
     /// The end.
     Done {

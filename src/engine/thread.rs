@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, TryRecvError};
 use std::time::{Duration, Instant};
 
+use super::grammar::Masks;
 use super::handle::EngineConfig;
 use super::job::{ChunkRows, Job, Submission};
 use super::kv::{BlockPool, Sharing};
@@ -50,6 +51,7 @@ pub(super) struct EngineThread {
     deadline: Option<Instant>,
     logits: Logits,
     scratch: Scratch,
+    masks: Masks,
     /// Tokens per second of prefill, an average that follows the last steps; `None` before the first.
     prefill_speed: Option<f64>,
 }
@@ -78,6 +80,7 @@ impl EngineThread {
             deadline: None,
             logits: Logits::default(),
             scratch: Scratch::default(),
+            masks: Masks::default(),
             prefill_speed: None,
         };
         engine.scheduler.bound_prefill_beside_decodes(LEAST_PREFILL);
@@ -144,10 +147,11 @@ impl EngineThread {
             self.stats.cancelled += 1;
             return;
         }
-        let (prompt, job) = Job::new(submission, self.max_context);
+        let (tokens, prompt_len, mut job) = Job::new(submission, self.max_context);
+        job.prepare(&mut self.masks);
         let sharing = Sharing { version: job.lease.as_ref().map(|adapter| adapter.id), realm: job.realm };
         let rows = if job.wants_prompt_rows() { PromptRows::All } else { PromptRows::Last };
-        self.scheduler.push(prompt, sharing, rows, job);
+        self.scheduler.push_begun(tokens, prompt_len, sharing, rows, job);
     }
 
     fn drop_abandoned(&mut self) {
@@ -264,6 +268,9 @@ impl EngineThread {
             }
             match sequence.advance(chunk, &rows, &mut self.scratch) {
                 Ok(generated) => {
+                    if generated > 0 {
+                        sequence.payload.prepare(&mut self.masks);
+                    }
                     sequence.payload.emitter.meter.generated(generated);
                     self.stats.generated_tokens += generated as u64;
                     self.scheduler.computed(chunk);

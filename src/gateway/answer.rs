@@ -77,6 +77,8 @@ struct Sequence {
     finish: Option<FinishReason>,
     /// Tokens that were read.
     taken: usize,
+    /// Natural logarithm of the probability of its choices among what its grammar allowed.
+    certainty: f64,
 }
 
 impl Answer {
@@ -122,6 +124,7 @@ impl Answer {
             reader,
             finish: None,
             taken: 0,
+            certainty: 0.0,
         });
         if !echoed.is_empty() && !self.shape.reports {
             self.ready.push_back(Piece { choice: index, text: echoed, ..Piece::default() });
@@ -180,6 +183,11 @@ impl Answer {
     /// Tokens so far; final after the last piece.
     pub fn usage(&self) -> Usage {
         self.usage
+    }
+
+    /// Natural logarithm of the probability of an answer's choices among what its grammar allowed, so far.
+    pub fn certainty(&self, choice: usize) -> f64 {
+        self.sequences.get(choice).map_or(0.0, |sequence| sequence.certainty)
     }
 
     /// The next piece of any answer; `None` after every answer's last. An error ends all of them. The last piece of all comes
@@ -286,7 +294,10 @@ impl Answer {
         match event {
             // Nobody asked for it.
             Event::Prompt(_) => {}
-            Event::Token { id, logprob } => self.take_token(index, id, logprob),
+            Event::Token { id, logprob, choice } => {
+                self.sequences[index].certainty += choice.map_or(0.0, f64::from);
+                self.take_token(index, id, logprob);
+            }
             Event::Done { finish, .. } => {
                 let sequence = &mut self.sequences[index];
                 let held = sequence.decoder.finish();

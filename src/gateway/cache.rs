@@ -219,7 +219,8 @@ pub(super) fn allowed(request: &GenerationRequest) -> bool {
         Caching::Allowed => true,
         Caching::AsKey => request.caller.cached == CacheConsent::Always,
     };
-    determined && agreed
+    // Answers that keep to a grammar come with what their choices were worth, which is not kept.
+    determined && agreed && request.grammar.is_none()
 }
 
 /// The key of a request whose prompts are `prompts` and whose answers may have `lengths` tokens. Whatever a request gets new has
@@ -233,6 +234,8 @@ pub(super) fn key(request: &GenerationRequest, version: &str, prompts: &[&[u32]]
         model: _,
         prompts: _,
         max_tokens: _,
+        // Requests with one are not kept.
+        grammar: _,
         n,
         sampling,
         seed,

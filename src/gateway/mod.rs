@@ -5,6 +5,7 @@ mod account;
 mod answer;
 mod assemble;
 mod cache;
+mod convert;
 mod error;
 mod feed;
 mod metrics;
@@ -13,7 +14,7 @@ mod size;
 mod stop;
 mod types;
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use rand::RngCore;
@@ -24,6 +25,7 @@ pub use crate::model::BLOCK_TOKENS;
 pub use answer::Answer;
 pub use assemble::ReportedToken;
 pub use cache::{CacheConfig, Purge};
+pub use convert::{Meaning, Question};
 pub use error::GatewayError;
 pub use metrics::{Metrics, Stage};
 pub use prompt::Rendered;
@@ -37,6 +39,7 @@ use account::Account;
 use cache::{Found, Giver, Recorder, ResponseCache};
 use feed::{Reporter, Source};
 
+use crate::backends::grammar::Vocabulary;
 use crate::backends::{Backend, Realm, Request, SubmitError};
 use crate::model::chat_template::ChatTemplate;
 use crate::model::tokenizer::{Position, Tokenizer};
@@ -74,6 +77,8 @@ struct Inner {
     metrics: Metrics,
     cache: Option<ResponseCache>,
     default_max_tokens: usize,
+    /// Made for the first grammar.
+    vocabulary: OnceLock<Vocabulary>,
 }
 
 /// What a gateway is made of.
@@ -99,7 +104,14 @@ impl Gateway {
     pub fn new(parts: Parts) -> Self {
         let Parts { base, backend, catalog, tenants, metrics, cache, default_max_tokens } = parts;
         let cache = ResponseCache::new(cache);
-        Self(Arc::new(Inner { base, backend, catalog, tenants, metrics, cache, default_max_tokens }))
+        let vocabulary = OnceLock::new();
+        Self(Arc::new(Inner { base, backend, catalog, tenants, metrics, cache, default_max_tokens, vocabulary }))
+    }
+
+    /// What grammars are made over.
+    fn vocabulary(&self) -> &Vocabulary {
+        let base = &self.0.base;
+        self.0.vocabulary.get_or_init(|| Vocabulary::new(&base.tokenizer, &base.end_tokens))
     }
 
     /// The base model.
@@ -314,6 +326,7 @@ impl Gateway {
                     stop_tokens: Arc::clone(&end_tokens),
                     logprobs: request.logprobs,
                     prompt_logprobs: prompt_logprobs.filter(|_| matches!(source, Source::Own(_))),
+                    grammar: request.grammar.clone(),
                 };
                 match inner.backend.submit_at(&mut places, request) {
                     Ok(generation) => answer.add_sequence(generation, source),

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 pub use crate::backends::Sampling;
+use crate::backends::grammar::Grammar;
 
 use super::assemble::ReportedToken;
 use super::stop::StopText;
@@ -178,6 +179,8 @@ pub struct GenerationRequest {
     pub end_token: EndToken,
     /// Whether prompts come back.
     pub echo: Echo,
+    /// What answers have to be; `None` allows everything.
+    pub grammar: Option<Arc<Grammar>>,
 }
 
 /// Why an answer ended.

@@ -4,6 +4,7 @@ mod adapters;
 mod admin;
 mod auth;
 mod body;
+mod convert;
 mod error;
 mod fields;
 mod form;
@@ -14,6 +15,7 @@ mod metrics;
 mod middleware;
 mod openai;
 mod openapi;
+mod openapi_convert;
 mod openapi_schemas;
 mod openapi_training;
 mod routes;
@@ -37,7 +39,7 @@ use crate::training::jobs::files::Files;
 use crate::training::jobs::workshop::ResidentWorkshop;
 
 /// Settings of this room.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Config {
     /// Largest request body, bytes.
     pub body_limit: usize,
@@ -51,6 +53,25 @@ pub struct Config {
     pub keep_alive: std::time::Duration,
     /// What this server runs on, for the cards of versions.
     pub hardware: Hardware,
+    /// What `/convert` asks, and how.
+    pub convert: ConvertConfig,
+}
+
+/// Settings of `/convert`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ConvertConfig {
+    /// What answers a request that names no model.
+    pub model: String,
+    /// IANA name of the time zone of requests that name none.
+    pub timezone: String,
+    /// Readings with less confidence are `unknown`.
+    pub unknown_below: f64,
+}
+
+impl Default for ConvertConfig {
+    fn default() -> Self {
+        Self { model: "convert".to_owned(), timezone: "UTC".to_owned(), unknown_below: 0.0 }
+    }
 }
 
 impl Default for Config {
@@ -62,6 +83,7 @@ impl Default for Config {
             max_prompts: 256,
             keep_alive: std::time::Duration::from_secs(15),
             hardware: Hardware::default(),
+            convert: ConvertConfig::default(),
         }
     }
 }

@@ -5,6 +5,7 @@ use axum::http::Method;
 use serde_json::{Map, Value, json};
 
 use super::admin;
+use super::openapi_convert;
 use super::openapi_schemas::schemas;
 use super::openapi_training;
 use super::routes::{Access, Route, routes};
@@ -42,11 +43,12 @@ pub(super) const TOO_LARGE: (u16, &str) = (413, "The body is larger than this se
 const BUSY: (u16, &str) = (503, "Too many requests are waiting, or the server is shutting down; see `retry-after`.");
 const NO_ADAPTER: (u16, &str) = (404, "There is no such adapter.");
 const NOT_EXPECTED: (u16, &str) = (409, "The adapter is not at `expected_version`; nothing was changed.");
-const GENERATION_ERRORS: &[(u16, &str)] = &[BAD, NO_MODEL, TOO_LARGE, BUSY];
+pub(super) const GENERATION_ERRORS: &[(u16, &str)] = &[BAD, NO_MODEL, TOO_LARGE, BUSY];
 
 fn operations() -> Vec<Operation> {
     let mut operations = own_operations();
     operations.extend(openapi_training::operations());
+    operations.extend(openapi_convert::operations());
     operations
 }
 

@@ -7,7 +7,14 @@ use super::openai::{MAX_BIASES, MAX_STOP_TOKENS, REPETITION_PENALTY};
 /// All schemas by name.
 pub fn schemas() -> Value {
     let mut all = json!({});
-    for part in [requests(), answers(), others(), super::admin::openapi::schemas(), super::openapi_training::schemas()] {
+    for part in [
+        requests(),
+        answers(),
+        others(),
+        super::admin::openapi::schemas(),
+        super::openapi_training::schemas(),
+        super::openapi_convert::schemas(),
+    ] {
         for (name, schema) in part.as_object().into_iter().flatten() {
             all[name] = schema.clone();
         }

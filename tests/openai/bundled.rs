@@ -43,6 +43,14 @@ async fn load_bundled(server: &Harness, directory: &str, name: &str) {
     server.load_from(name, path.to_str().unwrap()).await;
 }
 
+/// A server with the bundled base and its adapter `convert`.
+pub async fn bundled_server() -> Harness {
+    let (model, base, _) = bundled();
+    let server = Harness::of(model, base, Options::default()).await;
+    load_bundled(&server, "convert", "convert").await;
+    server
+}
+
 #[tokio::test]
 async fn sixteen_adapters_and_the_bundled_base_share_steps_and_answer_as_alone() {
     let (model, base, config) = bundled();

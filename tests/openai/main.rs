@@ -10,6 +10,7 @@ mod caching;
 mod cards;
 mod chat;
 mod completions;
+mod convert;
 mod file_reports;
 mod files;
 mod fine_tuning;

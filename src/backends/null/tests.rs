@@ -52,6 +52,7 @@ fn request(max_tokens: usize) -> Request {
         stop_tokens: Arc::default(),
         logprobs: None,
         prompt_logprobs: None,
+        grammar: None,
         realm: Realm::default(),
     }
 }
@@ -142,7 +143,7 @@ async fn reports_have_the_shape_of_a_models() {
     let mut generation = submit(&backend, asked);
     let Some(Event::Prompt(report)) = next(&mut generation).await else { panic!("the prompt comes first") };
     assert_eq!(report.iter().map(Option::is_some).collect::<Vec<_>>(), [false, true, true]);
-    let Some(Event::Token { id, logprob: Some(logprob) }) = next(&mut generation).await else { panic!("a token") };
+    let Some(Event::Token { id, logprob: Some(logprob), .. }) = next(&mut generation).await else { panic!("a token") };
     assert_eq!(logprob, TokenLogprob { logprob: 0.0, top: vec![(id, 0.0)] });
 }
 

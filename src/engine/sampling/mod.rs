@@ -12,6 +12,7 @@ use std::collections::HashMap;
 
 use rand::{RngCore, SeedableRng};
 use rand_chacha::ChaCha8Rng;
+use toktrie::SimpleVob;
 
 use super::request::{Sampling, TokenLogprob};
 use select::{best, select_best, shortest_front};
@@ -25,6 +26,9 @@ pub enum SampleError {
     /// The best logit is infinite, or all are minus infinity.
     #[error("the model gave no finite best logit")]
     NotFinite,
+    /// The grammar allows no token of this vocabulary.
+    #[error("the grammar allows no token here")]
+    NothingAllowed,
     /// The model gave no logits where they were asked for.
     #[error("the model gave no logits for position {position}")]
     NoRow {
@@ -84,6 +88,26 @@ impl Sampler {
         scratch.row.extend_from_slice(row);
         self.adjust(&mut scratch.row);
         self.choose(&scratch.row, &mut scratch.best)
+    }
+
+    /// [`Sampler::sample`] among the allowed tokens; with the natural logarithm of the token's probability among them (temperature 1,
+    /// before penalties and truncation).
+    pub fn sample_within(&mut self, row: &[f32], allowed: &SimpleVob, scratch: &mut Scratch) -> Result<(u32, f32), SampleError> {
+        best(row)?;
+        scratch.row.clear();
+        scratch.row.resize(row.len(), f32::NEG_INFINITY);
+        allowed.iter_set_entries(|id| {
+            if let (Some(kept), Some(logit)) = (scratch.row.get_mut(id), row.get(id)) {
+                *kept = *logit;
+            }
+        });
+        let (max, _) = best(&scratch.row).map_err(|_| SampleError::NothingAllowed)?;
+        let mut sum = 0.0;
+        allowed.iter_set_entries(|id| sum += row.get(id).map_or(0.0, |logit| f64::from((logit - max).exp())));
+        self.adjust(&mut scratch.row);
+        let id = self.choose(&scratch.row, &mut scratch.best)?;
+        let own = row.get(id as usize).copied().unwrap_or(f32::NEG_INFINITY);
+        Ok((id, (f64::from(own - max) - sum.ln()) as f32))
     }
 
     fn has_penalties(&self) -> bool {

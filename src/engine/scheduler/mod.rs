@@ -137,8 +137,13 @@ impl<T> Scheduler<T> {
     /// Adds a sequence behind all others. Its longest possible history must fit the pool.
     pub fn push(&mut self, prompt: Vec<u32>, sharing: Sharing, rows: PromptRows, payload: T) {
         let prompt_len = prompt.len();
+        self.push_begun(prompt, prompt_len, sharing, rows, payload);
+    }
+
+    /// Adds a sequence whose answer has begun: the tokens after the first `prompt_len` are the answer's.
+    pub fn push_begun(&mut self, tokens: Vec<u32>, prompt_len: usize, sharing: Sharing, rows: PromptRows, payload: T) {
         self.waiting.push_back(Sequence {
-            tokens: prompt,
+            tokens,
             prompt_len,
             computed: 0,
             rows_from: match rows {

@@ -56,7 +56,7 @@ prop_compose! {
         let mut prompt: Vec<u32> = (0..shared as u32).map(|position| (position / 3 + kind) % 15).collect();
         prompt.extend(own);
         let stop_tokens = if stops { Arc::new([EOS]) as Arc<[u32]> } else { Arc::default() };
-        Request { realm: Realm::default(), prompt, adapter: adapter.map(seeded_adapter), sampling, max_tokens, stop_tokens, logprobs, prompt_logprobs }
+        Request { realm: Realm::default(), prompt, adapter: adapter.map(seeded_adapter), sampling, max_tokens, stop_tokens, logprobs, prompt_logprobs, grammar: None }
     }
 }
 
@@ -156,6 +156,7 @@ fn two_thousand_requests_with_random_cancels_and_stops_hold_nothing_at_the_end()
             stop_tokens: Arc::new([EOS]),
             logprobs: random.random_bool(0.2).then_some(1),
             prompt_logprobs: random.random_bool(0.1).then_some(1),
+            grammar: None,
         };
         open.push((request.clone(), engine.submit(request).unwrap()));
         gate.open(1);

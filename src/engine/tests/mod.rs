@@ -20,6 +20,7 @@ fn request(prompt: &str, max_tokens: usize) -> Request {
         stop_tokens: Arc::new([256]),
         logprobs: None,
         prompt_logprobs: None,
+        grammar: None,
         realm: Realm::default(),
     }
 }
@@ -145,7 +146,9 @@ fn prompt_log_probabilities_are_those_of_generating_the_same_text() {
     let answer = collect(engine.submit(Request { logprobs: Some(3), ..request(&prompt, 40) }).unwrap());
     let generated: Vec<(u32, TokenLogprob)> = answer
         .iter()
-        .filter_map(|event| if let Event::Token { id, logprob } = event { Some((*id, logprob.clone().unwrap())) } else { None })
+        .filter_map(
+            |event| if let Event::Token { id, logprob, .. } = event { Some((*id, logprob.clone().unwrap())) } else { None },
+        )
         .collect();
     assert!(generated.iter().all(|(id, logprob)| logprob.top[0] == (*id, logprob.logprob)), "greedy takes the most likely");
     let mut echo = Request { prompt_logprobs: Some(3), ..request(&prompt, 0) };

@@ -71,6 +71,7 @@ pub fn parse(body: Value, sender: &Sender, limits: &Limits) -> Result<(Generatio
         logprobs,
         end_token: EndToken::Unreported,
         echo: Echo::Answer,
+        grammar: None,
     };
     Ok((request, shared.delivery))
 }

@@ -65,6 +65,7 @@ pub fn parse(body: Value, sender: &Sender, limits: &Limits) -> Result<(Generatio
         logprobs,
         end_token: EndToken::Reported,
         echo,
+        grammar: None,
     };
     Ok((request, shared.delivery))
 }

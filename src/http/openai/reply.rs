@@ -25,13 +25,13 @@ use crate::http::limits;
 use crate::http::middleware::random_hex;
 
 /// Says which version answered.
-const ADAPTER_VERSION: HeaderName = HeaderName::from_static("x-adapter-version");
+pub const ADAPTER_VERSION: HeaderName = HeaderName::from_static("x-adapter-version");
 /// Says what the response cache did.
 const CACHE: HeaderName = HeaderName::from_static("x-cache");
 /// Microseconds that the request took here besides waiting for the backend.
 const OVERHEAD: HeaderName = HeaderName::from_static("x-gateway-overhead-us");
 /// Says what the answer costs, where that was asked for.
-const COST: HeaderName = HeaderName::from_static("x-cost-usd");
+pub const COST: HeaderName = HeaderName::from_static("x-cost-usd");
 /// A write is not made larger than this by waiting pieces, bytes.
 const WRITE_BYTES: usize = 64 * 1024;
 

@@ -144,6 +144,7 @@ impl Bench {
             stop_tokens: Arc::clone(&self.end_tokens),
             logprobs: None,
             prompt_logprobs: None,
+            grammar: None,
         };
         let submitted = self.backend.reserve(1, 1).and_then(|mut places| self.backend.submit_at(&mut places, request));
         let mut generation = match submitted {

@@ -1,0 +1,141 @@
+//! Patterns and walks, over bytes and over the bundled base's tokens.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
+
+use std::path::Path;
+use std::sync::Arc;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::model::loader;
+use crate::model::tokenizer::{Specials, Tokenizer};
+
+const TEXT: &str = "remind me tomorrow to call \\\"mum\\\" at six";
+
+/// `{"task":RUN|null,"when":RUN|RUN RUN|null}` over words of [`TEXT`].
+fn pattern() -> Pattern {
+    let bytes = TEXT.as_bytes();
+    let starts: Vec<usize> = (0..bytes.len()).filter(|at| bytes[*at] != b' ' && (*at == 0 || bytes[at - 1] == b' ')).collect();
+    let ends: Vec<usize> =
+        (1..=bytes.len()).filter(|at| bytes[at - 1] != b' ' && bytes.get(*at).is_none_or(|b| *b == b' ')).collect();
+    let runs = Runs { text: TEXT, starts: &starts, ends: &ends };
+    let mut builder = Builder::default();
+    let end = builder.end();
+    let closed = builder.literal("}", end);
+    let quoted = builder.literal("\"", closed);
+    let (when, null) = (builder.run_or_two(runs, quoted), builder.literal("null", closed));
+    let when = builder.literal("\"", when);
+    let when = builder.any(&[when, null]);
+    let when = builder.literal(",\"when\":", when);
+    let quoted = builder.literal("\"", when);
+    let (task, null) = (builder.run(runs, quoted), builder.literal("null", when));
+    let task = builder.literal("\"", task);
+    let task = builder.any(&[task, null]);
+    let start = builder.literal("{\"task\":", task);
+    builder.finish(start)
+}
+
+fn bundled() -> (Tokenizer, Vec<u32>) {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/switchyard-base-q8_0.gguf");
+    let checkpoint = loader::open(&path).unwrap();
+    (checkpoint.tokenizer, checkpoint.generation.eos)
+}
+
+fn grammar() -> (Arc<Grammar>, Tokenizer) {
+    let (tokenizer, ends) = bundled();
+    (Grammar::new(Vocabulary::new(&tokenizer, &ends), pattern()), tokenizer)
+}
+
+#[test]
+fn runs_are_runs_and_second_pieces_come_after_first_ones() {
+    let (grammar, _) = grammar();
+    let answer = |task: &str, when: &str| format!("{{\"task\":{task},\"when\":{when}}}");
+    for (task, when) in [
+        ("null", "null"),
+        ("\"call \\\"mum\\\"\"", "\"at six\""),
+        ("\"call\"", "\"tomorrow at six\""),
+        ("\"remind me tomorrow to call \\\"mum\\\" at six\"", "\"remind six\""),
+        ("\"six\"", "\"tomorrow\""),
+    ] {
+        assert!(grammar.allows(&answer(task, when)), "{task} {when}");
+    }
+    for (task, when) in [
+        ("\"\"", "null"),
+        ("\"call me\"", "null"),
+        ("\"cal\"", "null"),
+        ("\"call \"", "null"),
+        ("\" call\"", "null"),
+        ("\"call mum\"", "null"),
+        ("null", "\"six tomorrow\""),
+        ("null", "\"remind tomorrow six\""),
+        ("null", "null}"),
+        ("nul", "null"),
+    ] {
+        assert!(!grammar.allows(&answer(task, when)), "{task} {when}");
+    }
+}
+
+/// Walks an answer as a model would that spells it like the tokenizer: how many tokens were chosen, and all of them.
+fn follow(grammar: &Arc<Grammar>, spelled: &[u32]) -> (usize, Vec<u32>) {
+    let mut walk = Walk::new(Arc::clone(grammar));
+    let (mut tokens, mut chosen) = (grammar.beginning().to_vec(), 0);
+    while !walk.is_over() {
+        let id = spelled[tokens.len()];
+        assert!(walk.allowed().is_allowed(id), "{tokens:?} then {id}");
+        tokens.push(id);
+        tokens.extend(walk.accept(id));
+        chosen += 1;
+    }
+    (chosen, tokens)
+}
+
+#[test]
+fn what_is_forced_is_spelled_as_the_tokenizer_spells_it() {
+    let (grammar, tokenizer) = grammar();
+    for answer in [
+        r#"{"task":"call \"mum\"","when":"tomorrow at six"}"#,
+        r#"{"task":null,"when":null}"#,
+        r#"{"task":"remind me tomorrow to call \"mum\" at six","when":"six"}"#,
+    ] {
+        let spelled = tokenizer.encode(answer, Specials::Omit).unwrap();
+        let (chosen, tokens) = follow(&grammar, &spelled);
+        assert_eq!(tokens, spelled, "{answer}");
+        assert!(chosen < spelled.len(), "{chosen} of {}", spelled.len());
+    }
+}
+
+#[test]
+fn an_answer_that_nobody_chose_is_an_answer() {
+    let (grammar, tokenizer) = grammar();
+    let mut tokens = grammar.any_answer(1000);
+    assert_eq!(tokens.pop(), bundled().1.first().copied());
+    assert!(grammar.allows(&tokenizer.decode(&tokens, Specials::Keep).unwrap()));
+    assert_eq!(grammar.any_answer(3).len(), 3);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+    /// Whatever is chosen of what is allowed, the answer is one.
+    #[test]
+    fn every_way_leads_to_an_answer(choices in prop::collection::vec(any::<usize>(), 1..20)) {
+        let (tokenizer, ends) = bundled();
+        let grammar = Grammar::new(Vocabulary::new(&tokenizer, &ends), pattern());
+        let mut walk = Walk::new(Arc::clone(&grammar));
+        let mut masks = Masks::default();
+        let mut tokens = grammar.beginning().to_vec();
+        let mut choices = choices.into_iter().cycle();
+        while !walk.is_over() {
+            walk.prepare(&mut masks);
+            let allowed: Vec<u32> = walk.allowed().iter().collect();
+            prop_assert!(!allowed.is_empty());
+            // Beside the helper's thread the same is found here.
+            prop_assert_eq!(&walk.allowed().iter().collect::<Vec<u32>>(), &allowed);
+            let id = allowed[choices.next().unwrap() % allowed.len()];
+            tokens.push(id);
+            tokens.extend(walk.accept(id));
+        }
+        let text = tokenizer.decode(&tokens, Specials::Keep).unwrap();
+        prop_assert!(grammar.allows(&text), "{}", text);
+    }
+}

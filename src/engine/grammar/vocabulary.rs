@@ -1,0 +1,73 @@
+//! A base's tokens as a tree of bytes, with the tokenizer that spells texts and the tokens that end an answer.
+
+use std::sync::Arc;
+
+use toktrie::{Recognizer, SimpleVob, TokRxInfo, TokTrie};
+
+use crate::model::tokenizer::{Specials, Tokenizer};
+
+/// Longer tokens are in no grammar: the tree counts the bytes of a branch in eight bits.
+const LONGEST_TOKEN: usize = 128;
+
+/// What a base writes with. Cheap to clone; made once for a base.
+#[derive(Clone)]
+pub struct Vocabulary(Arc<Inner>);
+
+struct Inner {
+    trie: TokTrie,
+    tokenizer: Tokenizer,
+    end_tokens: Vec<u32>,
+}
+
+impl Vocabulary {
+    /// The tokens of a tokenizer; special ones stand for no text, and `end_tokens` end an answer.
+    pub fn new(tokenizer: &Tokenizer, end_tokens: &[u32]) -> Self {
+        let count = u32::try_from(tokenizer.vocab_size()).unwrap_or(u32::MAX);
+        let words: Vec<Vec<u8>> = (0..count)
+            .map(|id| {
+                let bytes = tokenizer.token_bytes(id).filter(|bytes| bytes.len() <= LONGEST_TOKEN);
+                let is_text = !tokenizer.is_special(id) && !end_tokens.contains(&id);
+                bytes.filter(|_| is_text).unwrap_or_default().to_vec()
+            })
+            .collect();
+        let info = TokRxInfo::new(count, end_tokens.first().copied().unwrap_or_default());
+        let end_tokens = end_tokens.iter().copied().filter(|id| *id < count).collect();
+        Self(Arc::new(Inner { trie: TokTrie::from(&info, &words), tokenizer: tokenizer.clone(), end_tokens }))
+    }
+
+    /// The token that ends an answer where the grammar says that it ends.
+    pub fn end_token(&self) -> Option<u32> {
+        self.0.end_tokens.first().copied()
+    }
+
+    /// Whether a token ends an answer.
+    pub(super) fn ends(&self, id: u32) -> bool {
+        self.0.end_tokens.contains(&id)
+    }
+
+    /// The bytes of a token; none of a special one.
+    pub(super) fn bytes(&self, id: u32) -> &[u8] {
+        if (id as usize) < self.0.trie.vocab_size() { self.0.trie.token(id) } else { &[] }
+    }
+
+    /// How the tokenizer spells a text; `None` where it cannot.
+    pub(super) fn spell(&self, text: &str) -> Option<Vec<u32>> {
+        self.0.tokenizer.encode(text, Specials::Omit).ok()
+    }
+
+    /// The tokens whose bytes a reader takes, and those that end an answer where it may end.
+    pub(super) fn allowed(&self, reader: &mut impl Recognizer, may_end: bool) -> SimpleVob {
+        let mut allowed = self.0.trie.alloc_token_set();
+        self.0.trie.add_bias(reader, &mut allowed, &[]);
+        if may_end {
+            self.0.end_tokens.iter().for_each(|&id| allowed.allow_token(id));
+        }
+        allowed
+    }
+}
+
+impl std::fmt::Debug for Vocabulary {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Vocabulary").field("tokens", &self.0.trie.vocab_size()).finish_non_exhaustive()
+    }
+}

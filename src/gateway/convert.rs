@@ -1,0 +1,165 @@
+//! One sentence to what it means: the grammar of what may be meant by this text, the model's answer under it, and what it says.
+//! Knows neither HTTP nor how confidence is calibrated.
+
+use std::sync::Arc;
+
+use super::types::{
+    Caching, Echo, EndToken, GenerationRequest, Message, Origin, Prompt, Role, Sampling, SpecialTokens, Stops, Turn,
+};
+use super::{Gateway, GatewayError, Usage};
+use crate::backends::grammar::{Builder, Grammar, NodeId, Pattern, Runs};
+use crate::convert::schema::{Kind, UNKNOWN};
+use crate::convert::{Reading, Schema, Spans};
+use crate::tenants::{Principal, Rate};
+
+/// Tokens of an answer beside what it copies: names of intents and entities, and signs around them.
+const ANSWER_FORM: usize = 128;
+/// How often an answer may copy the text: a task, and a time in two pieces.
+const COPIES: usize = 3;
+
+/// A cleaned text whose meaning is wanted.
+#[derive(Debug, Clone)]
+pub struct Question {
+    /// Who asks.
+    pub caller: Arc<Principal>,
+    /// Where the request came in.
+    pub origin: Origin,
+    /// What answers: base, adapter, or `adapter@version`.
+    pub model: String,
+    /// The text, cleaned.
+    pub text: String,
+    /// What can be meant.
+    pub schema: Arc<Schema>,
+}
+
+/// What a text means.
+#[derive(Debug, Clone)]
+pub struct Meaning {
+    /// What was understood.
+    pub reading: Reading,
+    /// Probability of the model's choices among those that it had, 0 to 1; 0 where it gave no answer.
+    pub probability: f64,
+    /// What answered: `base`, or `name@number+digest`.
+    pub version: Option<String>,
+    /// Tokens that it took.
+    pub usage: Usage,
+    /// What is left of the caller's limits.
+    pub rate: Rate,
+    /// What it cost, nano-dollars.
+    pub cost_nanos: i64,
+}
+
+impl Gateway {
+    /// Asks a model what a text means. A text without words means nothing that is known, and nobody is asked.
+    pub async fn understand(&self, question: Question) -> Result<Meaning, GatewayError> {
+        self.check_model(&question.caller, &question.model)?;
+        let Question { caller, origin, model, mut text, schema } = question;
+        let (tokens, most) = loop {
+            if Spans::of(&text).is_empty() {
+                return Ok(Meaning::nothing(&schema));
+            }
+            let said = Message { role: Role::User, content: text.clone() };
+            let prompt = Prompt::Chat { messages: vec![said], turn: Turn::Open, special: SpecialTokens::Omit };
+            let tokens = self.render(prompt).await?.tokens;
+            let most = COPIES * tokens.len() + ANSWER_FORM;
+            if tokens.len() + most <= self.context_length() || text.len() < 2 {
+                break (tokens, most);
+            }
+            // Characters that take many tokens each, or a short context: half of the text is read.
+            let half = text.floor_char_boundary(text.len() / 2);
+            text.truncate(text[..half].rfind(' ').unwrap_or(half));
+        };
+        let room = self.context_length().saturating_sub(tokens.len());
+        let request = GenerationRequest {
+            caller,
+            origin,
+            caching: Caching::Fresh,
+            model,
+            prompts: vec![Prompt::Tokens(tokens)],
+            n: 1,
+            sampling: Sampling { temperature: 0.0, ..Sampling::default() },
+            seed: Some(0),
+            max_tokens: Some(most.min(room)),
+            stops: Stops::default(),
+            logprobs: None,
+            end_token: EndToken::Unreported,
+            echo: Echo::Answer,
+            grammar: Some(Grammar::new(self.vocabulary().clone(), pattern(&schema, &text))),
+        };
+        let mut answer = self.generate(request).await?;
+        let mut said = String::new();
+        while let Some(piece) = answer.next().await {
+            said.push_str(&piece?.text);
+        }
+        // An answer that was cut off, by the context or by a model that spells by letters, says nothing.
+        let reading = Reading::of(&said, &text, &schema);
+        let probability = if reading.is_some() { answer.certainty(0).exp() } else { 0.0 };
+        Ok(Meaning {
+            reading: reading.unwrap_or_else(|| Reading::unknown(&schema)),
+            probability,
+            version: Some(answer.served().version.clone()),
+            usage: answer.usage(),
+            rate: answer.rate(),
+            cost_nanos: answer.cost_nanos().unwrap_or(0),
+        })
+    }
+}
+
+impl Meaning {
+    /// Of a text without words.
+    fn nothing(schema: &Schema) -> Self {
+        Self {
+            reading: Reading::unknown(schema),
+            probability: 1.0,
+            version: None,
+            usage: Usage::default(),
+            rate: Rate::default(),
+            cost_nanos: 0,
+        }
+    }
+}
+
+/// What may be answered about a text: `{"intent":"...","task":...}`, without spaces, every entity in the schema's order.
+fn pattern(schema: &Schema, text: &str) -> Pattern {
+    let spans = Spans::of(text);
+    let runs = Runs { text: &spans.spelled, starts: &spans.starts, ends: &spans.ends };
+    let mut builder = Builder::default();
+    let end = builder.end();
+    let closed = builder.literal("}", end);
+    // Intents with the same entities go on in the same way.
+    let mut ways: Vec<(&[usize], NodeId)> = Vec::new();
+    let mut intents = Vec::with_capacity(schema.intents.len());
+    for intent in &schema.intents {
+        let known = ways.iter().find(|(entities, _)| *entities == intent.entities.as_slice()).map(|(_, way)| *way);
+        let way = known.unwrap_or_else(|| {
+            let entities = schema.entities.iter().enumerate().rev();
+            entities.fold(closed, |next, (index, entity)| {
+                let mut options = vec![builder.literal("null", next)];
+                if intent.entities.contains(&index) && intent.name != UNKNOWN {
+                    let quoted = builder.literal("\"", next);
+                    let values = match &entity.kind {
+                        Kind::Span => vec![builder.run(runs, quoted)],
+                        Kind::Time => vec![builder.run_or_two(runs, quoted)],
+                        Kind::OneOf(words) => words.iter().map(|word| builder.literal(&spelled(word), quoted)).collect(),
+                    };
+                    options.extend(values.into_iter().map(|value| builder.literal("\"", value)));
+                }
+                let value = builder.any(&options);
+                builder.literal(&format!(",\"{}\":", spelled(&entity.name)), value)
+            })
+        });
+        if known.is_none() {
+            ways.push((&intent.entities, way));
+        }
+        intents.push(builder.literal(&format!("{}\"", spelled(&intent.name)), way));
+    }
+    let intent = builder.any(&intents);
+    let start = builder.literal("{\"intent\":\"", intent);
+    builder.finish(start)
+}
+
+/// A name of a schema inside a JSON string.
+fn spelled(name: &str) -> String {
+    let quoted = serde_json::Value::from(name).to_string();
+    quoted[1..quoted.len() - 1].to_owned()
+}

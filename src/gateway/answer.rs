@@ -13,9 +13,10 @@ use super::account::Account;
 use super::assemble::{Assembler, Delta};
 use super::cache::{Recorder, Stored};
 use super::feed::{Arrival, Source, feed, report};
+use super::shadow::{Copy, Silent};
 use super::types::{Echo, EndToken, FinishReason, Piece, Served, Stops, Usage};
 use super::{GatewayError, StopText};
-use crate::backends::{Effort, EffortReader, Event, Finish, Generation, TokenLogprob};
+use crate::backends::{Effort, EffortReader, Event, Finish, Generation, Request, TokenLogprob};
 use crate::model::tokenizer::{Position, Specials, TextStream, Tokenizer};
 use crate::registry::Lease;
 use crate::tenants::{CacheUse, Outcome, Rate};
@@ -131,6 +132,12 @@ impl Answer {
         }
     }
 
+    /// Has the request answered once more, unheard, when it is answered.
+    pub(super) fn copy(&mut self, silent: Silent, request: Request) {
+        let Shape { stops, position, .. } = &self.shape;
+        self.account.copy(Box::new(Copy { silent, request, stops: stops.clone(), position: *position }));
+    }
+
     /// It was refused after all: nothing was generated, nobody left, and there is nothing to write down.
     pub(super) fn refuse(mut self) {
         self.account.void();
@@ -146,6 +153,7 @@ impl Answer {
         self.usage = Usage { cached_tokens: stored.usage.prompt_tokens, ..stored.usage };
         self.choices = stored.pieces.len();
         self.ready.extend(stored.pieces.iter().cloned());
+        stored.pieces.iter().filter(|piece| piece.choice == 0).for_each(|piece| self.account.text(&piece.text));
         let outcome = if stored.is_cut() { Outcome::Length } else { Outcome::Stop };
         self.account.settle(self.usage, outcome, Effort::default())
     }
@@ -316,7 +324,7 @@ impl Answer {
     }
 
     fn take_token(&mut self, index: usize, id: u32, logprob: Option<TokenLogprob>) {
-        self.account.first_token();
+        self.account.token();
         self.usage.completion_tokens += 1;
         self.sequences[index].taken += 1;
         let stops = &self.shape.stops;
@@ -340,6 +348,9 @@ impl Answer {
         {
             running.abort();
             self.sequences[index].finish = finish;
+        }
+        if index == 0 {
+            self.account.text(&delta.text);
         }
         self.ready.push_back(Piece { choice: index, text: delta.text, tokens: delta.tokens, finish, ..Piece::default() });
     }

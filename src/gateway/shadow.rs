@@ -15,7 +15,6 @@ use crate::backends::{Event, Generation, Request};
 use crate::experiments::shadow::{Place, ShadowRow, Shadows};
 use crate::experiments::{Assigned, Target};
 use crate::model::tokenizer::{Position, Specials};
-use crate::registry::Lease;
 use crate::tenants::{Priority, new_id, unix_now};
 
 /// Copies that wait; those that come then are dropped.
@@ -55,21 +54,20 @@ pub(super) struct Copy {
     pub request: Request,
     pub stops: Stops,
     pub position: Position,
+}
+
+/// A copy with what was said to the caller.
+pub(super) struct Heard {
+    pub copy: Box<Copy>,
     pub assigned: Arc<Assigned>,
     pub arm: Arc<str>,
     pub version: String,
     pub request_id: Arc<str>,
     pub tenant: Arc<str>,
-    pub submitted: Instant,
-}
-
-/// A copy with what was said to the caller.
-pub(super) struct Heard {
-    copy: Box<Copy>,
-    text: String,
-    tokens: u64,
-    took: Duration,
-    at: Instant,
+    pub text: String,
+    pub tokens: u64,
+    pub took: Duration,
+    pub at: Instant,
 }
 
 impl Copies {
@@ -79,11 +77,11 @@ impl Copies {
     }
 
     /// The answer is complete. Never waits.
-    pub(super) fn heard(&self, copy: Box<Copy>, text: String, tokens: u64) {
-        let Some(sender) = &self.0 else { return };
-        let took = copy.submitted.elapsed();
-        // With many waiting, one more says little.
-        let _ = sender.try_send(Heard { copy, text, tokens, took, at: Instant::now() });
+    pub(super) fn heard(&self, heard: Heard) {
+        if let Some(sender) = &self.0 {
+            // With many waiting, one more says little.
+            let _ = sender.try_send(heard);
+        }
     }
 }
 
@@ -190,10 +188,9 @@ impl Gateway {
         let adapter = lease.as_ref().map(|lease| Arc::clone(&lease.adapter));
         let began = Instant::now();
         let request = Request { adapter, ..copy.request.clone() };
-        let generation =
-            self.0.backend.submit_at(&mut places, request).map_err(|error| Unsaid::Failed(error.to_string()))?;
+        let generation = self.0.backend.submit_at(&mut places, request).map_err(|error| Unsaid::Failed(error.to_string()))?;
         let (text, tokens) = self.listen(copy, generation).await?;
-        let version = lease.as_ref().map_or_else(|| "base".to_owned(), Lease::full_version);
+        let version = lease.as_ref().map_or_else(|| "base".to_owned(), version_of);
         Ok((version, Said { text, tokens, took: began.elapsed() }))
     }
 
@@ -235,7 +232,8 @@ impl Gateway {
 }
 
 fn row(heard: &Heard, said: Result<(String, Said), String>) -> Result<ShadowRow, crate::tenants::TenantError> {
-    let Copy { silent, request, assigned, arm, version, request_id, tenant, .. } = &*heard.copy;
+    let Heard { copy, assigned, arm, version, request_id, tenant, .. } = heard;
+    let Copy { silent, request, .. } = &**copy;
     let mut digest = Sha256::new();
     for token in &request.prompt {
         digest.update(token.to_le_bytes());

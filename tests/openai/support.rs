@@ -14,6 +14,9 @@ use serde_json::{Value, json};
 use switchyard::engine::seeded::SeededModel;
 pub use switchyard::engine::seeded::SeededOptions;
 use switchyard::engine::{EngineConfig, EngineHandle, LeakCheck, start};
+use switchyard::experiments::rollout::{self, Rollouts};
+use switchyard::experiments::shadow::Shadows;
+use switchyard::experiments::{self, Deployments, Recorder};
 use switchyard::gateway::{self, Base, Gateway, Metrics};
 use switchyard::http::{Config, Parts, Readiness, Server, router};
 use switchyard::model::chat_template::ChatTemplate;
@@ -166,12 +169,19 @@ impl Harness {
             preparer,
         };
         let (catalog, _) = Catalog::open(setup).await.unwrap();
+        let deployments =
+            Deployments::open(experiments::Setup { tenants: tenants.clone(), catalog: catalog.clone(), base: base.name.clone() });
+        let deployments = deployments.await.unwrap();
         let registry = prometheus::Registry::new();
+        let base_name = base.name.clone();
         let metrics = Metrics::new(&registry).unwrap();
         let gateway = Gateway::new(gateway::Parts {
             base,
             backend: engine.clone().into(),
             catalog: catalog.clone(),
+            deployments: deployments.clone(),
+            recorder: Recorder::default(),
+            copies: gateway::shadow::Copies::default(),
             tenants: tenants.clone(),
             metrics,
             cache: gateway::CacheConfig { bytes: 1 << 20, ttl: std::time::Duration::from_secs(600) },
@@ -179,9 +189,19 @@ impl Harness {
         });
         let leases = LeaseCheck(catalog.clone());
         let readiness = Readiness::default();
+        let rollouts = Rollouts::new(rollout::Setup {
+            deployments: deployments.clone(),
+            judge: Arc::new(rollout::Nothing),
+            catalog: catalog.clone(),
+            base: base_name.clone(),
+        });
+        let shadows = Shadows::new(tenants.database().clone(), std::time::Duration::from_secs(604_800));
         let server = Server::new(Parts {
+            rollouts: rollouts.clone(),
+            shadows: shadows.clone(),
             gateway,
             catalog: catalog.clone(),
+            deployments: deployments.clone(),
             tenants: tenants.clone(),
             jobs: jobs.clone(),
             workshop: None,

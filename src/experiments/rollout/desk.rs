@@ -4,7 +4,7 @@ use super::plan::Draft;
 use super::state::{Act, Candidate, Command, NotNow, Phase, Rollout, Stage, Wait};
 use super::{Rollouts, record};
 use crate::experiments::settings::Settings;
-use crate::experiments::{Deployment, ExperimentError, Named, Spec};
+use crate::experiments::{ExperimentError, Named, Spec};
 use crate::registry::Owner;
 use crate::store::rollouts as rows;
 use crate::tenants::admin::{AdminError, Change, Page, Paging};

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::state::{Act, Move, Presence, Rollout, Seen, SeenDeployment, Stage, Standing};
 use super::{Rollouts, record, spec};
-use crate::experiments::{Action, ExperimentError, Wish};
+use crate::experiments::{Action, ExperimentError, Wish, verdict};
 use crate::registry::Owner;
 use crate::store::{deployments, rollouts as rows, shadows};
 use crate::tenants::admin::{AdminError, Begun, Change, Expected, Intent};
@@ -180,6 +180,20 @@ impl Rollouts {
             pairs,
             failed_pairs,
         })
+    }
+
+    async fn judge(&self, rollout: &Rollout, experiment: &str) -> Result<(Standing, u64), ExperimentError> {
+        let verdict = self.0.judge.verdict(&rollout.experiment, experiment, &rollout.candidate.arm).await?;
+        let Some(verdict) = verdict else {
+            return Ok((Standing::Unclear("no answers of the candidate were counted yet".to_owned()), 0));
+        };
+        let standing = match verdict.standing {
+            numbers if numbers.must_go_back() => Standing::Breached(verdict.why),
+            numbers if numbers.may_go_on() => Standing::Good,
+            verdict::Standing::Undecided { .. } => Standing::Undecided(verdict.why),
+            _ => Standing::Unclear(verdict.why),
+        };
+        Ok((standing, verdict.answers))
     }
 
     /// Only the process that has the files can say that they are gone.

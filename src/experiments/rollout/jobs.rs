@@ -32,7 +32,9 @@ impl Rollouts {
         match self.0.deployments.find(tenant, name).map(|deployment| deployment.owner.clone()) {
             Some(Owner::Shared) if !organization => {
                 // As it is for everybody, only those who answer for everybody may change it.
-                invalid(format!("the deployment {name:?} is shared; only a key of the organization with the scope 'admin' changes it"))
+                invalid(format!(
+                    "the deployment {name:?} is shared; only a key of the organization with the scope 'admin' changes it"
+                ))
             }
             Some(owner) => Ok(Some(owner)),
             None if asked.if_missing == IfMissing::Refuse => {
@@ -66,8 +68,7 @@ impl Rollouts {
             let Some(job) = jobs::find(&mut connection, id).await? else { return Ok(()) };
             let key = keys::get(&mut connection, &job.key_id).await?;
             let admin = |scopes: &str| Scopes::parse(scopes).is_ok_and(|scopes| scopes.allow(Scope::Admin));
-            let organization =
-                key.is_some_and(|key| key.project_id.is_none() && key.revoked_at.is_none() && admin(&key.scopes));
+            let organization = key.is_some_and(|key| key.project_id.is_none() && key.revoked_at.is_none() && admin(&key.scopes));
             (job, organization)
         };
         match self.begin(&job, organization).await {
@@ -98,8 +99,7 @@ impl Rollouts {
             return Ok(transaction.commit().await?);
         };
         self.0.deployments.refresh().await?;
-        let candidate =
-            Named { model: job.model.clone(), from_tenant: Some(job.project_id.clone()), release: Release::Gate };
+        let candidate = Named { model: job.model.clone(), from_tenant: Some(job.project_id.clone()), release: Release::Gate };
         let owner = match self.place(&job.project_id, &asked, organization)? {
             Some(owner) => owner,
             None => self.make(job, &asked, &candidate).await?,

@@ -36,12 +36,11 @@ pub fn parse(metadata: &Map<String, Value>) -> Result<Option<Asked>, ExperimentE
     for (key, value) in metadata.iter().filter(|(key, _)| *key == DEPLOYMENT || key.starts_with("rollout_")) {
         texts.push((key, value.as_str().unwrap_or_default()));
     }
-    let Some((first, _)) = texts.first() else { return Ok(None) };
+    let Some(first) = texts.first().map(|(key, _)| (*key).to_owned()) else { return Ok(None) };
     let mut take = |name: &str| {
         let at = texts.iter().position(|(key, _)| *key == name)?;
         Some(texts.remove(at).1.trim())
     };
-    let first = (*first).to_owned();
     let deployment = take(DEPLOYMENT).filter(|name| !name.is_empty()).ok_or_else(|| {
         let problem = format!("the metadata has '{first}', and not which deployment is meant");
         wrong(DEPLOYMENT, &problem)
@@ -87,9 +86,12 @@ pub fn parse(metadata: &Map<String, Value>) -> Result<Option<Asked>, ExperimentE
     };
     let arm = take("rollout_arm").map(str::to_owned);
     if let Some((unknown, _)) = texts.first() {
-        return Err(wrong(unknown, "it is not known; rollout, rollout_steps, rollout_bake_seconds, rollout_min_samples, \
+        return Err(wrong(
+            unknown,
+            "it is not known; rollout, rollout_steps, rollout_bake_seconds, rollout_min_samples, \
              rollout_shadow_percent, rollout_hours, rollout_deadline_seconds, rollout_on_deadline, rollout_arm and \
-             rollout_create are"));
+             rollout_create are",
+        ));
     }
     // Said now and not when the job is done.
     plan.clone().plan().map_err(|error| match error {

@@ -13,12 +13,15 @@ pub mod state;
 
 use std::sync::Arc;
 
+use futures::future::BoxFuture;
 use tokio::sync::Notify;
 
 pub use desk::{NewRollout, Shown, Which};
 pub use state::{Command, Rollout};
 
-use super::{Deployments, Results};
+use super::settings::Settings;
+use super::verdict::ArmVerdict;
+use super::{Deployments, ExperimentError};
 use crate::registry::Catalog;
 use crate::store::Database;
 use crate::tenants::Tenants;
@@ -27,12 +30,38 @@ use crate::tenants::admin::KeptAnswer;
 /// Nobody repeats what a rollout does.
 const NO_ANSWER: KeptAnswer = KeptAnswer { headers: String::new(), body: String::new() };
 
+/// Says what the numbers of an experiment say of one of its arms so far; `None`: nothing was counted yet.
+pub trait Judge: Send + Sync {
+    /// By these settings.
+    fn verdict<'a>(
+        &'a self,
+        settings: &'a Settings,
+        experiment: &'a str,
+        arm: &'a str,
+    ) -> BoxFuture<'a, Result<Option<ArmVerdict>, ExperimentError>>;
+}
+
+/// Counts nothing.
+#[derive(Debug, Clone, Copy)]
+pub struct Nothing;
+
+impl Judge for Nothing {
+    fn verdict<'a>(
+        &'a self,
+        _: &'a Settings,
+        _: &'a str,
+        _: &'a str,
+    ) -> BoxFuture<'a, Result<Option<ArmVerdict>, ExperimentError>> {
+        Box::pin(std::future::ready(Ok(None)))
+    }
+}
+
 /// What rollouts are made of.
 pub struct Setup {
     /// What they change.
     pub deployments: Deployments,
     /// What they are judged by.
-    pub results: Results,
+    pub judge: Arc<dyn Judge>,
     /// Where versions are.
     pub catalog: Catalog,
     /// Public name of the base.
@@ -45,7 +74,7 @@ pub struct Rollouts(Arc<Inner>);
 
 struct Inner {
     deployments: Deployments,
-    results: Results,
+    judge: Arc<dyn Judge>,
     catalog: Catalog,
     base: String,
     wake: Notify,
@@ -54,8 +83,8 @@ struct Inner {
 impl Rollouts {
     /// Nothing goes on until [`Rollouts::run`].
     pub fn new(setup: Setup) -> Self {
-        let Setup { deployments, results, catalog, base } = setup;
-        Self(Arc::new(Inner { deployments, results, catalog, base, wake: Notify::new() }))
+        let Setup { deployments, judge, catalog, base } = setup;
+        Self(Arc::new(Inner { deployments, judge, catalog, base, wake: Notify::new() }))
     }
 
     fn tenants(&self) -> &Tenants {

@@ -143,8 +143,7 @@ impl Draft {
             let at = |field: &str| format!("steps[{index}].{field}");
             let weight = share(&at("weight"), draft.weight)?;
             if let Some(before) = steps.last().filter(|before| before.weight >= weight) {
-                let problem =
-                    format!("{} follows {}; each step is more than the one before", draft.weight, before.weight);
+                let problem = format!("{} follows {}; each step is more than the one before", draft.weight, before.weight);
                 return Err(ExperimentError::invalid(at("weight"), problem));
             }
             steps.push(Step {

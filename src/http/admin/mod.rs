@@ -10,9 +10,13 @@ mod cache;
 mod cards;
 pub(super) mod change;
 pub(super) mod conditions;
+mod deployment_spec;
+mod deployments;
 mod keys;
 mod limits;
 pub(super) mod openapi;
+mod openapi_deployments;
+mod openapi_rollouts;
 mod openapi_schemas;
 mod plans;
 mod prices;
@@ -21,7 +25,9 @@ mod projects;
 mod promotions;
 pub(super) mod query;
 mod rate_limits;
+mod rollouts;
 mod service_accounts;
+mod shadows;
 mod spend;
 mod usage;
 mod webhooks;
@@ -103,6 +109,23 @@ pub fn routes() -> Vec<Route> {
         at("/admin/adapters/{name}/versions/{version}/card",                LOOK,  g.clone(), get(cards::retrieve)),
 
         at("/admin/adapters/{name}/promotions",                             ADMIN, p.clone(), post(promotions::create)),
+
+        at("/admin/deployments",                                            LOOK,  g.clone(), get(deployments::list_all)),
+        at("/admin/deployments",                                            ADMIN, p.clone(), post(deployments::create)),
+        at("/admin/deployments/{name}",                                     LOOK,  g.clone(), get(deployments::retrieve)),
+        at("/admin/deployments/{name}",                                     ADMIN, u.clone(), put(deployments::put)),
+        at("/admin/deployments/{name}",                                     ADMIN, d.clone(), delete(deployments::remove)),
+        at("/admin/deployments/{name}/weights",                             ADMIN, p.clone(), post(deployments::weights)),
+        at("/admin/deployments/{name}/rollback",                            ADMIN, p.clone(), post(deployments::rollback)),
+        at("/admin/deployments/{name}/rollouts",                            ADMIN, p.clone(), post(rollouts::create)),
+        at("/admin/deployments/{name}/shadow",                              LOOK,  g.clone(), get(shadows::list_all)),
+        at("/admin/rollouts",                                               LOOK,  g.clone(), get(rollouts::list_all)),
+        at("/admin/rollouts/{rollout_id}",                                  LOOK,  g.clone(), get(rollouts::retrieve)),
+        at("/admin/rollouts/{rollout_id}/pause",                            ADMIN, p.clone(), post(rollouts::pause)),
+        at("/admin/rollouts/{rollout_id}/resume",                           ADMIN, p.clone(), post(rollouts::resume)),
+        at("/admin/rollouts/{rollout_id}/promote",                          ADMIN, p.clone(), post(rollouts::promote)),
+        at("/admin/rollouts/{rollout_id}/abort",                            ADMIN, p.clone(), post(rollouts::abort)),
+        at("/admin/deployments/{name}/history",                             LOOK,  g.clone(), get(deployments::history)),
 
         at("/admin/training/plan",                                          ADMIN, p.clone(), post(plans::create)),
 

@@ -109,7 +109,8 @@ fn plan(fields: &mut Fields) -> Result<Draft, ApiError> {
             Some(values.into_iter().enumerate().map(|(index, value)| step(index, value)).collect::<Result<_, _>>()?)
         }
         Some(Value::Array(values)) => {
-            let message = format!("Invalid 'steps': array too long. Expected at most {MOST_STEPS} items, but got {}.", values.len());
+            let message =
+                format!("Invalid 'steps': array too long. Expected at most {MOST_STEPS} items, but got {}.", values.len());
             return Err(ApiError::invalid("steps", "array_above_max_length", message));
         }
         Some(other) => return Err(wrong_type("steps", "an array of percent or of objects", &other)),
@@ -164,8 +165,7 @@ fn count(fields: &mut Fields, name: &str) -> Result<Option<u64>, ApiError> {
 }
 
 /// The states, as they are listed by.
-const STATES: [&str; 8] =
-    ["pending", "shadow", "progressing", "paused", "inconclusive", "promoted", "rolled_back", "aborted"];
+const STATES: [&str; 8] = ["pending", "shadow", "progressing", "paused", "inconclusive", "promoted", "rolled_back", "aborted"];
 
 fn render(rollout: &Rollout) -> Value {
     let model = &rollout.candidate.model;

@@ -4,8 +4,8 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::registry::Release;
 use crate::experiments::rollout::plan::{Draft, DraftShadow, DraftStep};
+use crate::registry::Release;
 
 const START: i64 = 1_800_000_000;
 
@@ -27,7 +27,10 @@ pub(in super::super) fn rollout(plan: Plan) -> Rollout {
         tenant: None,
         deployment: "support".to_owned(),
         control: "stable".to_owned(),
-        candidate: Candidate { arm: "canary".to_owned(), model: "support@4".to_owned(), approved_by: None, waived_by: None },
+        candidate: Candidate {
+            arm: "canary".to_owned(),
+            model: Model { model: "support@4".to_owned(), version: None, release: Release::Gate },
+        },
         plan,
         experiment: Settings::usual("stable"),
         stage: Stage::Pending,

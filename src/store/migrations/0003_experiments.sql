@@ -1,0 +1,85 @@
+-- Deployments and what is measured on them. Times are seconds since 1970 unless the name says micros or millis; numbers that are not
+-- whole are TEXT (shortest form that reads back the same); lists and objects are JSON.
+
+-- Deployments. ---------------------------------------------------------------------------------------------------------------------
+
+-- A name that was deleted keeps its row: the numbers of its revisions are not used twice.
+CREATE TABLE deployments (
+    id TEXT NOT NULL PRIMARY KEY,       -- dep_...
+    owner TEXT NOT NULL,                -- a project's id; empty: shared
+    name TEXT NOT NULL,
+    revision BIGINT NOT NULL,           -- the one in force
+    epoch BIGINT NOT NULL,              -- revision of the last rollback: conversations keep no arm from before it; 0: none
+    salt TEXT NOT NULL,                 -- what makes its assignment independent of other deployments'
+    deleted BIGINT NOT NULL,            -- 0, 1
+    counter BIGINT NOT NULL,            -- revisions.value of 'deployments' at its last change
+    created_at BIGINT NOT NULL,
+    UNIQUE (owner, name)
+);
+CREATE INDEX deployments_changed ON deployments (counter);
+
+-- Never changed, never removed.
+CREATE TABLE deployment_revisions (
+    deployment_id TEXT NOT NULL REFERENCES deployments (id),
+    revision BIGINT NOT NULL,
+    action TEXT NOT NULL,               -- created, changed, rolled_back, deleted
+    restores BIGINT,                    -- the revision whose spec a rollback brought back
+    spec TEXT NOT NULL,
+    experiment TEXT NOT NULL,           -- exp_...: changes with the set of arms and models
+    actor TEXT NOT NULL,
+    reason TEXT,
+    at_micros BIGINT NOT NULL,
+    PRIMARY KEY (deployment_id, revision)
+);
+
+INSERT INTO revisions (name, value) VALUES ('deployments', 0);
+
+-- Rollouts. ------------------------------------------------------------------------------------------------------------------------
+
+CREATE TABLE rollouts (
+    id TEXT NOT NULL PRIMARY KEY,       -- rollout_...
+    owner TEXT NOT NULL,                -- of the deployment: a project's id; empty: shared
+    deployment TEXT NOT NULL,           -- its name
+    state TEXT NOT NULL,                -- pending, shadow, progressing, paused, inconclusive, promoted, rolled_back, aborted
+    open BIGINT NOT NULL,               -- 1: something is still to be done about it
+    body TEXT NOT NULL,                 -- the rollout
+    created_at BIGINT NOT NULL,
+    ended_at BIGINT,
+    version BIGINT NOT NULL
+);
+-- One at a time.
+CREATE UNIQUE INDEX rollouts_under_way ON rollouts (owner, deployment) WHERE ended_at IS NULL;
+CREATE INDEX rollouts_open ON rollouts (open, created_at);
+CREATE INDEX rollouts_of_deployment ON rollouts (owner, deployment, created_at, id);
+
+-- What came of jobs that ask for a rollout; without an id it was refused, and the job's events say why.
+CREATE TABLE job_rollouts (
+    job_id TEXT NOT NULL PRIMARY KEY REFERENCES jobs (id),
+    rollout_id TEXT,
+    looked_at BIGINT NOT NULL
+);
+
+-- Shadow traffic: what was said, and what a silent model would have said.
+CREATE TABLE shadows (
+    id TEXT NOT NULL PRIMARY KEY,       -- shadow_...
+    created_at BIGINT NOT NULL,
+    owner TEXT NOT NULL,                -- of the deployment: a project's id; empty: shared
+    deployment TEXT NOT NULL,
+    model TEXT NOT NULL,                -- the silent one, as the deployment names it
+    request_id TEXT NOT NULL,
+    project_id TEXT NOT NULL,           -- the tenant that asked
+    prompt_digest TEXT NOT NULL,
+    arm TEXT NOT NULL,
+    version TEXT NOT NULL,
+    shadow_version TEXT NOT NULL,
+    text TEXT NOT NULL,
+    shadow_text TEXT NOT NULL,
+    prompt_tokens BIGINT NOT NULL,
+    tokens BIGINT NOT NULL,
+    shadow_tokens BIGINT NOT NULL,
+    millis BIGINT NOT NULL,
+    shadow_millis BIGINT NOT NULL,
+    error TEXT
+);
+CREATE INDEX shadows_of_deployment ON shadows (owner, deployment, created_at, id);
+CREATE INDEX shadows_by_age ON shadows (created_at);

@@ -8,17 +8,25 @@
 
 pub mod assign;
 mod change;
+pub mod compare;
 mod conversations;
 pub mod deployment;
 pub mod error;
 mod live;
 pub mod outcome;
+pub mod ratio;
 mod recorder;
 mod restore;
 pub mod rollout;
+pub mod sequential;
 pub mod settings;
 pub mod shadow;
+#[cfg(test)]
+mod simulation;
+pub mod sums;
 pub mod verdict;
+#[cfg(test)]
+mod verdict_tests;
 
 pub use change::{Action, Applied, Changed, Wish};
 pub use deployment::{Arm, Draft, Made, Named, Revision, Shadow, Spec, Target, Weight};

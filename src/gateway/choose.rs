@@ -9,7 +9,7 @@ use super::types::{Prompt, Role, Served, ServedBy, Steering};
 use super::{Gateway, GatewayError, unresolved};
 use crate::experiments::shadow::Place;
 use crate::experiments::{Ask, Assigned, Deployment, Target};
-use crate::registry::{Lease, Owner};
+use crate::registry::{AdapterInfo, Lease, Owner, Viewer};
 use crate::tenants::Principal;
 
 /// What a name means to a caller.
@@ -147,6 +147,28 @@ impl Gateway {
             },
             max_tokens_per_day: shadow.max_tokens_per_day,
         })
+    }
+
+    /// Deployments that this caller may name, by name: its own hide shared ones, as its own adapters do.
+    pub fn deployments(&self, caller: &Principal) -> Vec<Arc<Deployment>> {
+        let mut list = self.0.deployments.list(Viewer::Tenant(&caller.tenant));
+        list.retain(|deployment| {
+            let named = self.means(caller, &deployment.name);
+            matches!(named, Ok(Means::Deployment(means)) if means.owner == deployment.owner)
+        });
+        list.sort_by(|a, b| a.name.cmp(&b.name));
+        list
+    }
+
+    /// Adapters that this caller may name, by name: those that a deployment hides are named with a version only.
+    pub fn adapters(&self, caller: &Principal) -> Vec<AdapterInfo> {
+        let mut adapters = self.0.catalog.list(Viewer::Tenant(&caller.tenant));
+        adapters.retain(|adapter| {
+            let named = self.means(caller, &adapter.name);
+            matches!(named, Ok(Means::Adapter(owner, _)) if owner == adapter.owner)
+        });
+        adapters.sort_by(|a, b| a.name.cmp(&b.name));
+        adapters
     }
 
     /// Refuses an arm that is not there, before any work for it.

@@ -47,7 +47,7 @@ use crate::backends::{Backend, Realm, Request, SubmitError};
 use crate::experiments::{Deployments, Ended, Outcome, Recorder};
 use crate::model::chat_template::ChatTemplate;
 use crate::model::tokenizer::{Position, Tokenizer};
-use crate::registry::{AdapterInfo, Catalog, LoadRequest, Loaded, Owner, Promotion, RegistryError, Viewer};
+use crate::registry::{Catalog, LoadRequest, Loaded, Owner, Promotion, RegistryError};
 use crate::tenants::{Ask, CacheUse, NotAdmitted, Principal, Priority, Tenants};
 
 /// Longest wait for an equal request's answer.
@@ -432,14 +432,6 @@ impl Gateway {
     /// Whether the caller's key and its tenant's permissions allow a model, by its name without a version.
     pub fn may_use(&self, caller: &Principal, name: &str) -> bool {
         caller.models.allows(name) && self.0.tenants.policy().may_use(&caller.tenant, name)
-    }
-
-    /// Adapters that this caller may name, by name.
-    pub fn adapters(&self, caller: &Principal) -> Vec<AdapterInfo> {
-        let mut adapters = self.0.catalog.list(Viewer::Tenant(&caller.tenant));
-        adapters.retain(|adapter| self.may_use(caller, &adapter.name));
-        adapters.sort_by(|a, b| a.name.cmp(&b.name));
-        adapters
     }
 }
 

@@ -368,6 +368,13 @@ impl Harness {
         reply.json()
     }
 
+    /// A successful request without JSON in its answer.
+    pub async fn ok_text(&self, path: &str, body: &Value) -> String {
+        let reply = self.post(path, body).await;
+        assert_eq!(reply.status, StatusCode::OK, "{path} {body}: {}", reply.text);
+        reply.text
+    }
+
     /// A greedy chat, with more fields.
     pub async fn chat(&self, more: &Value) -> Value {
         self.ok("/v1/chat/completions", &merged(chat_body(), more)).await

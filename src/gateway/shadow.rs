@@ -15,7 +15,7 @@ use crate::backends::{Event, Generation, Request};
 use crate::experiments::shadow::{Place, ShadowRow, Shadows};
 use crate::experiments::{Assigned, Target};
 use crate::model::tokenizer::{Position, Specials};
-use crate::tenants::{Priority, new_id, unix_now};
+use crate::tenants::{Priority, new_id, unix_micros};
 
 /// Copies that wait; those that come then are dropped.
 const MOST_WAITING: usize = 64;
@@ -251,7 +251,7 @@ fn row(heard: &Heard, said: Result<(String, Said), String>) -> Result<ShadowRow,
     };
     Ok(ShadowRow {
         id: new_id("shadow")?,
-        created_at: unix_now(),
+        at_micros: unix_micros(),
         owner: assigned.owner.tenant().unwrap_or_default().to_owned(),
         deployment: assigned.deployment.to_string(),
         model: silent.target.model.clone(),

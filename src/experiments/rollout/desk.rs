@@ -58,6 +58,11 @@ impl From<NotNow> for ExperimentError {
     }
 }
 
+fn under_way(deployment: &str, id: &str) -> ExperimentError {
+    let message = format!("The deployment '{deployment}' has the rollout {id} under way, which can be promoted or aborted.");
+    AdminError::Refused { code: "rollout_under_way", message }.into()
+}
+
 fn not_found(id: &str) -> ExperimentError {
     AdminError::NotFound { what: "rollout", id: id.chars().take(64).collect() }.into()
 }
@@ -69,15 +74,17 @@ impl Rollouts {
         self.0.deployments.refresh().await?;
         let not_found = || ExperimentError::NotFound { name: new.deployment.clone() };
         let deployment = self.0.deployments.get(&new.owner, &new.deployment).ok_or_else(not_found)?;
-        // Whoever asked saw this revision.
         let spec = deployment.spec();
+        let owner = new.owner.tenant().unwrap_or_default();
+        if let Some(id) = rows::under_way(change.transaction(), owner, &new.deployment).await? {
+            return Err(under_way(&new.deployment, &id));
+        }
         let model = self.0.deployments.pinned("model".to_owned(), &new.owner, &new.deployment, new.model)?;
         let control = control(&new.experiment, spec)?;
         if let Some(arm) = spec.arms.iter().find(|arm| !arm.weight.is_none() && arm.target.content() == model.content()) {
             let problem = format!("the arm '{}' serves {} already, with {}%", arm.name, model.model, arm.weight);
             return Err(ExperimentError::invalid("model", problem));
         }
-        let owner = new.owner.tenant().unwrap_or_default();
         let earlier = rows::count(change.transaction(), owner, &new.deployment).await?;
         let arm = arm_name(new.arm, spec, earlier)?;
         let experiment = new.experiment.or_else(|| spec.experiment.clone());
@@ -117,12 +124,8 @@ impl Rollouts {
         if record::create(change, &rollout).await? {
             return Ok(rollout);
         }
-        let message = format!(
-            "The deployment '{}' has a rollout under way; GET /admin/rollouts?deployment={0} shows it. It can be promoted or \
-             aborted.",
-            rollout.deployment
-        );
-        Err(AdminError::Refused { code: "rollout_under_way", message }.into())
+        // At this moment, by another process.
+        Err(AdminError::Changed.into())
     }
 
     /// A rollout.

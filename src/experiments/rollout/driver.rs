@@ -45,7 +45,9 @@ impl Rollouts {
 
     /// One look at everything.
     pub async fn look(&self) -> Result<(), ExperimentError> {
-        self.look_at_jobs().await?;
+        if let Err(error) = self.look_at_jobs().await {
+            tracing::warn!(%error, "jobs that ask for a rollout are not looked at");
+        }
         let open = {
             let mut connection = self.database().connection().await?;
             rows::open(&mut connection).await?
@@ -100,6 +102,11 @@ impl Rollouts {
             | ExperimentError::Admin(AdminError::Outdated { .. } | AdminError::Changed | AdminError::NotFound { .. }) => {
                 self.0.deployments.refresh().await?;
                 Ok(Look::Again)
+            }
+            // Where processes share a database, each has its own files.
+            error if is_final(error) && rollout.node != self.tenants().node() => {
+                tracing::debug!(%error, rollout = rollout.id, "left to the process that has the candidate");
+                Ok(Look::Done)
             }
             error if is_final(error) => match rollout.is_refused(&error.to_string(), now) {
                 Some(then) => {

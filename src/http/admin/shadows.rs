@@ -22,7 +22,7 @@ pub async fn list_all(Path(name): Path<String>, mut looking: Looking) -> Result<
     }
     let page = server.shadows().list(&owner, &name, model.as_deref(), &paging).await?;
     Ok(list(&page, |row| {
-        let mut object = json!({"id": row.id, "object": "shadow.answer"});
+        let mut object = json!({"id": row.id, "object": "shadow.answer", "created_at": row.at_micros.div_euclid(1_000_000)});
         // Its columns are what there is to be seen.
         if let (Some(object), Ok(Value::Object(columns))) = (object.as_object_mut(), serde_json::to_value(row)) {
             object.extend(columns);

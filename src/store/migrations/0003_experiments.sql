@@ -62,7 +62,7 @@ CREATE TABLE job_rollouts (
 -- Shadow traffic: what was said, and what a silent model would have said.
 CREATE TABLE shadows (
     id TEXT NOT NULL PRIMARY KEY,       -- shadow_...
-    created_at BIGINT NOT NULL,
+    at_micros BIGINT NOT NULL,
     owner TEXT NOT NULL,                -- of the deployment: a project's id; empty: shared
     deployment TEXT NOT NULL,
     model TEXT NOT NULL,                -- the silent one, as the deployment names it
@@ -81,5 +81,5 @@ CREATE TABLE shadows (
     shadow_millis BIGINT NOT NULL,
     error TEXT
 );
-CREATE INDEX shadows_of_deployment ON shadows (owner, deployment, created_at, id);
-CREATE INDEX shadows_by_age ON shadows (created_at);
+CREATE INDEX shadows_of_deployment ON shadows (owner, deployment, at_micros, id);
+CREATE INDEX shadows_by_age ON shadows (at_micros);

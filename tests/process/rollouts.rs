@@ -70,7 +70,10 @@ async fn reaches(server: &Server, id: &str, state: &str) -> Value {
 async fn revisions(server: &Server, name: &str) -> Vec<String> {
     let (_, history) = server.get(&format!("/admin/deployments/{name}/history?limit=100")).await;
     let reasons = history["data"].as_array().unwrap().iter().rev().filter_map(|one| one["reason"].as_str());
-    reasons.filter_map(|reason| reason.split_once(' ')?.1.split_once(' ')).map(|(_, what)| what.split(':').next().unwrap().to_owned()).collect()
+    reasons
+        .filter_map(|reason| reason.split_once(' ')?.1.split_once(' '))
+        .map(|(_, what)| what.split(':').next().unwrap().to_owned())
+        .collect()
 }
 
 /// Hours that are not now.
@@ -96,14 +99,23 @@ async fn every_state_is_exactly_the_same_after_kill_9_and_goes_on() {
     let deadline = json!({"steps": [10, 100], "bake_seconds": 0, "min_samples": 5, "deadline_seconds": 4});
     let overdue = begin(&server, "overdue", deadline).await;
     let (promoted, aborted) = (begin(&server, "promoted", long.clone()).await, begin(&server, "aborted", long).await);
-    let rolled_back = begin(&server, "rolled-back", json!({"steps": [10, 100], "bake_seconds": 0, "min_samples": 5, "deadline_seconds": 0})).await;
+    let rolled_back =
+        begin(&server, "rolled-back", json!({"steps": [10, 100], "bake_seconds": 0, "min_samples": 5, "deadline_seconds": 0}))
+            .await;
     for (id, what) in [(&paused, "pause"), (&promoted, "promote"), (&aborted, "abort")] {
         reaches(&server, id, "progressing").await;
         steer(&server, id, what).await;
     }
     let states = [
-        (&pending, "pending"), (&shadow, "shadow"), (&progressing, "progressing"), (&baking, "progressing"), (&paused, "paused"),
-        (&inconclusive, "inconclusive"), (&overdue, "inconclusive"), (&promoted, "promoted"), (&aborted, "aborted"),
+        (&pending, "pending"),
+        (&shadow, "shadow"),
+        (&progressing, "progressing"),
+        (&baking, "progressing"),
+        (&paused, "paused"),
+        (&inconclusive, "inconclusive"),
+        (&overdue, "inconclusive"),
+        (&promoted, "promoted"),
+        (&aborted, "aborted"),
         (&rolled_back, "rolled_back"),
     ];
     let mut before = Vec::new();

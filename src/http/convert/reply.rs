@@ -2,18 +2,17 @@
 
 use serde_json::{Map, Value, json};
 
-use super::Judged;
+use super::Understood;
 use super::request::Input;
+use crate::convert::Reading;
 use crate::convert::schema::{Kind, UNKNOWN};
-use crate::convert::{Reading, Schema};
-use crate::gateway::Meaning;
 use crate::http::openai::wire;
 
 /// The answer to one text.
-pub fn body(id: &str, input: &Input, meaning: &Meaning, judged: &Judged) -> Value {
-    let schema = Schema::built_in();
-    let unknown = Reading::unknown(&schema);
-    let reading = if judged.counts { &meaning.reading } else { &unknown };
+pub(super) fn body(id: &str, input: &Input, understood: &Understood) -> Value {
+    let Understood { schema, model, meaning, confidence, counts } = understood;
+    let unknown = Reading::unknown(schema);
+    let reading = if *counts { &meaning.reading } else { &unknown };
     let mut data = Map::new();
     let intent = if reading.is_unknown() { UNKNOWN } else { &reading.intent };
     data.insert("intent".to_owned(), intent.into());
@@ -27,14 +26,14 @@ pub fn body(id: &str, input: &Input, meaning: &Meaning, judged: &Judged) -> Valu
         };
         data.insert(entity.name.clone(), value);
     }
-    data.insert("confidence".to_owned(), rounded(judged.confidence).into());
+    data.insert("confidence".to_owned(), rounded(*confidence).into());
     let mut body = json!({
         "success": true,
         "id": id,
         "object": "convert",
         "structured_data": data,
         "converted": words.join(" "),
-        "model": input.model,
+        "model": model,
         "usage": wire::usage(meaning.usage),
     });
     if input.is_partial {

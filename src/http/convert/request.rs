@@ -34,8 +34,10 @@ pub struct Asked {
 pub struct Input {
     /// As it came.
     pub text: String,
-    /// What answers.
-    pub model: String,
+    /// What answers, where it says so.
+    pub model: Option<String>,
+    /// The field that names a schema of the tenant, and the name, where it does.
+    pub schema: Option<(String, String)>,
     /// When it was said, where it was said.
     #[cfg_attr(not(test), expect(dead_code, reason = "for times that words name"))]
     pub now: Zoned,
@@ -50,6 +52,7 @@ pub struct Input {
 #[derive(Debug, Clone, Default)]
 struct Common {
     model: Option<String>,
+    schema: Option<(String, String)>,
     now: Option<String>,
     timezone: Option<String>,
     locale: Option<String>,
@@ -111,6 +114,7 @@ impl Common {
         };
         Ok(Self {
             model: model.or_else(|| others.model.clone()),
+            schema: fields.string("schema")?.map(|name| (fields.path("schema"), name)).or_else(|| others.schema.clone()),
             now: fields.string("now")?.or_else(|| others.now.clone()),
             timezone: fields.string("timezone")?.or_else(|| others.timezone.clone()),
             locale: fields.string("locale")?.or_else(|| others.locale.clone()),
@@ -164,7 +168,8 @@ fn input(path: &str, text: String, common: Common, config: &ConvertConfig, befor
     }
     Ok(Input {
         text,
-        model: common.model.unwrap_or_else(|| config.model.clone()),
+        model: common.model,
+        schema: common.schema,
         now,
         locale: common.locale,
         is_partial: common.partial.unwrap_or(false),
@@ -179,6 +184,11 @@ fn zone(name: &str) -> Option<TimeZone> {
     }
     let well_formed = !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"/_+-".contains(&byte));
     TimeZone::get(name).ok().filter(|_| well_formed)
+}
+
+/// Whether a text is a time zone's IANA name.
+pub fn is_time_zone(name: &str) -> bool {
+    zone(name).is_some()
 }
 
 fn instant(text: &str, zone: &TimeZone) -> Option<Zoned> {
@@ -234,8 +244,11 @@ mod tests {
             "inputs": [{"text": "a"}, {"text": "b", "model": "n", "timezone": "UTC", "now": "2026-01-01T00:00", "partial": false}]});
         let asked = parse(body, &Config::default()).unwrap();
         let [first, second] = &asked.inputs[..] else { panic!("two") };
-        assert_eq!((first.model.as_str(), first.now.to_string().as_str()), ("m", "2026-03-29T03:30:00+09:00[Asia/Tokyo]"));
-        assert_eq!((second.model.as_str(), second.now.to_string().as_str()), ("n", "2026-01-01T00:00:00+00:00[UTC]"));
+        assert_eq!(
+            (first.model.as_deref(), first.now.to_string().as_str()),
+            (Some("m"), "2026-03-29T03:30:00+09:00[Asia/Tokyo]")
+        );
+        assert_eq!((second.model.as_deref(), second.now.to_string().as_str()), (Some("n"), "2026-01-01T00:00:00+00:00[UTC]"));
         assert!(first.is_partial && !second.is_partial && asked.is_list);
     }
 }

@@ -23,6 +23,7 @@ use tokio::sync::oneshot;
 
 use crate::backends::{Backend, Health};
 use crate::config::{BackendKind, Config, Location, Secret};
+use crate::experiments::{self, Deployments, Recorder};
 use crate::gateway::{self, Gateway};
 use crate::http::{self, Ended, Readiness, Server};
 use crate::model::BLOCK_TOKENS;
@@ -58,6 +59,7 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
     // The admin key comes last: a new one is shown once, and only by a server that could start.
     let new_key = tenants.ensure_admin(data.path(), config.admin_key.as_ref().map(|key| key.0.as_str())).await?;
     let mut upkeep = tokio::spawn(tenants.clone().keep_up());
+    let mut deployments = tokio::spawn(built.deployments.clone().keep_up());
     let mut ledger = tokio::spawn(tenants.ledger().clone().drain());
     let mut webhooks = tokio::spawn(Deliveries::new(tenants.office().clone()).run(reached));
     let Training { jobs, mut driver, workshop } = training::start(&config, &data, &tenants, &built).await?;
@@ -68,6 +70,7 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
     let server = Server::new(http::Parts {
         gateway: built.gateway.clone(),
         catalog: built.catalog.clone(),
+        deployments: built.deployments.clone(),
         tenants: tenants.clone(),
         jobs: jobs.clone(),
         workshop,
@@ -123,6 +126,7 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
         }
         ended = &mut serving => Err(anyhow!("the HTTP server ended by itself: {ended:?}")),
         ended = &mut upkeep => Err(anyhow!("what keeps up with other processes ended by itself: {ended:?}")),
+        ended = &mut deployments => Err(anyhow!("what keeps up with changes of deployments ended by itself: {ended:?}")),
         ended = &mut ledger => Err(anyhow!("what moves the ledger into the database ended by itself: {ended:?}")),
         ended = &mut webhooks => Err(anyhow!("what calls webhooks ended by itself: {ended:?}")),
         ended = &mut expiry => Err(anyhow!("what removes files that have expired ended by itself: {ended:?}")),
@@ -183,6 +187,7 @@ struct Built {
     has_chat_template: bool,
     backend: Backend,
     catalog: Catalog,
+    deployments: Deployments,
     gateway: Gateway,
     metrics: prometheus::Registry,
     tensors: BTreeMap<String, RawTensor>,
@@ -232,6 +237,8 @@ async fn build(config: &Config, data: &Arc<DataDir>, tenants: &Tenants) -> anyho
         }
         put_into_service(&catalog, name, path.clone()).await?;
     }
+    let setup = experiments::Setup { tenants: tenants.clone(), catalog: catalog.clone(), base: loaded.base.name.clone() };
+    let deployments = Deployments::open(setup).await?;
     let metrics = prometheus::Registry::new();
     let base_name = loaded.base.name.clone();
     let has_chat_template = loaded.base.chat_template.is_some();
@@ -240,12 +247,14 @@ async fn build(config: &Config, data: &Arc<DataDir>, tenants: &Tenants) -> anyho
         base: loaded.base,
         backend: backend.clone(),
         catalog: catalog.clone(),
+        deployments: deployments.clone(),
+        recorder: Recorder::default(),
         tenants: tenants.clone(),
         metrics: counters,
         cache: config.cache,
         default_max_tokens: config.default_max_tokens,
     });
-    Ok(Built { base_name, has_chat_template, backend, catalog, gateway, metrics, tensors })
+    Ok(Built { base_name, has_chat_template, backend, catalog, deployments, gateway, metrics, tensors })
 }
 
 async fn token_verifier(config: &Config, tenants: &Tenants) -> anyhow::Result<Option<Arc<TokenVerifier>>> {

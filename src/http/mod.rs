@@ -30,6 +30,7 @@ pub use health::{Latch, Readiness};
 pub use routes::router;
 pub use serve::{Ended, serve};
 
+use crate::experiments::Deployments;
 use crate::gateway::Gateway;
 use crate::registry::Catalog;
 use crate::tenants::Tenants;
@@ -95,6 +96,8 @@ pub struct Parts {
     pub gateway: Gateway,
     /// Adapters.
     pub catalog: Catalog,
+    /// Names that share traffic.
+    pub deployments: Deployments,
     /// Callers.
     pub tenants: Tenants,
     /// Fine-tuning, and the files for it.
@@ -133,6 +136,10 @@ impl Server {
 
     fn catalog(&self) -> &Catalog {
         &self.0.parts.catalog
+    }
+
+    fn deployments(&self) -> &Deployments {
+        &self.0.parts.deployments
     }
 
     fn tenants(&self) -> &Tenants {

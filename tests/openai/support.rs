@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 use switchyard::engine::seeded::SeededModel;
 pub use switchyard::engine::seeded::SeededOptions;
 use switchyard::engine::{EngineConfig, EngineHandle, LeakCheck, start};
+use switchyard::experiments::{self, Deployments, Recorder};
 use switchyard::gateway::{self, Base, Gateway, Metrics};
 use switchyard::http::{Config, Parts, Readiness, Server, router};
 use switchyard::model::chat_template::ChatTemplate;
@@ -166,12 +167,17 @@ impl Harness {
             preparer,
         };
         let (catalog, _) = Catalog::open(setup).await.unwrap();
+        let deployments =
+            Deployments::open(experiments::Setup { tenants: tenants.clone(), catalog: catalog.clone(), base: base.name.clone() });
+        let deployments = deployments.await.unwrap();
         let registry = prometheus::Registry::new();
         let metrics = Metrics::new(&registry).unwrap();
         let gateway = Gateway::new(gateway::Parts {
             base,
             backend: engine.clone().into(),
             catalog: catalog.clone(),
+            deployments: deployments.clone(),
+            recorder: Recorder::default(),
             tenants: tenants.clone(),
             metrics,
             cache: gateway::CacheConfig { bytes: 1 << 20, ttl: std::time::Duration::from_secs(600) },
@@ -182,6 +188,7 @@ impl Harness {
         let server = Server::new(Parts {
             gateway,
             catalog: catalog.clone(),
+            deployments: deployments.clone(),
             tenants: tenants.clone(),
             jobs: jobs.clone(),
             workshop: None,
@@ -283,6 +290,13 @@ impl Harness {
         let reply = self.post(path, body).await;
         assert_eq!(reply.status, StatusCode::OK, "{path} {body}: {}", reply.text);
         reply.json()
+    }
+
+    /// A successful request without JSON in its answer.
+    pub async fn ok_text(&self, path: &str, body: &Value) -> String {
+        let reply = self.post(path, body).await;
+        assert_eq!(reply.status, StatusCode::OK, "{path} {body}: {}", reply.text);
+        reply.text
     }
 
     /// A greedy chat, with more fields.

@@ -17,11 +17,11 @@ use super::Server;
 use super::body::JsonBody;
 use super::error::ApiError;
 use super::limits;
-use super::openai::reply::{ADAPTER_VERSION, COST};
+use super::openai::reply::{COST, write_served};
 use super::openai::sender::{Head, Sender, ShowCost};
 use super::openai::{repeated, wire};
-use crate::convert::{Calibration, Schema, clean, leading};
-use crate::gateway::{Meaning, Question, Usage};
+use crate::convert::{Schema, clean, leading};
+use crate::gateway::{Extent, Meaning, Question, Usage};
 pub use request::is_time_zone;
 use request::{Asked, Input};
 
@@ -54,8 +54,8 @@ async fn one(server: &Server, sender: &Sender, asked: &Asked, input: &Input) -> 
     if let Ok(probability) = HeaderValue::try_from(format!("{:.6}", meaning.probability)) {
         headers.insert(PROBABILITY, probability);
     }
-    if let Some(version) = &meaning.version {
-        headers.insert(ADAPTER_VERSION, HeaderValue::try_from(version).map_err(|error| ApiError::internal(&error))?);
+    if let Some(served) = &meaning.served {
+        write_served(headers, served)?;
         limits::write(headers, meaning.rate);
     }
     if sender.show_cost == ShowCost::Shown
@@ -126,6 +126,9 @@ async fn understand(
         model: model.clone(),
         text: leading(&cleaned).to_owned(),
         schema: Arc::clone(&schema),
+        steering: sender.steering.clone(),
+        unknown_below: server.config().convert.unknown_below,
+        extent: if input.is_partial { Extent::Beginning } else { Extent::Whole },
     };
     let meaning = server.gateway().understand(question).await;
     let meaning = meaning.map_err(|error| {
@@ -135,9 +138,7 @@ async fn understand(
         }
         error
     })?;
-    let confidence = Calibration::bundled().confidence(meaning.probability);
-    let counts = confidence * 100.0 >= f64::from(server.config().convert.unknown_below);
-    Ok(Understood { schema, model, meaning, confidence, counts })
+    Ok(Understood { schema, model, meaning })
 }
 
 /// What a text means, and what is made of that.
@@ -148,10 +149,6 @@ struct Understood {
     model: String,
     /// What was said.
     meaning: Meaning,
-    /// How often such readings are right, 0 to 1.
-    confidence: f64,
-    /// Whether that is enough; it is `unknown` otherwise.
-    counts: bool,
 }
 
 impl ApiError {

@@ -6,6 +6,7 @@ use jiff::tz::TimeZone;
 use jiff::{Timestamp, Zoned};
 use serde_json::Value;
 
+use crate::convert::when::Locale;
 use crate::http::error::ApiError;
 use crate::http::fields::{Fields, wrong_type};
 use crate::http::openai::generation::end_user;
@@ -39,11 +40,9 @@ pub struct Input {
     /// The field that names a schema of the tenant, and the name, where it does.
     pub schema: Option<(String, String)>,
     /// When it was said, where it was said.
-    #[cfg_attr(not(test), expect(dead_code, reason = "for times that words name"))]
     pub now: Zoned,
-    /// Language and country, as in `en-GB`.
-    #[expect(dead_code, reason = "for times that words name")]
-    pub locale: Option<String>,
+    /// Whose English.
+    pub locale: Locale,
     /// Whether more of the text is still to come.
     pub is_partial: bool,
 }
@@ -161,19 +160,15 @@ fn input(path: &str, text: String, common: Common, config: &ConvertConfig, befor
             ApiError::invalid(format!("{before}now"), "invalid_value", message)
         })?,
     };
-    if let Some(locale) = common.locale.as_ref().filter(|locale| !is_locale(locale)) {
-        let message =
-            format!("Invalid '{before}locale': {locale:?}. Expected a language, with a country or not, such as 'en' or 'en-GB'.");
-        return Err(ApiError::invalid(format!("{before}locale"), "invalid_value", message));
-    }
-    Ok(Input {
-        text,
-        model: common.model,
-        schema: common.schema,
-        now,
-        locale: common.locale,
-        is_partial: common.partial.unwrap_or(false),
-    })
+    let locale = common.locale.as_deref().map_or(Some(Locale::British), |name| Locale::named(name).filter(|_| is_locale(name)));
+    let locale = locale.ok_or_else(|| {
+        let name = common.locale.clone().unwrap_or_default();
+        let message = format!(
+            "Invalid '{before}locale': {name:?}. Times are understood in English: 'en-GB', 'en-US' and the like are right."
+        );
+        ApiError::invalid(format!("{before}locale"), "invalid_value", message)
+    })?;
+    Ok(Input { text, model: common.model, schema: common.schema, now, locale, is_partial: common.partial.unwrap_or(false) })
 }
 
 /// The zone of an IANA name; other texts name none, also where they are paths or rules of POSIX.
@@ -230,6 +225,7 @@ mod tests {
             (json!({"text": "a", "timezone": "Europe/Atlantis"}), "timezone", "invalid_value"),
             (json!({"text": "a", "timezone": "../../etc/passwd"}), "timezone", "invalid_value"),
             (json!({"text": "a", "locale": "english please"}), "locale", "invalid_value"),
+            (json!({"text": "a", "locale": "de-DE"}), "locale", "invalid_value"),
             (json!({"text": "a".repeat(65_537)}), "text", "string_above_max_length"),
             (json!({"text": "a", "languge": "en"}), "languge", "unknown_parameter"),
             (json!({"text": "a", "model": ""}), "model", "empty_string"),

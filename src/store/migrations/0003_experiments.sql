@@ -33,3 +33,16 @@ CREATE TABLE deployment_revisions (
 );
 
 INSERT INTO revisions (name, value) VALUES ('deployments', 0);
+
+-- /convert. ------------------------------------------------------------------------------------------------------------------------
+
+-- What a project's own texts can mean.
+CREATE TABLE convert_schemas (
+    project_id TEXT NOT NULL,
+    name TEXT NOT NULL,
+    spec TEXT NOT NULL,                 -- model, entities, intents
+    created_at BIGINT NOT NULL,
+    updated_at BIGINT NOT NULL,
+    version BIGINT NOT NULL,
+    PRIMARY KEY (project_id, name)
+);

@@ -4,7 +4,8 @@
 use std::sync::Arc;
 
 use super::types::{
-    Caching, Echo, EndToken, GenerationRequest, Message, Origin, Prompt, Role, Sampling, SpecialTokens, Steering, Stops, Turn,
+    Caching, Echo, EndToken, GenerationRequest, Message, Origin, Prompt, Role, Sampling, ServedBy, SpecialTokens, Steering,
+    Stops, Turn,
 };
 use super::{Gateway, GatewayError, Usage};
 use crate::backends::grammar::{Builder, Grammar, NodeId, Pattern, Runs};
@@ -26,6 +27,8 @@ pub struct Question {
     pub origin: Origin,
     /// What answers: base, adapter, or `adapter@version`.
     pub model: String,
+    /// Which arm, of a deployment.
+    pub steering: Steering,
     /// The text, cleaned.
     pub text: String,
     /// What can be meant.
@@ -41,6 +44,8 @@ pub struct Meaning {
     pub probability: f64,
     /// What answered: `base`, or `name@number+digest`.
     pub version: Option<String>,
+    /// Which arm of a deployment it was.
+    pub by: Option<ServedBy>,
     /// Tokens that it took.
     pub usage: Usage,
     /// What is left of the caller's limits.
@@ -53,7 +58,7 @@ impl Gateway {
     /// Asks a model what a text means. A text without words means nothing that is known, and nobody is asked.
     pub async fn understand(&self, question: Question) -> Result<Meaning, GatewayError> {
         self.check_model(&question.caller, &question.model)?;
-        let Question { caller, origin, model, mut text, schema } = question;
+        let Question { caller, origin, model, steering, mut text, schema } = question;
         let (tokens, most) = loop {
             if Spans::of(&text).is_empty() {
                 return Ok(Meaning::nothing(&schema));
@@ -75,7 +80,7 @@ impl Gateway {
             origin,
             caching: Caching::Fresh,
             model,
-            steering: Steering::default(),
+            steering,
             prompts: vec![Prompt::Tokens(tokens)],
             n: 1,
             sampling: Sampling { temperature: 0.0, ..Sampling::default() },
@@ -99,6 +104,7 @@ impl Gateway {
             reading: reading.unwrap_or_else(|| Reading::unknown(&schema)),
             probability,
             version: Some(answer.served().version.clone()),
+            by: answer.served().by.clone(),
             usage: answer.usage(),
             rate: answer.rate(),
             cost_nanos: answer.cost_nanos().unwrap_or(0),
@@ -113,6 +119,7 @@ impl Meaning {
             reading: Reading::unknown(schema),
             probability: 1.0,
             version: None,
+            by: None,
             usage: Usage::default(),
             rate: Rate::default(),
             cost_nanos: 0,

@@ -14,7 +14,7 @@ use super::Server;
 use super::body::JsonBody;
 use super::error::ApiError;
 use super::limits;
-use super::openai::reply::{ADAPTER_VERSION, COST};
+use super::openai::reply::{ADAPTER_VERSION, COST, write_arm};
 use super::openai::sender::{Head, Sender, ShowCost};
 use super::openai::{repeated, wire};
 use crate::convert::{Calibration, Schema, clean, leading};
@@ -45,6 +45,7 @@ async fn one(server: &Server, sender: &Sender, asked: &Asked, input: &Input) -> 
     let headers = response.headers_mut();
     if let Some(version) = &meaning.version {
         headers.insert(ADAPTER_VERSION, HeaderValue::try_from(version).map_err(|error| ApiError::internal(&error))?);
+        write_arm(headers, meaning.by.as_ref())?;
         limits::write(headers, meaning.rate);
     }
     if sender.show_cost == ShowCost::Shown
@@ -101,6 +102,7 @@ async fn understand(server: &Server, sender: &Sender, asked: &Asked, (input, id)
         caller: std::sync::Arc::clone(&sender.caller),
         origin,
         model: input.model.clone(),
+        steering: sender.steering.clone(),
         text: leading(&cleaned).to_owned(),
         schema: Schema::built_in(),
     };

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use axum::Json;
 use axum::body::{Body, Bytes};
-use axum::http::{HeaderName, HeaderValue, StatusCode, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use futures::stream::unfold;
 use serde::Serialize;
@@ -18,7 +18,7 @@ use super::frames::{Frames, Head, KEEP_ALIVE, Reports};
 use super::generation::Delivery;
 use super::sender::ShowCost;
 use super::wire::{self, Endpoint, Logprobs};
-use crate::gateway::{Answer, FinishReason, GenerationRequest, ReportedToken};
+use crate::gateway::{Answer, FinishReason, GenerationRequest, ReportedToken, ServedBy};
 use crate::http::Server;
 use crate::http::error::ApiError;
 use crate::http::limits;
@@ -76,13 +76,7 @@ pub async fn reply(server: &Server, wanted: Wanted, request: GenerationRequest) 
     };
     let headers = response.headers_mut();
     headers.insert(ADAPTER_VERSION, HeaderValue::try_from(served.version).map_err(|error| ApiError::internal(&error))?);
-    if let Some(by) = &served.by {
-        // Both names are letters, digits and '._-'.
-        let pair = [(DEPLOYMENT, &by.deployment), (ARM, &by.arm)];
-        for (name, value) in pair {
-            headers.insert(name, HeaderValue::try_from(&**value).map_err(|error| ApiError::internal(&error))?);
-        }
-    }
+    write_arm(headers, served.by.as_ref())?;
     headers.insert(CACHE, HeaderValue::from_static(cache.name()));
     limits::write(headers, rate);
     // Of a stream, what is known when its head leaves.
@@ -90,6 +84,15 @@ pub async fn reply(server: &Server, wanted: Wanted, request: GenerationRequest) 
     server.gateway().metrics().overhead(overhead);
     headers.insert(OVERHEAD, HeaderValue::from(u64::try_from(overhead.as_micros()).unwrap_or(u64::MAX)));
     Ok(response)
+}
+
+/// Says which deployment was asked, and which of its arms answered.
+pub fn write_arm(headers: &mut HeaderMap, by: Option<&ServedBy>) -> Result<(), ApiError> {
+    let Some(by) = by else { return Ok(()) };
+    for (name, value) in [(DEPLOYMENT, &by.deployment), (ARM, &by.arm)] {
+        headers.insert(name, HeaderValue::try_from(&**value).map_err(|error| ApiError::internal(&error))?);
+    }
+    Ok(())
 }
 
 /// Seconds since 1970.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::shadow::{Copies, Copy, Heard};
-use super::types::{Origin, Usage};
+use super::types::{Judge, Origin, Usage};
 use super::{GatewayError, Metrics};
 use crate::backends::Effort;
 use crate::experiments::outcome::MAX_TEXT;
@@ -19,6 +19,9 @@ pub(super) struct Trial {
     /// It is not what the request was sent to.
     pub fell_back: bool,
     pub recorder: Recorder,
+    pub judge: Option<Judge>,
+    /// What the judge said.
+    pub task_success: Option<bool>,
     /// Where the request goes besides, once it is answered.
     pub copy: Option<Box<Copy>>,
     pub copies: Copies,
@@ -134,6 +137,13 @@ impl Account {
         }
     }
 
+    /// The first answer is whole; its choices had this probability.
+    pub(super) fn judge(&mut self, probability: f64) {
+        if let Some(trial) = &mut self.trial {
+            trial.task_success = trial.judge.as_ref().map(|judge| judge.says(&self.text, probability));
+        }
+    }
+
     /// What it cost, nano-dollars, once it is settled.
     pub(super) const fn cost_nanos(&self) -> Option<i64> {
         match &self.state {
@@ -186,7 +196,8 @@ impl Account {
 
     /// Tells the experiment what came of it.
     fn note(&mut self, done: &Done, cost_nanos: i64) {
-        let Some(Trial { assigned, arm, fell_back, recorder, copy, copies }) = self.trial.take() else { return };
+        let Some(trial) = self.trial.take() else { return };
+        let Trial { assigned, arm, fell_back, recorder, task_success, copy, copies, .. } = trial;
         let steps = u32::try_from(done.tokens.output.saturating_sub(1)).unwrap_or(u32::MAX);
         let between = self.last_token.zip(self.first_token).map(|(last, first)| last.saturating_sub(first));
         let complete = matches!(done.outcome, Outcome::Stop | Outcome::Length);
@@ -216,7 +227,7 @@ impl Account {
             cost_nanos,
             text: complete.then(|| std::mem::take(&mut self.text)),
             ended: if done.outcome == Outcome::Length { Ended::Cut } else { Ended::Whole },
-            task_success: None,
+            task_success,
         });
     }
 

@@ -1,4 +1,4 @@
-//! The examples of documents, pasted into a shell one after the other.
+//! The examples of documents that need no model, pasted into a shell one after the other.
 
 use std::path::Path;
 use std::process::Command;
@@ -14,8 +14,15 @@ fn script(document: &str) -> String {
     format!("set -euxo pipefail\n{}", blocks.collect::<Vec<_>>().join("\n"))
 }
 
-/// What the examples of a document say, with the server's address and key.
-fn paste(document: &str, home: &Home, server: &Server) -> String {
+/// What the examples of a document print, on a server over the tiny base.
+fn pasted(document: &str) -> String {
+    let home = Home::new();
+    let server = home.serve(&["--backend", "null", "--null-delay", "1ms"]);
+    pasted_to(document, &home, server)
+}
+
+/// What the examples of a document print, on this server.
+fn pasted_to(document: &str, home: &Home, server: Server) -> String {
     // The binary under its name.
     let bin = home.path("bin");
     std::fs::create_dir(&bin).unwrap();
@@ -35,22 +42,28 @@ fn paste(document: &str, home: &Home, server: &Server) -> String {
         .unwrap();
     let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success() && !out.contains("\"error\":{"), "{out}\n{err}");
-    format!("{out}\n{err}")
+    server.stop();
+    out.into_owned()
 }
 
 #[test]
 fn the_examples_of_the_administration_work_when_pasted() {
-    let home = Home::new();
-    let server = home.serve(&["--backend", "null", "--null-delay", "1ms"]);
-    let said = paste("admin.md", &home, &server);
-    assert!(said.contains("the counters agree"), "{said}");
-    server.stop();
+    let out = pasted("admin.md");
+    assert!(out.contains("the counters agree"), "{out}");
+}
+
+#[test]
+fn the_examples_of_deployments_work_when_pasted() {
+    let out = pasted("deployments.md");
+    assert!(out.contains("x-experiment-arm: canary") && out.contains("\"action\":\"rolled_back\""), "{out}");
+    let last = out.lines().rfind(|line| line.starts_with('{')).unwrap();
+    assert!(last.contains("\"action\":\"deleted\""), "{out}");
 }
 
 #[test]
 fn the_examples_of_rollouts_work_when_pasted() {
     let home = Home::new();
     let server = Server::start(home.command(&["serve", "--listen", "127.0.0.1:0", "--backend", "null", "--null-delay", "1ms"]));
-    paste("rollouts.md", &home, &server);
-    server.stop();
+    let out = pasted_to("rollouts.md", &home, server);
+    assert!(out.contains("\"state\":\"promoted\"") && out.contains("\"shadow_text\""), "{out}");
 }

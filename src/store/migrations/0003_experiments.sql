@@ -83,3 +83,16 @@ CREATE TABLE shadows (
 );
 CREATE INDEX shadows_of_deployment ON shadows (owner, deployment, at_micros, id);
 CREATE INDEX shadows_by_age ON shadows (at_micros);
+
+-- /convert. ------------------------------------------------------------------------------------------------------------------------
+
+-- What a project's own texts can mean.
+CREATE TABLE convert_schemas (
+    project_id TEXT NOT NULL,
+    name TEXT NOT NULL,
+    spec TEXT NOT NULL,                 -- model, entities, intents
+    created_at BIGINT NOT NULL,
+    updated_at BIGINT NOT NULL,
+    version BIGINT NOT NULL,
+    PRIMARY KEY (project_id, name)
+);

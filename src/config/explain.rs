@@ -63,6 +63,9 @@ impl Config {
             "response_cache" => self.cache.bytes.to_string(),
             "response_cache_ttl" => self.cache.ttl.as_secs_f64().to_string(),
             "default_max_tokens" => self.default_max_tokens.to_string(),
+            "convert_model" => self.convert.model.clone(),
+            "convert_timezone" => self.convert.timezone.clone(),
+            "convert_unknown_below" => self.convert.unknown_below.to_string(),
             "adapter_roots" => list(self.roots().iter().map(|root| path(root))),
             "adapters" => {
                 let typed = self.adapters.iter().chain(self.default_adapters());
@@ -87,6 +90,7 @@ impl Config {
             "max_body_bytes" => self.max_body_bytes.to_string(),
             "max_upload_bytes" => self.max_upload_bytes.to_string(),
             "max_stored_bytes" => self.max_stored_bytes.to_string(),
+            "shadow_retention" => self.shadow_retention.as_secs_f64().to_string(),
             "training_mode" => self.training.policy.mode.to_string(),
             "training_slice" => format!("{:?}", self.training.policy.slice),
             "training_hours" => self.training.policy.hours.map_or_else(|| "always".to_owned(), hours),

@@ -180,6 +180,8 @@ pub struct Config {
     pub max_upload_bytes: u64,
     /// Most bytes of a tenant's files.
     pub max_stored_bytes: u64,
+    /// How long answers of silent models are kept.
+    pub shadow_retention: Duration,
     /// When fine-tuning jobs compute, and with how much memory.
     pub training: TrainingConfig,
     /// Longest time that a job may train.
@@ -200,6 +202,8 @@ pub struct Config {
     pub cache: CacheConfig,
     /// Most tokens of an answer whose request does not say.
     pub default_max_tokens: usize,
+    /// What `/convert` asks, and how.
+    pub convert: crate::http::ConvertConfig,
     /// Admin key given by the operator.
     pub admin_key: Option<Secret>,
     /// Secret key given by the operator.

@@ -25,11 +25,14 @@ mod traced;
 
 use std::sync::Arc;
 
+pub use convert::is_time_zone;
 pub use health::{Latch, Readiness};
 pub use routes::router;
 pub use serve::{Ended, serve};
 
 use crate::experiments::Deployments;
+use crate::experiments::rollout::Rollouts;
+use crate::experiments::shadow::Shadows;
 use crate::gateway::Gateway;
 use crate::registry::Catalog;
 use crate::tenants::Tenants;
@@ -40,7 +43,7 @@ use crate::training::jobs::files::Files;
 use crate::training::jobs::workshop::ResidentWorkshop;
 
 /// Settings of this room.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
     /// Largest request body, bytes.
     pub body_limit: usize,
@@ -59,19 +62,19 @@ pub struct Config {
 }
 
 /// Settings of `/convert`.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ConvertConfig {
     /// What answers a request that names no model.
     pub model: String,
     /// IANA name of the time zone of requests that name none.
     pub timezone: String,
-    /// Readings with less confidence are `unknown`.
-    pub unknown_below: f64,
+    /// Readings with less confidence are `unknown`, per cent.
+    pub unknown_below: u8,
 }
 
 impl Default for ConvertConfig {
     fn default() -> Self {
-        Self { model: "convert".to_owned(), timezone: "UTC".to_owned(), unknown_below: 0.0 }
+        Self { model: "convert".to_owned(), timezone: "UTC".to_owned(), unknown_below: 20 }
     }
 }
 
@@ -97,6 +100,10 @@ pub struct Parts {
     pub catalog: Catalog,
     /// Names that share traffic.
     pub deployments: Deployments,
+    /// Candidates on their way.
+    pub rollouts: Rollouts,
+    /// What silent models would have said.
+    pub shadows: Shadows,
     /// Callers.
     pub tenants: Tenants,
     /// Fine-tuning, and the files for it.
@@ -139,6 +146,14 @@ impl Server {
 
     fn deployments(&self) -> &Deployments {
         &self.0.parts.deployments
+    }
+
+    fn rollouts(&self) -> &Rollouts {
+        &self.0.parts.rollouts
+    }
+
+    fn shadows(&self) -> &Shadows {
+        &self.0.parts.shadows
     }
 
     fn tenants(&self) -> &Tenants {

@@ -6,6 +6,7 @@ pub mod blobs;
 pub mod budgets;
 mod database;
 mod dir;
+pub mod experiments;
 pub mod files;
 pub mod idempotency;
 pub mod jobs;

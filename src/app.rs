@@ -23,6 +23,7 @@ use tokio::sync::oneshot;
 
 use crate::backends::{Backend, Health};
 use crate::config::{BackendKind, Config, Location, Secret};
+use crate::experiments::{self, Deployments, Recorder, Results};
 use crate::gateway::{self, Gateway};
 use crate::http::{self, Ended, Readiness, Server};
 use crate::model::BLOCK_TOKENS;
@@ -58,6 +59,8 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
     // The admin key comes last: a new one is shown once, and only by a server that could start.
     let new_key = tenants.ensure_admin(data.path(), config.admin_key.as_ref().map(|key| key.0.as_str())).await?;
     let mut upkeep = tokio::spawn(tenants.clone().keep_up());
+    let mut deployments = tokio::spawn(built.deployments.clone().keep_up());
+    let mut measuring = tokio::spawn(built.results.recorder().clone().keep_up());
     let mut ledger = tokio::spawn(tenants.ledger().clone().drain());
     let mut webhooks = tokio::spawn(Deliveries::new(tenants.office().clone()).run(reached));
     let Training { jobs, mut driver, workshop } = training::start(&config, &data, &tenants, &built).await?;
@@ -68,6 +71,8 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
     let server = Server::new(http::Parts {
         gateway: built.gateway.clone(),
         catalog: built.catalog.clone(),
+        deployments: built.deployments.clone(),
+        results: built.results.clone(),
         tenants: tenants.clone(),
         jobs: jobs.clone(),
         workshop,
@@ -122,6 +127,8 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
         }
         ended = &mut serving => Err(anyhow!("the HTTP server ended by itself: {ended:?}")),
         ended = &mut upkeep => Err(anyhow!("what keeps up with other processes ended by itself: {ended:?}")),
+        ended = &mut deployments => Err(anyhow!("what keeps up with changes of deployments ended by itself: {ended:?}")),
+        ended = &mut measuring => Err(anyhow!("what adds outcomes up ended by itself: {ended:?}")),
         ended = &mut ledger => Err(anyhow!("what moves the ledger into the database ended by itself: {ended:?}")),
         ended = &mut webhooks => Err(anyhow!("what calls webhooks ended by itself: {ended:?}")),
         ended = &mut expiry => Err(anyhow!("what removes files that have expired ended by itself: {ended:?}")),
@@ -167,6 +174,9 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
         tokio::time::sleep(LAST_WORDS).await;
     }
     tenants.ledger().close(LAST_ROWS).await;
+    if let Err(error) = built.results.recorder().flush().await {
+        tracing::warn!(%error, "the last outcomes were not added up");
+    }
     tenants.database().close().await;
     outcome
 }
@@ -182,6 +192,8 @@ struct Built {
     has_chat_template: bool,
     backend: Backend,
     catalog: Catalog,
+    deployments: Deployments,
+    results: Results,
     gateway: Gateway,
     metrics: prometheus::Registry,
     tensors: BTreeMap<String, RawTensor>,
@@ -231,6 +243,10 @@ async fn build(config: &Config, data: &Arc<DataDir>, tenants: &Tenants) -> anyho
         }
         put_into_service(&catalog, name, path.clone()).await?;
     }
+    let setup = experiments::Setup { tenants: tenants.clone(), catalog: catalog.clone(), base: loaded.base.name.clone() };
+    let deployments = Deployments::open(setup).await?;
+    let recorder = Recorder::new(tenants.database().clone(), tenants.node());
+    let results = Results::new(tenants.database().clone(), recorder);
     let metrics = prometheus::Registry::new();
     let base_name = loaded.base.name.clone();
     let has_chat_template = loaded.base.chat_template.is_some();
@@ -239,12 +255,14 @@ async fn build(config: &Config, data: &Arc<DataDir>, tenants: &Tenants) -> anyho
         base: loaded.base,
         backend: backend.clone(),
         catalog: catalog.clone(),
+        deployments: deployments.clone(),
+        recorder: results.recorder().clone(),
         tenants: tenants.clone(),
         metrics: counters,
         cache: config.cache,
         default_max_tokens: config.default_max_tokens,
     });
-    Ok(Built { base_name, has_chat_template, backend, catalog, gateway, metrics, tensors })
+    Ok(Built { base_name, has_chat_template, backend, catalog, deployments, results, gateway, metrics, tensors })
 }
 
 async fn token_verifier(config: &Config, tenants: &Tenants) -> anyhow::Result<Option<Arc<TokenVerifier>>> {

@@ -28,8 +28,8 @@ const RECENT_FOR: Duration = Duration::from_secs(6 * 3_600);
 const UNITS: usize = 100_000;
 /// Experiments without traffic leave memory after so many writes: an hour.
 const IDLE: u64 = 3_600;
-/// Feedback on answers of no deployment is taken for so long, microseconds: an hour.
-const PLAIN_FOR: i64 = 3_600 * 1_000_000;
+/// Feedback on answers of no deployment is taken for so long, seconds.
+const PLAIN_FOR: i64 = 3_600;
 
 /// Takes outcomes and feedback. Cheap to clone; one that was made by `default` forgets everything.
 #[derive(Clone, Default)]
@@ -38,7 +38,7 @@ pub struct Recorder(Option<Arc<Inner>>);
 struct Inner {
     database: Database,
     node: String,
-    /// When this process began, microseconds since 1970.
+    /// When this process began, seconds since 1970.
     start: i64,
     waiting: Mutex<Waiting>,
     /// Where recent answers belong, by tenant and request id.
@@ -86,7 +86,7 @@ impl Recorder {
         Self(Some(Arc::new(Inner {
             database,
             node: node.to_owned(),
-            start: micros(tenants::now()),
+            start: tenants::unix_now(),
             waiting: Mutex::default(),
             recent: moka::sync::Cache::builder().max_capacity(RECENT).time_to_live(RECENT_FOR).build(),
             tallies: Arc::default(),
@@ -187,7 +187,7 @@ impl Inner {
             return Ok(Some((*by != By::Name).then_some(place)));
         }
         let mut connection = self.database.connection().await?;
-        let since = micros(tenants::now()) - PLAIN_FOR;
+        let since = (tenants::unix_now() - PLAIN_FOR) * 1_000_000;
         let Some(answer) = rows::answer(&mut connection, tenant, request_id, since).await? else { return Ok(None) };
         let Some(arm) = answer.arm else { return Ok(Some(None)) };
         for owner in [tenant, ""] {
@@ -198,10 +198,6 @@ impl Inner {
         }
         Ok(Some(None))
     }
-}
-
-fn micros(now: Duration) -> i64 {
-    i64::try_from(now.as_micros()).unwrap_or(i64::MAX)
 }
 
 /// What this process has counted.
@@ -344,4 +340,135 @@ fn values(outcome: &Outcome) -> Vec<(Metric, f64)> {
         values.push((Metric::Length, text.chars().count() as f64));
     }
     values
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
+
+    use super::super::results::Results;
+    use super::*;
+    use crate::registry::Owner;
+    use crate::store::{Location, deployments};
+
+    fn outcome(unit: u64, failed: bool) -> Outcome {
+        let arm = if unit.is_multiple_of(2) { "stable" } else { "canary" };
+        let assigned = Assigned {
+            deployment: "support".into(),
+            owner: Owner::Shared,
+            experiment: "exp_1".into(),
+            revision: 1,
+            arm: arm.into(),
+            unit,
+            shares: [("stable".into(), 0.5), ("canary".into(), 0.5)].into(),
+            by: By::Weight,
+        };
+        Outcome {
+            assigned: Arc::new(assigned),
+            request_id: format!("req_{unit}").into(),
+            tenant: "acme".into(),
+            endpoint: "chat.completions",
+            failed,
+            first_token: Some(Duration::from_millis(20)),
+            gap: None,
+            output_tokens: 5,
+            cost_nanos: 2_000,
+            text: Some("{\"a\": 1".to_owned()),
+            ended: Ended::Whole,
+            task_success: None,
+        }
+    }
+
+    async fn total(results: &Results, metric: &Metric) -> Vec<Sums> {
+        let arms = ["stable".to_owned(), "canary".to_owned()];
+        let measured = results.measured("exp_1", &arms).await.unwrap();
+        measured.evidence.arms.iter().map(|arm| arm.total(metric)).collect()
+    }
+
+    #[tokio::test]
+    async fn sums_go_on_after_a_restart_and_add_up_over_processes() {
+        let dir = tempfile::tempdir().unwrap();
+        let database = Database::open(&Location::File(dir.path().join("switchyard.db"))).await.unwrap();
+        for (life, node) in ["a", "a", "b"].into_iter().enumerate() {
+            let recorder = Recorder::new(database.clone(), node);
+            for round in 0..2 {
+                (0..10).for_each(|unit| recorder.note(outcome(unit, unit == 1)));
+                recorder.flush().await.unwrap();
+                recorder.flush().await.unwrap();
+                let results = Results::new(database.clone(), recorder.clone());
+                let expected = 5 * (2 * life as u64 + round + 1);
+                let errors = total(&results, &Metric::Errors).await;
+                assert_eq!(errors.iter().map(|sums| sums.n).collect::<Vec<_>>(), [expected, expected]);
+                assert!((errors[1].sum - expected as f64 / 5.0).abs() < 1e-9);
+                assert_eq!(total(&results, &Metric::FirstToken).await[1].n, expected * 4 / 5, "failures have no latency");
+                assert_eq!(total(&results, &Metric::InvalidJson).await[0].mean(), Some(1.0));
+            }
+        }
+        let arms = ["stable".to_owned(), "canary".to_owned()];
+        let results = Results::new(database.clone(), Recorder::default());
+        let units = results.measured("exp_1", &arms).await.unwrap().units;
+        // Two starts of the same second share a row; a unit counts once in each.
+        assert!(units.iter().all(|count| count.observed >= 10.0 && count.observed <= 15.0), "{units:?}");
+        let verdicts = results.judge("exp_1", &crate::experiments::settings::Settings::usual("stable"), &arms).await.unwrap();
+        assert_eq!(verdicts[0].standing, crate::experiments::verdict::Standing::Waiting { needed: 70 });
+    }
+
+    #[tokio::test]
+    async fn feedback_finds_an_answer_after_memory_has_lost_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let database = Database::open(&Location::File(dir.path().join("switchyard.db"))).await.unwrap();
+        let mut transaction = database.begin().await.unwrap();
+        let deployment = deployments::DeploymentRow {
+            id: "dep_1".into(),
+            owner: String::new(),
+            name: "support".into(),
+            revision: 2,
+            epoch: 0,
+            salt: "s".into(),
+            deleted: false,
+            counter: 1,
+            created_at: 1,
+        };
+        deployments::insert(&mut transaction, &deployment).await.unwrap();
+        for (revision, experiment) in [(1, "exp_1"), (2, "exp_2")] {
+            let row = deployments::RevisionRow {
+                revision,
+                action: "changed".into(),
+                restores: None,
+                spec: "{}".into(),
+                experiment: experiment.into(),
+                actor: "me".into(),
+                reason: None,
+                at_micros: 100 * revision,
+            };
+            deployments::add_revision(&mut transaction, "dep_1", &row).await.unwrap();
+        }
+        transaction.commit().await.unwrap();
+        let row = |id: &str, at_micros| crate::store::ledger::LedgerRow {
+            id: id.into(),
+            request_id: id.into(),
+            at_micros,
+            project_id: "acme".into(),
+            model: "support".into(),
+            arm: Some("canary".into()),
+            ..Default::default()
+        };
+        crate::store::ledger::append(&database, &[row("r1", 150), row("r2", 250)]).await.unwrap();
+        let recorder = Recorder::new(database.clone(), "a");
+        let score = |value| vec![Opinion { metric: Metric::Score, value, text: None }];
+        let saying = |tenant, request_id| Saying { tenant, key_id: "k", request_id };
+        assert!(recorder.feedback(saying("acme", "r1"), score(0.2)).await.unwrap());
+        assert!(recorder.feedback(saying("acme", "r1"), score(0.4)).await.unwrap());
+        assert!(recorder.feedback(saying("acme", "r2"), score(1.0)).await.unwrap());
+        assert!(!recorder.feedback(saying("other", "r2"), score(1.0)).await.unwrap());
+        let results = Results::new(database.clone(), recorder);
+        for (experiment, mean) in [("exp_1", 0.4), ("exp_2", 1.0)] {
+            let measured = results.measured(experiment, &[]).await.unwrap();
+            let sums = measured.evidence.arms[0].total(&Metric::Score);
+            assert_eq!((sums.n, sums.mean()), (1, Some(mean)));
+        }
+        let mut connection = database.connection().await.unwrap();
+        let kept = rows::feedback_of(&mut connection, "acme", "r1").await.unwrap();
+        assert_eq!((kept.len(), kept[0].arm.as_deref(), kept[0].value), (1, Some("canary"), 0.4));
+    }
 }

@@ -36,6 +36,11 @@ impl Results {
         Self { database, recorder }
     }
 
+    /// Where outcomes and feedback go.
+    pub const fn recorder(&self) -> &Recorder {
+        &self.recorder
+    }
+
     /// Everything that was measured. Arms without answers are there, too.
     pub async fn measured(&self, experiment: &str, arms: &[String]) -> Result<Measured, ExperimentError> {
         self.recorder.flush().await?;
@@ -79,12 +84,7 @@ impl Results {
     }
 
     /// The same with every number, ready for a page.
-    pub async fn report(
-        &self,
-        experiment: &str,
-        settings: &Settings,
-        arms: &[String],
-    ) -> Result<Report, ExperimentError> {
+    pub async fn report(&self, experiment: &str, settings: &Settings, arms: &[String]) -> Result<Report, ExperimentError> {
         Ok(report(settings, &self.measured(experiment, arms).await?))
     }
 }
@@ -208,9 +208,11 @@ pub fn report(settings: &Settings, measured: &Measured) -> Report {
     let why = match (even, units_seen > 0.0) {
         (true, true) => format!("{units_seen} units came to the arms as the weights say, as far as chance allows."),
         (true, false) => "No unit was counted yet.".to_owned(),
-        (false, _) => "Units did not come to the arms as the weights say, and chance does not explain it (1 in 1,000): answers of \
+        (false, _) => {
+            "Units did not come to the arms as the weights say, and chance does not explain it (1 in 1,000): answers of \
                        an arm are lost, or something else decides who gets it."
-            .to_owned(),
+                .to_owned()
+        }
     };
     Report { arms, split: SplitReport { even, why, arms: units.clone() } }
 }

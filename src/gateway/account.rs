@@ -6,7 +6,19 @@ use std::time::{Duration, Instant};
 use super::types::{Origin, Usage};
 use super::{GatewayError, Metrics};
 use crate::backends::Effort;
+use crate::experiments::outcome::MAX_TEXT;
+use crate::experiments::{self, Assigned, Ended, Recorder};
 use crate::tenants::{CacheUse, Done, Outcome, Principal, Rate, Requested, Settled, Tenants, Ticket, Tokens};
+
+/// A request of a deployment.
+pub(super) struct Trial {
+    pub assigned: Arc<Assigned>,
+    /// What answers, by the name of its arm.
+    pub arm: Option<Arc<str>>,
+    /// It is not what the request was sent to.
+    pub fell_back: bool,
+    pub recorder: Recorder,
+}
 
 /// Settles a request exactly once, whatever ends it.
 pub(super) struct Account {
@@ -16,11 +28,16 @@ pub(super) struct Account {
     origin: Origin,
     model: String,
     version: String,
+    trial: Option<Trial>,
     adapter_label: String,
     cache: CacheUse,
     rate: Rate,
     submitted: Instant,
     first_token: Option<Duration>,
+    /// Of a trial.
+    last_token: Option<Duration>,
+    /// Of a trial: the first answer.
+    text: String,
     state: State,
 }
 
@@ -43,6 +60,8 @@ pub(super) struct Opening {
     pub origin: Origin,
     pub model: String,
     pub version: String,
+    /// Of a deployment.
+    pub trial: Option<Trial>,
     /// The adapter in metrics.
     pub adapter_label: String,
     pub cache: CacheUse,
@@ -51,7 +70,7 @@ pub(super) struct Opening {
 
 impl Account {
     pub(super) fn open(opening: Opening) -> Self {
-        let Opening { tenants, metrics, caller, origin, model, version, adapter_label, cache, ticket } = opening;
+        let Opening { tenants, metrics, caller, origin, model, version, trial, adapter_label, cache, ticket } = opening;
         let rate = ticket.rate();
         let state = State::Open(Box::new(ticket));
         Self {
@@ -61,11 +80,14 @@ impl Account {
             origin,
             model,
             version,
+            trial,
             adapter_label,
             cache,
             rate,
             submitted: Instant::now(),
             first_token: None,
+            last_token: None,
+            text: String::new(),
             state,
         }
     }
@@ -80,12 +102,24 @@ impl Account {
         self.cache
     }
 
-    /// The first token came.
-    pub(super) fn first_token(&mut self) {
+    /// A token came.
+    pub(super) fn token(&mut self) {
+        if self.first_token.is_some() && self.trial.is_none() {
+            return;
+        }
+        let after = self.submitted.elapsed();
+        self.last_token = Some(after);
         if self.first_token.is_none() {
-            let after = self.submitted.elapsed();
             self.first_token = Some(after);
             self.metrics.first_token(after);
+        }
+    }
+
+    /// More of the first answer.
+    pub(super) fn text(&mut self, text: &str) {
+        if self.trial.is_some() {
+            let room = text.floor_char_boundary(MAX_TEXT.saturating_sub(self.text.len()));
+            self.text.push_str(&text[..room]);
         }
     }
 
@@ -129,11 +163,36 @@ impl Account {
             endpoint: self.origin.endpoint,
             model: &self.model,
             version: &self.version,
+            arm: self.trial.as_ref().and_then(|trial| trial.arm.as_deref()),
         };
-        let settled = self.tenants.settle(*ticket, &requested, &done).map_err(GatewayError::Ledger)?;
+        let settled = self.tenants.settle(*ticket, &requested, &done).map_err(GatewayError::Ledger);
+        self.note(&done, settled.as_ref().map_or(0, |settled| settled.cost_nanos));
+        let settled = settled?;
         self.state = State::Settled { settled, waited: false };
         self.metrics.ended(&self.adapter_label, &done, settled.cost_nanos, self.submitted.elapsed(), began.elapsed());
         Ok(())
+    }
+
+    /// Tells the experiment what came of it.
+    fn note(&mut self, done: &Done, cost_nanos: i64) {
+        let Some(Trial { assigned, fell_back, recorder, .. }) = self.trial.take() else { return };
+        let steps = u32::try_from(done.tokens.output.saturating_sub(1)).unwrap_or(u32::MAX);
+        let between = self.last_token.zip(self.first_token).map(|(last, first)| last.saturating_sub(first));
+        let complete = matches!(done.outcome, Outcome::Stop | Outcome::Length);
+        recorder.note(experiments::Outcome {
+            assigned,
+            request_id: Arc::clone(&self.origin.request_id),
+            tenant: Arc::clone(&self.caller.tenant),
+            endpoint: self.origin.endpoint,
+            failed: fell_back || done.outcome == Outcome::Failed,
+            first_token: self.first_token,
+            gap: between.filter(|_| steps > 0).map(|between| between / steps),
+            output_tokens: done.tokens.output,
+            cost_nanos,
+            text: complete.then(|| std::mem::take(&mut self.text)),
+            ended: if done.outcome == Outcome::Length { Ended::Cut } else { Ended::Whole },
+            task_success: None,
+        });
     }
 
     /// Waits until the row is as safe as the setting promises.

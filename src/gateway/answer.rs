@@ -146,6 +146,7 @@ impl Answer {
         self.usage = Usage { cached_tokens: stored.usage.prompt_tokens, ..stored.usage };
         self.choices = stored.pieces.len();
         self.ready.extend(stored.pieces.iter().cloned());
+        stored.pieces.iter().filter(|piece| piece.choice == 0).for_each(|piece| self.account.text(&piece.text));
         let outcome = if stored.is_cut() { Outcome::Length } else { Outcome::Stop };
         self.account.settle(self.usage, outcome, Effort::default())
     }
@@ -316,7 +317,7 @@ impl Answer {
     }
 
     fn take_token(&mut self, index: usize, id: u32, logprob: Option<TokenLogprob>) {
-        self.account.first_token();
+        self.account.token();
         self.usage.completion_tokens += 1;
         self.sequences[index].taken += 1;
         let stops = &self.shape.stops;
@@ -340,6 +341,9 @@ impl Answer {
         {
             running.abort();
             self.sequences[index].finish = finish;
+        }
+        if index == 0 {
+            self.account.text(&delta.text);
         }
         self.ready.push_back(Piece { choice: index, text: delta.text, tokens: delta.tokens, finish, ..Piece::default() });
     }

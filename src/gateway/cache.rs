@@ -232,6 +232,7 @@ pub(super) fn key(request: &GenerationRequest, version: &str, prompts: &[&[u32]]
         origin,
         caching: _,
         model: _,
+        steering: _,
         prompts: _,
         max_tokens: _,
         // Requests with one are not kept.

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use super::types::{
-    Caching, Echo, EndToken, GenerationRequest, Message, Origin, Prompt, Role, Sampling, SpecialTokens, Stops, Turn,
+    Caching, Echo, EndToken, GenerationRequest, Message, Origin, Prompt, Role, Sampling, SpecialTokens, Steering, Stops, Turn,
 };
 use super::{Gateway, GatewayError, Usage};
 use crate::backends::grammar::{Builder, Grammar, NodeId, Pattern, Runs};
@@ -75,6 +75,7 @@ impl Gateway {
             origin,
             caching: Caching::Fresh,
             model,
+            steering: Steering::default(),
             prompts: vec![Prompt::Tokens(tokens)],
             n: 1,
             sampling: Sampling { temperature: 0.0, ..Sampling::default() },

@@ -1,5 +1,8 @@
 //! What can go wrong between a checked request and its answer.
 
+use std::sync::Arc;
+
+use crate::experiments::{Assigned, ExperimentError};
 use crate::registry::RegistryError;
 use crate::tenants::{LedgerError, Refusal};
 
@@ -12,6 +15,20 @@ pub enum GatewayError {
     /// The adapter exists but cannot be used now.
     #[error(transparent)]
     Registry(RegistryError),
+    /// An arm was named of something that has none.
+    #[error("the model {0:?} is not a deployment")]
+    NoDeployment(String),
+    /// The deployment refused.
+    #[error(transparent)]
+    Deployment(#[from] ExperimentError),
+    /// Neither the arm nor any fallback can answer.
+    #[error("no arm of the deployment {deployment:?} can serve")]
+    ArmUnavailable {
+        /// The deployment.
+        deployment: String,
+        /// Where the request was sent.
+        assigned: Arc<Assigned>,
+    },
     /// The prompt, with the answer's length where one was asked, does not fit.
     #[error("the context holds {limit} tokens, {prompt} of prompt and {answer:?} of answer were asked")]
     ContextTooLong {

@@ -5,6 +5,7 @@ mod account;
 mod answer;
 mod assemble;
 mod cache;
+mod choose;
 mod convert;
 mod error;
 mod feed;
@@ -32,18 +33,20 @@ pub use prompt::Rendered;
 pub use stop::StopText;
 pub use types::{
     Caching, Echo, EndOfText, EndToken, FinishReason, GenerationRequest, Message, Origin, Piece, Prompt, Role, Sampling, Served,
-    SpecialTokens, Stops, Turn, Usage,
+    ServedBy, SpecialTokens, Steering, Stops, Turn, Usage,
 };
 
 use account::Account;
-use cache::{Found, Giver, Recorder, ResponseCache};
+use cache::{Found, Giver, Recorder as AnswerRecorder, ResponseCache};
+use choose::{Asking, Means, Serving};
 use feed::{Reporter, Source};
 
 use crate::backends::grammar::Vocabulary;
 use crate::backends::{Backend, Realm, Request, SubmitError};
+use crate::experiments::{Deployments, Ended, Outcome, Recorder};
 use crate::model::chat_template::ChatTemplate;
 use crate::model::tokenizer::{Position, Tokenizer};
-use crate::registry::{AdapterInfo, Catalog, Lease, LoadRequest, Loaded, Owner, Promotion, RegistryError, Viewer};
+use crate::registry::{Catalog, LoadRequest, Loaded, Owner, Promotion, RegistryError};
 use crate::tenants::{Ask, CacheUse, NotAdmitted, Principal, Priority, Tenants};
 
 /// Longest wait for an equal request's answer.
@@ -73,6 +76,8 @@ struct Inner {
     base: Base,
     backend: Backend,
     catalog: Catalog,
+    deployments: Deployments,
+    recorder: Recorder,
     tenants: Tenants,
     metrics: Metrics,
     cache: Option<ResponseCache>,
@@ -89,6 +94,10 @@ pub struct Parts {
     pub backend: Backend,
     /// Adapters.
     pub catalog: Catalog,
+    /// Deployments.
+    pub deployments: Deployments,
+    /// Where what came of their requests goes.
+    pub recorder: Recorder,
     /// Who pays, and what is allowed.
     pub tenants: Tenants,
     /// Counters.
@@ -102,10 +111,12 @@ pub struct Parts {
 impl Gateway {
     /// Wires a gateway.
     pub fn new(parts: Parts) -> Self {
-        let Parts { base, backend, catalog, tenants, metrics, cache, default_max_tokens } = parts;
+        let Parts { base, backend, catalog, deployments, recorder, tenants, metrics, cache, default_max_tokens } = parts;
         let cache = ResponseCache::new(cache);
         let vocabulary = OnceLock::new();
-        Self(Arc::new(Inner { base, backend, catalog, tenants, metrics, cache, default_max_tokens, vocabulary }))
+        let inner =
+            Inner { base, backend, catalog, deployments, recorder, tenants, metrics, cache, default_max_tokens, vocabulary };
+        Self(Arc::new(inner))
     }
 
     /// What grammars are made over.
@@ -198,12 +209,12 @@ impl Gateway {
     pub async fn generate(&self, mut request: GenerationRequest) -> Result<Answer, GatewayError> {
         let inner = &self.0;
         // Cheap, and before any work for somebody who has to come back with another name.
-        let model = self.check_model(&request.caller, &request.model)?;
-        let (model, adapter_label) = match model {
-            None => (inner.base.name.clone(), "base".to_owned()),
-            Some((Owner::Shared, name)) => (name.clone(), name),
-            // A slash is in no name: readers of metrics tell by it what is a tenant's own.
-            Some((Owner::Tenant(tenant), name)) => (name.clone(), format!("{tenant}/{name}")),
+        let means = self.means(&request.caller, &request.model)?;
+        self.check_arm(&means, &request.model, &request.steering)?;
+        let (model, adapter_label) = means.labels(&inner.base.name);
+        let conversation = match &means {
+            Means::Deployment(_) => choose::conversation(&request.caller, &request.prompts),
+            Means::Base | Means::Adapter(..) => None,
         };
         let position = text_position(&request.prompts);
         let rendering = Instant::now();
@@ -232,7 +243,15 @@ impl Gateway {
             most_output: lengths.iter().map(|length| (*length as u64).saturating_mul(request.n as u64)).sum(),
         })?;
         inner.metrics.stage(Stage::Admit, admitting.elapsed());
-        let (served, lease) = self.resolve(&request.caller.tenant, &request.model).await?;
+        let asking = Asking {
+            caller: &request.caller,
+            model: &request.model,
+            end_user: request.caller.end_user.as_deref().or(request.origin.end_user.as_deref()),
+            steering: &request.steering,
+            conversation: conversation.as_deref(),
+        };
+        let serving = self.serve(&means, &asking).await.inspect_err(|error| self.note_unavailable(&request, error))?;
+        let Serving { served, lease, assigned, fell_back } = serving;
         let mut recorder = None;
         let mut stored = None;
         if let Some(cache) = inner.cache.as_ref().filter(|_| cache::allowed(&request)) {
@@ -259,7 +278,7 @@ impl Gateway {
                         let choices = rendered.len() * request.n;
                         let owner = lease.as_ref().map_or(Owner::Shared, |lease| lease.owner.clone());
                         let giver = Giver { tenant: &request.caller.tenant, owner, version: &served.version };
-                        recorder = Some(Recorder::new(flight, giver, choices));
+                        recorder = Some(AnswerRecorder::new(flight, giver, choices));
                         break;
                     }
                 }
@@ -272,6 +291,12 @@ impl Gateway {
             origin: request.origin,
             model: request.model,
             version: served.version.clone(),
+            trial: assigned.map(|assigned| account::Trial {
+                assigned,
+                arm: served.by.as_ref().map(|by| Arc::clone(&by.arm)),
+                fell_back,
+                recorder: inner.recorder.clone(),
+            }),
             adapter_label,
             cache: match (&stored, &recorder) {
                 (Some(_), _) => CacheUse::Hit,
@@ -350,41 +375,38 @@ impl Gateway {
         }
     }
 
-    /// Turns a model's name into what answers.
-    async fn resolve(&self, tenant: &str, model: &str) -> Result<(Served, Option<Lease>), GatewayError> {
-        let served = |version| Served { model: model.to_owned(), version };
-        if model == self.0.base.name {
-            return Ok((served("base".to_owned()), None));
-        }
-        let lease = self.0.catalog.resolve(tenant, model).await.map_err(|error| unresolved(model, error))?;
-        Ok((served(format!("{}+{}", lease.version(), lease.id.short())), Some(lease)))
+    /// A deployment that cannot serve is its arm's failure, whoever's turn it was.
+    fn note_unavailable(&self, request: &GenerationRequest, error: &GatewayError) {
+        let GatewayError::ArmUnavailable { assigned, .. } = error else { return };
+        self.0.recorder.note(Outcome {
+            assigned: Arc::clone(assigned),
+            request_id: Arc::clone(&request.origin.request_id),
+            tenant: Arc::clone(&request.caller.tenant),
+            endpoint: request.origin.endpoint,
+            failed: true,
+            first_token: None,
+            gap: None,
+            output_tokens: 0,
+            cost_nanos: 0,
+            text: None,
+            ended: Ended::Cut,
+            task_success: None,
+        });
     }
 
-    /// The adapter that a name means to this caller, `None` for the base; an error where it means nothing, or nothing that the
-    /// caller may use: the same one, so that nobody learns what others have. Reads no weights.
+    /// The deployment or adapter that a name means to this caller, `None` for the base; an error where it means nothing, or nothing
+    /// that the caller may use. Reads no weights.
     pub fn check_model(&self, caller: &Principal, model: &str) -> Result<Option<(Owner, String)>, GatewayError> {
-        let is_base = model == self.0.base.name;
-        let (name, _) = if is_base { (model, "") } else { model.split_once('@').unwrap_or((model, "")) };
-        if !self.may_use(caller, name) {
-            return Err(GatewayError::UnknownModel(model.to_owned()));
-        }
-        if is_base {
-            return Ok(None);
-        }
-        self.0.catalog.find(&caller.tenant, model).map(Some).map_err(|error| unresolved(model, error))
+        Ok(match self.means(caller, model)? {
+            Means::Base => None,
+            Means::Adapter(owner, name) => Some((owner, name)),
+            Means::Deployment(deployment) => Some((deployment.owner.clone(), deployment.name.to_string())),
+        })
     }
 
     /// Whether the caller's key and its tenant's permissions allow a model, by its name without a version.
     pub fn may_use(&self, caller: &Principal, name: &str) -> bool {
         caller.models.allows(name) && self.0.tenants.policy().may_use(&caller.tenant, name)
-    }
-
-    /// Adapters that this caller may name, by name.
-    pub fn adapters(&self, caller: &Principal) -> Vec<AdapterInfo> {
-        let mut adapters = self.0.catalog.list(Viewer::Tenant(&caller.tenant));
-        adapters.retain(|adapter| self.may_use(caller, &adapter.name));
-        adapters.sort_by(|a, b| a.name.cmp(&b.name));
-        adapters
     }
 }
 

@@ -150,6 +150,19 @@ pub enum Caching {
     Fresh,
 }
 
+/// What a request says about which arm of a deployment it belongs to.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Steering {
+    /// The arm that it wants, for tests.
+    pub arm: Option<String>,
+    /// Who or what keeps its arm.
+    pub unit: Option<String>,
+    /// `prompt_cache_key`: the same for requests that belong together.
+    pub cache_key: Option<String>,
+    /// The conversation that it belongs to.
+    pub conversation: Option<String>,
+}
+
 /// A checked request for one or more answers.
 #[derive(Debug, Clone, PartialEq)]
 pub struct GenerationRequest {
@@ -159,8 +172,10 @@ pub struct GenerationRequest {
     pub origin: Origin,
     /// Whether the answer may come from the response cache.
     pub caching: Caching,
-    /// Base, adapter, or `adapter@version`, as the caller wrote it.
+    /// Base, deployment, adapter, or `adapter@version`, as the caller wrote it.
     pub model: String,
+    /// Which arm, of a deployment.
+    pub steering: Steering,
     /// Prompts, at least one.
     pub prompts: Vec<Prompt>,
     /// Answers to each prompt, at least 1.
@@ -225,4 +240,15 @@ pub struct Served {
     pub model: String,
     /// `base`, or `name@number+digest`.
     pub version: String,
+    /// Which arm of a deployment it is.
+    pub by: Option<ServedBy>,
+}
+
+/// An arm of a deployment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServedBy {
+    /// The deployment's name.
+    pub deployment: Arc<str>,
+    /// The arm's name, or `base` as a fallback.
+    pub arm: Arc<str>,
 }

@@ -6,6 +6,7 @@ use axum::http::{HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde_json::json;
 
+use crate::experiments::ExperimentError;
 use crate::gateway::GatewayError;
 use crate::registry::RegistryError;
 use crate::tenants::admin::AdminError;
@@ -167,6 +168,17 @@ impl From<GatewayError> for ApiError {
         match error {
             GatewayError::UnknownModel(name) => Self::model_not_found(&name),
             GatewayError::Registry(error) => Self::from(error),
+            GatewayError::NoDeployment(model) => {
+                let message =
+                    format!("Invalid header 'x-experiment-arm': the model '{model}' is not a deployment and has no arms.");
+                Self::invalid("x-experiment-arm", "unknown_arm", message)
+            }
+            GatewayError::Deployment(error) => Self::from(error),
+            GatewayError::ArmUnavailable { deployment, .. } => {
+                let message =
+                    format!("No arm of the deployment '{deployment}' can answer at the moment. Please try again later.");
+                Self { retry_after: Some(5), ..Self::unavailable("arm_unavailable", message) }
+            }
             GatewayError::ContextTooLong { limit, prompt, answer } => {
                 let asked = match answer {
                     Some(answer) => {
@@ -233,6 +245,31 @@ impl From<AdminError> for ApiError {
             AdminError::KeyReused => of(StatusCode::CONFLICT, "idempotency_key_reused"),
             AdminError::Tenant(TenantError::Store(error)) if error.is_outage() => Self::database_down(&error),
             AdminError::Tenant(error) => Self::internal(&error),
+        }
+    }
+}
+
+impl From<ExperimentError> for ApiError {
+    fn from(error: ExperimentError) -> Self {
+        let message = error.to_string();
+        match error {
+            ExperimentError::NotFound { .. } => Self { param: Some("name".to_owned()), ..Self::not_found(message) },
+            ExperimentError::Exists { .. } => Self::invalid("name", "deployment_exists", message),
+            ExperimentError::Invalid { field, .. } => Self::invalid(field, "invalid_value", message),
+            ExperimentError::Model { field, source } => {
+                let cause = Self::from(source);
+                // A model that is not there is a mistake in this request, not a missing page.
+                let status = if cause.status == StatusCode::NOT_FOUND { StatusCode::BAD_REQUEST } else { cause.status };
+                let message = if status.is_server_error() { cause.message.clone() } else { message };
+                Self { status, param: Some(field), message, ..cause }
+            }
+            ExperimentError::UnknownArm { .. } => Self::invalid("x-experiment-arm", "unknown_arm", message),
+            ExperimentError::NothingBefore { .. } => Self::invalid("to_revision", "nothing_before", message),
+            ExperimentError::NoRevision { .. } => Self::invalid("to_revision", "unknown_revision", message),
+            ExperimentError::VersionGone { .. } => Self::invalid("to_revision", "version_gone", message),
+            ExperimentError::Admin(error) => Self::from(error),
+            ExperimentError::Store(error) => Self::from(AdminError::from(error)),
+            ExperimentError::Damaged { .. } | ExperimentError::Interrupted => Self::internal(&error),
         }
     }
 }

@@ -34,7 +34,7 @@ pub async fn create(
     fields.finish(&[])?;
     let kept: Vec<String> = opinions.iter().map(|opinion| opinion.metric.to_string()).collect();
     let saying = Saying { tenant: &caller.tenant, key_id: &caller.key_id, request_id: &request_id };
-    let known = request_id.len() <= MAX_REQUEST_ID && server.recorder().feedback(saying, opinions).await?;
+    let known = request_id.len() <= MAX_REQUEST_ID && server.results().recorder().feedback(saying, opinions).await?;
     if !known {
         return Err(unknown(&request_id));
     }
@@ -74,8 +74,9 @@ fn opinions(fields: &mut Fields) -> Result<Vec<Opinion>, ApiError> {
         (Some(name), Some(value)) => {
             let metric = format!("feedback:{name}").parse().map_err(|_| {
                 let shown: String = name.chars().take(MAX_REQUEST_ID).collect();
-                let message =
-                    format!("Invalid 'metric': {shown:?}; 1 to 64 letters, digits, '_', '.' and '-' are right, as in \"resolved\".");
+                let message = format!(
+                    "Invalid 'metric': {shown:?}; 1 to 64 letters, digits, '_', '.' and '-' are right, as in \"resolved\"."
+                );
                 ApiError::invalid("metric", "invalid_value", message)
             })?;
             opinions.push(plain(metric, value));
@@ -84,7 +85,8 @@ fn opinions(fields: &mut Fields) -> Result<Vec<Opinion>, ApiError> {
         (None, Some(_)) => return Err(fields.missing("metric")),
     }
     if opinions.is_empty() {
-        let message = "Nothing is said of the answer: one of 'thumbs', 'score', 'correction', or 'metric' with 'value' is needed.";
+        let message =
+            "Nothing is said of the answer: one of 'thumbs', 'score', 'correction', or 'metric' with 'value' is needed.";
         return Err(ApiError { param: None, ..ApiError::invalid("", "missing_required_parameter", message) });
     }
     Ok(opinions)
@@ -102,7 +104,8 @@ mod tests {
 
     #[test]
     fn opinions_are_read_and_mistakes_named() {
-        let all = read(json!({"thumbs": "down", "score": 0.25, "correction": "right", "metric": "resolved", "value": -3})).unwrap();
+        let all =
+            read(json!({"thumbs": "down", "score": 0.25, "correction": "right", "metric": "resolved", "value": -3})).unwrap();
         let seen: Vec<(String, f64)> = all.iter().map(|opinion| (opinion.metric.to_string(), opinion.value)).collect();
         let expected = [("thumbs", 0.0), ("score", 0.25), ("corrections", 1.0), ("feedback:resolved", -3.0)];
         assert_eq!(seen, expected.map(|(name, value)| (name.to_owned(), value)));

@@ -6,6 +6,7 @@ mod auth;
 mod body;
 mod convert;
 mod error;
+mod feedback;
 mod fields;
 mod form;
 mod health;
@@ -16,6 +17,7 @@ mod middleware;
 mod openai;
 mod openapi;
 mod openapi_convert;
+mod openapi_experiments;
 mod openapi_schemas;
 mod openapi_training;
 mod routes;
@@ -29,6 +31,7 @@ pub use health::{Latch, Readiness};
 pub use routes::router;
 pub use serve::{Ended, serve};
 
+use crate::experiments::{Deployments, Results};
 use crate::gateway::Gateway;
 use crate::registry::Catalog;
 use crate::tenants::Tenants;
@@ -94,6 +97,10 @@ pub struct Parts {
     pub gateway: Gateway,
     /// Adapters.
     pub catalog: Catalog,
+    /// Names that share traffic.
+    pub deployments: Deployments,
+    /// What is learnt from them.
+    pub results: Results,
     /// Callers.
     pub tenants: Tenants,
     /// Fine-tuning, and the files for it.
@@ -132,6 +139,14 @@ impl Server {
 
     fn catalog(&self) -> &Catalog {
         &self.0.parts.catalog
+    }
+
+    fn deployments(&self) -> &Deployments {
+        &self.0.parts.deployments
+    }
+
+    fn results(&self) -> &Results {
+        &self.0.parts.results
     }
 
     fn tenants(&self) -> &Tenants {

@@ -88,6 +88,8 @@ pub(super) struct State {
     ready: VecDeque<Arc<PreparedAdapter>>,
     /// Lease counters by owner, name and number.
     tokens: HashMap<(Owner, String, u32), Weak<()>>,
+    /// Versions that stay on disk.
+    pub(super) guarded: Arc<BTreeSet<VersionId>>,
 }
 
 struct Served {
@@ -221,7 +223,7 @@ pub(super) struct Installing<'a> {
     pub(super) files: Option<&'a AdapterFiles>,
 }
 
-enum Found {
+pub(super) enum Found {
     InMemory(Lease),
     OnDisk(Selected),
 }
@@ -250,6 +252,15 @@ impl State {
         let Selected { owner, name, number, id } = selected;
         let token = self.token(&owner, &name, number);
         Lease { owner, name, number, id, adapter, token }
+    }
+
+    /// A lease on what is in memory.
+    pub(super) fn take(&mut self, selected: Selected) -> Found {
+        let Some(adapter) = self.resident(&selected.id) else { return Found::OnDisk(selected) };
+        if self.ready.iter().any(|kept| kept.id == selected.id) {
+            self.keep_ready(&adapter);
+        }
+        Found::InMemory(self.lease(selected, adapter))
     }
 
     fn resident(&self, id: &VersionId) -> Option<Arc<PreparedAdapter>> {
@@ -341,7 +352,8 @@ impl Inner {
             // Asked again: the name may have moved while the files were read.
             may_load(&state, &owner, &name, if_loaded, expected)?;
             let current = state.records.adapters.get(&owner, &name).and_then(|adapter| adapter.current());
-            (state.records.clone(), current.map(|current| current.number))
+            let records = Records { guarded: Arc::clone(&state.guarded), ..state.records.clone() };
+            (records, current.map(|current| current.number))
         };
         let number = records.install(&owner, &name, facts);
         match files {
@@ -405,11 +417,7 @@ impl Inner {
     fn look_up(&self, tenant: &str, model: &str) -> Result<Found, RegistryError> {
         let mut state = self.state();
         let selected = Self::select(&state, tenant, model)?;
-        let Some(adapter) = state.resident(&selected.id) else { return Ok(Found::OnDisk(selected)) };
-        if state.ready.iter().any(|kept| kept.id == selected.id) {
-            state.keep_ready(&adapter);
-        }
-        Ok(Found::InMemory(state.lease(selected, adapter)))
+        Ok(state.take(selected))
     }
 
     /// Looks at the tenant's own names and the shared ones, and nowhere else.
@@ -431,7 +439,7 @@ impl Inner {
     }
 
     /// A lease on an old version that nobody holds any more.
-    fn bring_back(&self, selected: Selected) -> Result<Lease, RegistryError> {
+    pub(super) fn bring_back(&self, selected: Selected) -> Result<Lease, RegistryError> {
         let (version, id) = (format!("{}@{}", selected.name, selected.number), selected.id);
         let adapter = self.prepared(id, || self.stored(id)).map_err(|error| {
             // Between the look-up and the reading the version may have been forgotten.

@@ -11,6 +11,7 @@ mod error;
 mod files;
 mod name;
 mod owner;
+mod pinned;
 mod records;
 mod roots;
 #[cfg(test)]
@@ -25,6 +26,7 @@ pub use catalog::{Catalog, Setup, Skipped};
 pub use error::RegistryError;
 pub use name::check as check_name;
 pub use owner::{Owner, Viewer};
+pub use pinned::{Pinned, Resident};
 pub use records::{InService, Offline, VersionRecord, in_service};
 pub use trained::{Gate, Judged, Promotion, Release};
 pub use uploads::{AdapterFile, Upload, Writing};

@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -57,6 +58,14 @@ impl Adapter {
         self.versions.iter().find(|version| version.number == number)
     }
 
+    pub(super) fn numbered(&self, number: u32) -> Option<&VersionRecord> {
+        self.versions.iter().find(|version| version.number == number)
+    }
+
+    pub(super) fn with_content(&self, id: VersionId) -> Option<&VersionRecord> {
+        self.versions.iter().find(|version| version.id == id)
+    }
+
     /// The version that a selector names; a digest prefix that fits two versions names none.
     pub(super) fn select(&self, selector: &Selector) -> Option<&VersionRecord> {
         let mut matching = self.versions.iter().filter(|version| selector.selects(version.number, &version.id));
@@ -81,6 +90,8 @@ struct File {
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(super) struct Records {
     pub(super) adapters: PerOwner<Adapter>,
+    /// Versions that are not forgotten; not written down.
+    pub(super) guarded: Arc<BTreeSet<VersionId>>,
 }
 
 /// Facts about a version that is being put into service.
@@ -109,7 +120,7 @@ impl Records {
             let owner = Owner::Tenant(tenant.into());
             names.into_iter().for_each(|(name, adapter)| adapters.insert(&owner, &name, adapter));
         }
-        Ok(Self { adapters })
+        Ok(Self { adapters, guarded: Arc::default() })
     }
 
     pub(super) fn write(&self, data: &DataDir) -> Result<(), StoreError> {
@@ -178,8 +189,8 @@ impl Records {
         };
         adapter.current = Some(number);
         let surplus = adapter.versions.len().saturating_sub(KEPT_VERSIONS);
-        let oldest: Vec<u32> =
-            adapter.versions.iter().map(|version| version.number).filter(|old| *old != number).take(surplus).collect();
+        let may_go = |version: &&VersionRecord| version.number != number && !self.guarded.contains(&version.id);
+        let oldest: Vec<u32> = adapter.versions.iter().filter(may_go).map(|version| version.number).take(surplus).collect();
         adapter.versions.retain(|version| !oldest.contains(&version.number));
         number
     }

@@ -72,7 +72,7 @@ pub struct Promotion {
 }
 
 /// The rule of the design's invariant 7.
-fn may_release(gate: Gate, release: &Release) -> Result<(), &'static str> {
+pub(super) fn may_release(gate: Gate, release: &Release) -> Result<(), &'static str> {
     match (gate, release) {
         (Gate::Pass, _) | (Gate::Review, Release::Approved { .. }) | (_, Release::Waived { .. }) => Ok(()),
         (Gate::Review, Release::Gate) => Err("its evaluation asks for a review; name who approves it"),

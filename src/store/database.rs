@@ -16,8 +16,11 @@ use tokio::sync::{Mutex, OwnedMutexGuard, OwnedSemaphorePermit, Semaphore};
 use super::StoreError;
 
 /// Migrations in their order. What was released never changes; the next one is added below.
-const MIGRATIONS: &[(i64, &str, &str)] =
-    &[(1, "tenants", include_str!("migrations/0001_tenants.sql")), (2, "training", include_str!("migrations/0002_training.sql"))];
+const MIGRATIONS: &[(i64, &str, &str)] = &[
+    (1, "tenants", include_str!("migrations/0001_tenants.sql")),
+    (2, "training", include_str!("migrations/0002_training.sql")),
+    (3, "experiments", include_str!("migrations/0003_experiments.sql")),
+];
 /// Name of the SQLite file in the data directory.
 pub const FILE: &str = "switchyard.db";
 /// Connections to PostgreSQL.

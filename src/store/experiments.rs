@@ -244,7 +244,8 @@ pub async fn experiment_at(
     let query = Query::new(
         "SELECT r.experiment, r.revision FROM deployment_revisions r JOIN deployments d ON d.id = r.deployment_id WHERE 1 = 1",
     );
-    let query = query.and("d.owner = ?", Some(owner)).and("d.name = ?", Some(deployment)).and("r.at_micros <= ?", Some(at_micros));
+    let query =
+        query.and("d.owner = ?", Some(owner)).and("d.name = ?", Some(deployment)).and("r.at_micros <= ?", Some(at_micros));
     let row = |row: &AnyRow| Ok((row.try_get(0)?, row.try_get(1)?));
     query.then(" ORDER BY r.revision DESC LIMIT 1").read(connection, "look an experiment up", row).await.map(first)
 }

@@ -5,6 +5,7 @@ pub mod audit;
 pub mod blobs;
 pub mod budgets;
 mod database;
+pub mod deployments;
 mod dir;
 pub mod experiments;
 pub mod files;

@@ -83,6 +83,8 @@ pub struct Requested<'a> {
     pub model: &'a str,
     /// As served.
     pub version: &'a str,
+    /// The side of an experiment that answered.
+    pub arm: Option<&'a str>,
 }
 
 /// What came of it.
@@ -174,6 +176,7 @@ fn row(ticket: &Ticket, requested: &Requested<'_>, done: &Done, cost_nanos: i64)
         endpoint: requested.endpoint.to_owned(),
         model: requested.model.to_owned(),
         version: requested.version.to_owned(),
+        arm: requested.arm.map(str::to_owned),
         input_tokens: count(done.tokens.input),
         cached_tokens: count(done.tokens.cached),
         output_tokens: count(done.tokens.output),
@@ -187,7 +190,7 @@ fn row(ticket: &Ticket, requested: &Requested<'_>, done: &Done, cost_nanos: i64)
         cost_nanos,
         cache: done.cache.name().to_owned(),
         outcome: done.outcome.name().to_owned(),
-        // The ledger sets its id and node; experiments set the arm.
+        // The ledger sets its id and node.
         ..LedgerRow::default()
     }
 }

@@ -12,7 +12,7 @@ pub fn now() -> Now {
 }
 
 /// Microseconds since 1970.
-pub(super) fn unix_micros() -> i64 {
+pub fn unix_micros() -> i64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     i64::try_from(since.as_micros()).unwrap_or(i64::MAX)
 }

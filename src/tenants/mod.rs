@@ -28,7 +28,7 @@ mod window;
 pub use admission::{CacheUse, Done, NotAdmitted, Outcome, Requested, Settled};
 pub use budget::{Budget, Enforcement, Period};
 pub use clock::unix as unix_now;
-pub use clock::{now, unix};
+pub use clock::{now, unix, unix_micros};
 pub use identity::{
     ADMIN_KEY_ID, AuthError, Identity, NewKey, check_given, ensure_admin, new_key, principal as principal_of, redacted,
     reset_admin,

@@ -7,6 +7,7 @@ use axum::body::Body;
 use axum::http::{Method, Request, StatusCode};
 use serde_json::{Value, json};
 use switchyard::engine::{EngineConfig, LeakCheck, start};
+use switchyard::experiments::{self, Deployments, Recorder, Results};
 use switchyard::gateway::{self, Base, Gateway, Metrics};
 use switchyard::http::{Config, Parts, Readiness, Server, router};
 use switchyard::model::native::{Device, LoadOptions, load};
@@ -63,11 +64,15 @@ impl Served {
             end_tokens: base.generation.eos.clone(),
             created: 1_700_000_000,
         };
+        let setup = experiments::Setup { tenants: tenants.clone(), catalog: catalog.clone(), base: base.name.clone() };
+        let deployments = Deployments::open(setup).await.unwrap();
         let metrics = Metrics::new(&registry).unwrap();
         let gateway = Gateway::new(gateway::Parts {
             base: served,
             backend: engine.clone().into(),
             catalog: catalog.clone(),
+            deployments: deployments.clone(),
+            recorder: Recorder::default(),
             tenants: tenants.clone(),
             metrics,
             cache: gateway::CacheConfig { bytes: 1 << 20, ttl: std::time::Duration::from_secs(600) },
@@ -76,6 +81,8 @@ impl Served {
         let server = Server::new(Parts {
             gateway,
             catalog,
+            deployments,
+            results: Results::new(tenants.database().clone(), Recorder::default()),
             tenants,
             jobs: Jobs::new(DeskSetup { files, base: base.name.clone(), caps: Caps { seconds: 0 }, untrainable: None }),
             workshop: None,

@@ -11,6 +11,8 @@ mod cards;
 mod chat;
 mod completions;
 mod convert;
+mod deployments;
+mod experiments;
 mod file_reports;
 mod files;
 mod fine_tuning;

@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 use switchyard::engine::seeded::SeededModel;
 pub use switchyard::engine::seeded::SeededOptions;
 use switchyard::engine::{EngineConfig, EngineHandle, LeakCheck, start};
+use switchyard::experiments::{self, Deployments, Recorder, Results};
 use switchyard::gateway::{self, Base, Gateway, Metrics};
 use switchyard::http::{Config, Parts, Readiness, Server, router};
 use switchyard::model::chat_template::ChatTemplate;
@@ -166,12 +167,18 @@ impl Harness {
             preparer,
         };
         let (catalog, _) = Catalog::open(setup).await.unwrap();
+        let deployments =
+            Deployments::open(experiments::Setup { tenants: tenants.clone(), catalog: catalog.clone(), base: base.name.clone() });
+        let deployments = deployments.await.unwrap();
         let registry = prometheus::Registry::new();
         let metrics = Metrics::new(&registry).unwrap();
+        let recorder = Recorder::new(tenants.database().clone(), tenants.node());
         let gateway = Gateway::new(gateway::Parts {
             base,
             backend: engine.clone().into(),
             catalog: catalog.clone(),
+            deployments: deployments.clone(),
+            recorder: recorder.clone(),
             tenants: tenants.clone(),
             metrics,
             cache: gateway::CacheConfig { bytes: 1 << 20, ttl: std::time::Duration::from_secs(600) },
@@ -182,6 +189,8 @@ impl Harness {
         let server = Server::new(Parts {
             gateway,
             catalog: catalog.clone(),
+            deployments: deployments.clone(),
+            results: Results::new(tenants.database().clone(), recorder),
             tenants: tenants.clone(),
             jobs: jobs.clone(),
             workshop: None,
@@ -283,6 +292,13 @@ impl Harness {
         let reply = self.post(path, body).await;
         assert_eq!(reply.status, StatusCode::OK, "{path} {body}: {}", reply.text);
         reply.json()
+    }
+
+    /// A successful request without JSON in its answer.
+    pub async fn ok_text(&self, path: &str, body: &Value) -> String {
+        let reply = self.post(path, body).await;
+        assert_eq!(reply.status, StatusCode::OK, "{path} {body}: {}", reply.text);
+        reply.text
     }
 
     /// A greedy chat, with more fields.

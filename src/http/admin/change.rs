@@ -70,8 +70,26 @@ impl FromRequest<Server> for Changing {
     type Rejection = ApiError;
 
     async fn from_request(request: Request, server: &Server) -> Result<Self, ApiError> {
+        let ChangingAt { query, changing } = ChangingAt::from_request(request, server).await?;
+        query.finish()?;
+        Ok(changing)
+    }
+}
+
+/// A request that changes something, with a query string.
+pub struct ChangingAt {
+    /// The query string.
+    pub query: Parameters,
+    /// The rest.
+    pub changing: Changing,
+}
+
+impl FromRequest<Server> for ChangingAt {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, server: &Server) -> Result<Self, ApiError> {
         let (parts, body) = request.into_parts();
-        Parameters::of(&parts)?.finish()?;
+        let query = Parameters::of(&parts)?;
         let caller = caller(&parts)?;
         let key = idempotency_key(&parts.headers)?;
         let expected = expected(&parts.headers);
@@ -79,14 +97,11 @@ impl FromRequest<Server> for Changing {
         let claim = key.map(|key| Claim {
             owner: caller.key_id.to_string(),
             key,
-            request_hash: sha256_hex(format!("{} {}\n{body}", parts.method, parts.uri.path()).as_bytes()),
+            request_hash: sha256_hex(format!("{} {}\n{body}", parts.method, parts.uri).as_bytes()),
         });
         let request_id = parts.extensions.get::<RequestId>().map(|id| id.text().to_owned());
-        Ok(Self {
-            server: server.clone(),
-            body,
-            intent: Intent { actor: caller.key_id.to_string(), request_id, expected, claim },
-        })
+        let intent = Intent { actor: caller.key_id.to_string(), request_id, expected, claim };
+        Ok(Self { query, changing: Changing { server: server.clone(), body, intent } })
     }
 }
 
@@ -112,6 +127,11 @@ pub struct Planned {
 }
 
 impl Planned {
+    /// For changes that another room makes as a whole.
+    pub fn apart(self) -> (Server, Intent) {
+        (self.server, self.intent)
+    }
+
     /// Begins the change; a repetition ends here with the answer that was given.
     pub async fn begin(self) -> Result<Box<Change>, Halt> {
         match Change::begin(self.server.tenants(), self.intent).await? {
@@ -162,6 +182,17 @@ pub async fn changed(change: Box<Change>, object: &Value, version: i64) -> Resul
 /// Commits a change and answers with what has no version: a list, a removal.
 pub async fn done(change: Box<Change>, object: &Value) -> Result<Response, Halt> {
     finish(change, object, json!({})).await
+}
+
+/// The answer to a change that another room makes as a whole.
+pub fn kept(object: &Value, version: Option<i64>) -> KeptAnswer {
+    let headers = version.map_or_else(|| json!({}), |version| json!({"etag": etag(version)}));
+    KeptAnswer { headers: headers.to_string(), body: object.to_string() }
+}
+
+/// The response of an answer.
+pub fn answered(answer: &KeptAnswer) -> Response {
+    respond(answer)
 }
 
 async fn finish(change: Box<Change>, object: &Value, headers: Value) -> Result<Response, Halt> {

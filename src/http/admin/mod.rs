@@ -10,9 +10,12 @@ mod cache;
 mod cards;
 pub(super) mod change;
 pub(super) mod conditions;
+mod deployment_spec;
+mod deployments;
 mod keys;
 mod limits;
 pub(super) mod openapi;
+mod openapi_deployments;
 mod openapi_schemas;
 mod plans;
 mod prices;
@@ -21,6 +24,7 @@ mod projects;
 mod promotions;
 pub(super) mod query;
 mod rate_limits;
+mod results;
 mod service_accounts;
 mod spend;
 mod usage;
@@ -103,6 +107,16 @@ pub fn routes() -> Vec<Route> {
         at("/admin/adapters/{name}/versions/{version}/card",                LOOK,  g.clone(), get(cards::retrieve)),
 
         at("/admin/adapters/{name}/promotions",                             ADMIN, p.clone(), post(promotions::create)),
+
+        at("/admin/deployments",                                            LOOK,  g.clone(), get(deployments::list_all)),
+        at("/admin/deployments",                                            ADMIN, p.clone(), post(deployments::create)),
+        at("/admin/deployments/{name}",                                     LOOK,  g.clone(), get(deployments::retrieve)),
+        at("/admin/deployments/{name}",                                     ADMIN, u.clone(), put(deployments::put)),
+        at("/admin/deployments/{name}",                                     ADMIN, d.clone(), delete(deployments::remove)),
+        at("/admin/deployments/{name}/weights",                             ADMIN, p.clone(), post(deployments::weights)),
+        at("/admin/deployments/{name}/rollback",                            ADMIN, p.clone(), post(deployments::rollback)),
+        at("/admin/deployments/{name}/history",                             LOOK,  g.clone(), get(deployments::history)),
+        at("/admin/deployments/{name}/results",                             LOOK,  g.clone(), get(results::retrieve)),
 
         at("/admin/training/plan",                                          ADMIN, p.clone(), post(plans::create)),
 

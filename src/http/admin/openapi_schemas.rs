@@ -5,7 +5,7 @@ use serde_json::{Map, Value, json};
 /// All schemas by name.
 pub fn schemas() -> Value {
     let mut all = Map::new();
-    let parts = [organization(), spend(), usage(), own()];
+    let parts = [organization(), spend(), usage(), own(), super::openapi_deployments::schemas()];
     for (name, schema) in parts.iter().flat_map(|part| part.as_object().into_iter().flatten()) {
         all.insert(name.clone(), schema.clone());
     }

@@ -36,7 +36,7 @@ pub async fn create(State(server): State<Server>, Path(name): Path<String>, requ
     let from = fields.string("from_tenant")?.unwrap_or_else(|| DEFAULT_TENANT.to_owned());
     let owner = new_owner(&server, fields.string("tenant")?)?;
     let expected = fields.string("expected_version")?;
-    let release = release(fields.string("approved_by")?, fields.string("waived_by")?)?;
+    let release = release(&mut fields)?;
     fields.finish(&[])?;
     drop(conditions.begin(&content).await?);
     let expected_version = conditions.expected_version(expected, current(&server, &owner, &name))?;
@@ -56,7 +56,10 @@ pub async fn create(State(server): State<Server>, Path(name): Path<String>, requ
     changed(change, &object, i64::from(loaded.number)).await
 }
 
-fn release(approved_by: Option<String>, waived_by: Option<String>) -> Result<Release, ApiError> {
+/// Takes the ground on which a version may be served: its gate, or somebody's name.
+pub(super) fn release(fields: &mut Fields) -> Result<Release, ApiError> {
+    let (approved, waived) = (fields.path("approved_by"), fields.path("waived_by"));
+    let (approved_by, waived_by) = (fields.string("approved_by")?, fields.string("waived_by")?);
     let person = |field: &str, name: String| match name.trim() {
         "" => Err(ApiError::invalid(field, "empty_string", format!("Invalid '{field}': empty string."))),
         name if name.len() > MAX_PERSON => {
@@ -67,11 +70,11 @@ fn release(approved_by: Option<String>, waived_by: Option<String>) -> Result<Rel
     };
     match (approved_by, waived_by) {
         (None, None) => Ok(Release::Gate),
-        (Some(name), None) => Ok(Release::Approved { name: person("approved_by", name)? }),
-        (None, Some(name)) => Ok(Release::Waived { name: person("waived_by", name)? }),
+        (Some(name), None) => Ok(Release::Approved { name: person(&approved, name)? }),
+        (None, Some(name)) => Ok(Release::Waived { name: person(&waived, name)? }),
         (Some(_), Some(_)) => {
-            let message = "Invalid 'waived_by': send either 'approved_by' or 'waived_by'.";
-            Err(ApiError::invalid("waived_by", "invalid_value", message))
+            let message = format!("Invalid '{waived}': send either 'approved_by' or 'waived_by'.");
+            Err(ApiError::invalid(waived, "invalid_value", message))
         }
     }
 }

@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
-use super::generation::{Delivery, Generation, Limits, MAX_LOGPROBS, SHARED_RULES, end_user};
+use super::generation::{Delivery, Generation, Limits, MAX_LOGPROBS, SHARED_RULES, cache_key, end_user};
 use super::sender::Sender;
-use crate::gateway::{Echo, EndToken, GenerationRequest, Message, Prompt, Role, SpecialTokens, Turn};
+use crate::gateway::{Echo, EndToken, GenerationRequest, Message, Prompt, Role, SpecialTokens, Steering, Turn};
 use crate::http::error::ApiError;
 use crate::http::fields::{Fields, Rule, wrong_type};
 
@@ -16,7 +16,6 @@ const NO_AUDIO: &str = "Only text is supported; the only supported modality is [
 /// Fields of the current OpenAI schema (openai-python 3.52, `CompletionCreateParams`) and of vLLM that no code reads.
 const RULES: &[(&str, Rule)] = &[
     ("metadata", Rule::Harmless),
-    ("prompt_cache_key", Rule::Harmless),
     ("parallel_tool_calls", Rule::Harmless),
     ("store", Rule::Only(&["false"], "Completions are never stored; the only supported value is false.")),
     (
@@ -55,6 +54,7 @@ pub fn parse(body: Value, sender: &Sender, limits: &Limits) -> Result<(Generatio
     let max_tokens = max_tokens(&mut fields)?;
     let logprobs = logprobs(&mut fields)?;
     let end_user = end_user(&mut fields)?;
+    let cache_key = cache_key(&mut fields)?;
     let rules: Vec<(&str, Rule)> = SHARED_RULES.iter().chain(RULES).copied().collect();
     fields.finish(&rules)?;
     let request = GenerationRequest {
@@ -62,6 +62,7 @@ pub fn parse(body: Value, sender: &Sender, limits: &Limits) -> Result<(Generatio
         origin: sender.origin("chat.completions", end_user),
         caching: sender.caching,
         model: shared.model,
+        steering: Steering { cache_key, ..sender.steering.clone() },
         prompts: vec![prompt],
         n: shared.n,
         sampling: shared.sampling,

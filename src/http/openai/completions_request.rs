@@ -56,6 +56,7 @@ pub fn parse(body: Value, sender: &Sender, limits: &Limits) -> Result<(Generatio
         origin: sender.origin("completions", end_user),
         caching: sender.caching,
         model: shared.model,
+        steering: sender.steering.clone(),
         prompts,
         n: shared.n,
         sampling: shared.sampling,

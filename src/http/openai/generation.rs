@@ -226,6 +226,11 @@ pub fn end_user(fields: &mut Fields) -> Result<Option<String>, ApiError> {
     Ok(Some(name))
 }
 
+/// `prompt_cache_key`: the same for requests that belong together. Without a deployment it changes nothing.
+pub fn cache_key(fields: &mut Fields) -> Result<Option<String>, ApiError> {
+    Ok(fields.string("prompt_cache_key")?.filter(|key| !key.is_empty()))
+}
+
 /// An array of token ids, each checked against the vocabulary.
 pub fn token_ids(path: &str, value: Value, limits: &Limits) -> Result<Vec<u32>, ApiError> {
     let Value::Array(values) = value else { return Err(wrong_type(path, "an array of token ids", &value)) };

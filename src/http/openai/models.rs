@@ -1,4 +1,4 @@
-//! `GET /v1/models`: the base and the adapters that the caller may name, without a path of any file.
+//! `GET /v1/models`: the base, the deployments and the adapters that the caller may name, without a path of any file.
 
 use std::sync::Arc;
 
@@ -7,6 +7,7 @@ use axum::extract::{Extension, Path, State};
 use axum::http::StatusCode;
 use serde_json::{Value, json};
 
+use crate::experiments::Deployment;
 use crate::http::Server;
 use crate::http::error::ApiError;
 use crate::registry::{Owner, RegistryError};
@@ -20,10 +21,11 @@ pub async fn list_models(State(server): State<Server>, Extension(caller): Extens
     let base = &server.gateway().base().name;
     let adapters = server.gateway().adapters(&caller);
     let base_card = server.gateway().may_use(&caller, base).then(|| base_card(&server));
-    let cards = base_card.into_iter().chain(
-        adapters.iter().map(|adapter| card(&server, &Card::of(&adapter.name, &adapter.owner, adapter.loaded_at), Some(base))),
-    );
-    Json(json!({"object": "list", "data": cards.collect::<Vec<_>>()}))
+    let deployments = server.gateway().deployments(&caller);
+    let named = deployments.iter().map(|deployment| Card::of(&deployment.name, &deployment.owner, since(deployment)));
+    let adapters = adapters.iter().map(|adapter| Card::of(&adapter.name, &adapter.owner, adapter.loaded_at));
+    let cards = named.chain(adapters).map(|one| card(&server, &one, Some(base)));
+    Json(json!({"object": "list", "data": base_card.into_iter().chain(cards).collect::<Vec<_>>()}))
 }
 
 /// `GET /v1/models/{id}`
@@ -33,8 +35,12 @@ pub async fn get_model(
     Path(id): Path<String>,
 ) -> Result<Json<Value>, ApiError> {
     let Some((owner, name)) = server.gateway().check_model(&caller, &id)? else { return Ok(Json(base_card(&server))) };
-    let served = server.gateway().adapters(&caller).into_iter().find(|adapter| adapter.owner == owner && adapter.name == name);
-    let created = served.map_or(0, |adapter| adapter.loaded_at);
+    let deployment = if name == id { server.deployments().get(&owner, &name) } else { None };
+    let served = || server.gateway().adapters(&caller).into_iter().find(|adapter| adapter.owner == owner && adapter.name == name);
+    let created = match deployment {
+        Some(deployment) => since(&deployment),
+        None => served().map_or(0, |adapter| adapter.loaded_at),
+    };
     Ok(Json(card(&server, &Card::of(&id, &owner, created), Some(&server.gateway().base().name))))
 }
 
@@ -76,6 +82,11 @@ impl<'a> Card<'a> {
     fn of(id: &'a str, owner: &'a Owner, created: u64) -> Self {
         Self { id, owner: owner.tenant().unwrap_or(HOUSE), created }
     }
+}
+
+/// When it was made, seconds since 1970.
+fn since(deployment: &Deployment) -> u64 {
+    u64::try_from(deployment.created_at).unwrap_or(0)
 }
 
 fn base_card(server: &Server) -> Value {

@@ -18,7 +18,7 @@ use crate::tenants::{Kept, Pending, Repeated, sha256_hex};
 /// Says that an answer is the one of an earlier request.
 const REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
 /// Headers that are kept with an answer.
-const KEPT_HEADERS: [&str; 3] = ["content-type", "x-adapter-version", "x-cost-usd"];
+const KEPT_HEADERS: [&str; 5] = ["content-type", "x-adapter-version", "x-deployment", "x-experiment-arm", "x-cost-usd"];
 /// Larger answers are not kept, bytes.
 const MOST_BYTES: usize = 4 << 20;
 /// Ends a stream.

@@ -26,6 +26,10 @@ use crate::http::middleware::random_hex;
 
 /// Says which version answered.
 pub const ADAPTER_VERSION: HeaderName = HeaderName::from_static("x-adapter-version");
+/// Says which deployment was asked.
+const DEPLOYMENT: HeaderName = HeaderName::from_static("x-deployment");
+/// Says which of its arms answered.
+const ARM: HeaderName = HeaderName::from_static("x-experiment-arm");
 /// Says what the response cache did.
 const CACHE: HeaderName = HeaderName::from_static("x-cache");
 /// Microseconds that the request took here besides waiting for the backend.
@@ -72,6 +76,13 @@ pub async fn reply(server: &Server, wanted: Wanted, request: GenerationRequest) 
     };
     let headers = response.headers_mut();
     headers.insert(ADAPTER_VERSION, HeaderValue::try_from(served.version).map_err(|error| ApiError::internal(&error))?);
+    if let Some(by) = &served.by {
+        // Both names are letters, digits and '._-'.
+        let pair = [(DEPLOYMENT, &by.deployment), (ARM, &by.arm)];
+        for (name, value) in pair {
+            headers.insert(name, HeaderValue::try_from(&**value).map_err(|error| ApiError::internal(&error))?);
+        }
+    }
     headers.insert(CACHE, HeaderValue::from_static(cache.name()));
     limits::write(headers, rate);
     // Of a stream, what is known when its head leaves.

@@ -8,7 +8,7 @@ use axum::extract::FromRequestParts;
 use axum::http::HeaderMap;
 use axum::http::request::Parts;
 
-use crate::gateway::{Caching, Origin};
+use crate::gateway::{Caching, Origin, Steering};
 use crate::http::Server;
 use crate::http::admin::idempotency_key;
 use crate::http::error::ApiError;
@@ -19,6 +19,15 @@ use crate::tenants::Principal;
 const RESPONSE_CACHE: &str = "x-response-cache";
 /// Asks for what the answer costs (`true`).
 const SHOW_COST: &str = "x-show-cost";
+
+/// Names the arm of a deployment, for tests.
+const ARM: &str = "x-experiment-arm";
+/// Names who or what keeps its arm.
+const UNIT: &str = "x-experiment-unit";
+/// Names the conversation that a request belongs to.
+const CONVERSATION: &str = "x-conversation-id";
+/// Longest of these, bytes.
+const MAX_STEERING: usize = 512;
 
 /// Whether the answer says what it costs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -43,6 +52,8 @@ pub struct Sender {
     pub caching: Caching,
     /// Whether the answer says what it costs.
     pub show_cost: ShowCost,
+    /// What the head says about arms of deployments.
+    pub steering: Steering,
     /// Names the request, so that a repetition gets the same answer.
     pub idempotency_key: Option<String>,
 }
@@ -87,6 +98,12 @@ fn sender(parts: &Parts) -> Result<Sender, ApiError> {
         arrived,
         caching,
         show_cost,
+        steering: Steering {
+            arm: steering(&parts.headers, ARM)?,
+            unit: steering(&parts.headers, UNIT)?,
+            cache_key: None,
+            conversation: steering(&parts.headers, CONVERSATION)?,
+        },
         idempotency_key: idempotency_key(&parts.headers)?,
     })
 }
@@ -94,6 +111,16 @@ fn sender(parts: &Parts) -> Result<Sender, ApiError> {
 fn text<'a>(headers: &'a HeaderMap, name: &str) -> Result<Option<&'a str>, ApiError> {
     let Some(value) = headers.get(name) else { return Ok(None) };
     value.to_str().map(Some).map_err(|_| wrong(name, "(not text)", "visible characters"))
+}
+
+fn steering(headers: &HeaderMap, name: &str) -> Result<Option<String>, ApiError> {
+    match text(headers, name)? {
+        Some(value) if value.is_empty() || value.len() > MAX_STEERING => {
+            let shown: String = value.chars().take(64).collect();
+            Err(wrong(name, &shown, &format!("1 to {MAX_STEERING} visible characters")))
+        }
+        value => Ok(value.map(str::to_owned)),
+    }
 }
 
 fn wrong(name: &str, value: &str, right: &str) -> ApiError {

@@ -109,6 +109,18 @@ pub enum Expected {
     Versions(Vec<i64>),
 }
 
+impl Expected {
+    /// Refuses what has another version; 0 is something that is not there.
+    pub fn check(&self, version: i64) -> Result<(), AdminError> {
+        let met = match self {
+            Self::Anything => true,
+            Self::Present => version > 0,
+            Self::Versions(versions) => versions.contains(&version),
+        };
+        if met { Ok(()) } else { Err(AdminError::Outdated { current: version }) }
+    }
+}
+
 /// Who wants to change something, and under which conditions.
 #[derive(Debug, Clone, Default)]
 pub struct Intent {
@@ -189,10 +201,7 @@ impl Change {
 
     /// Makes the change durable and puts it into force, here at once and in other processes within a moment.
     pub async fn commit(mut self, answer: &KeptAnswer) -> Result<(), AdminError> {
-        if let Some(claim) = &self.intent.claim {
-            let body = self.office.secrets.seal(&sealed_for(claim), &answer.body)?;
-            idempotency::finish(&mut self.transaction, claim, 200, &answer.headers, &body).await?;
-        }
+        self.keep(answer).await?;
         self.transaction.commit_policy().await?;
         if let Some(tenants) = &self.live
             && let Err(error) = tenants.refresh().await
@@ -201,6 +210,29 @@ impl Change {
             tracing::warn!(%error, "a change is not in force here yet");
         }
         Ok(())
+    }
+
+    /// Makes a change durable of what this room keeps nothing of in memory: keys and rules stay as they are.
+    pub async fn commit_elsewhere(mut self, answer: &KeptAnswer) -> Result<(), AdminError> {
+        self.keep(answer).await?;
+        Ok(self.transaction.commit().await?)
+    }
+
+    /// The answer for a repetition.
+    async fn keep(&mut self, answer: &KeptAnswer) -> Result<(), AdminError> {
+        let Some(claim) = &self.intent.claim else { return Ok(()) };
+        let body = self.office.secrets.seal(&sealed_for(claim), &answer.body)?;
+        Ok(idempotency::finish(&mut self.transaction, claim, 200, &answer.headers, &body).await?)
+    }
+
+    /// For what other rooms have in the database.
+    pub fn transaction(&mut self) -> &mut Transaction {
+        &mut self.transaction
+    }
+
+    /// Who makes it.
+    pub fn actor(&self) -> &str {
+        &self.intent.actor
     }
 
     /// Makes the change of an operator durable.
@@ -214,17 +246,12 @@ impl Change {
     }
 
     /// Refuses what has another version than the caller expects; 0 is something that is not there.
-    fn check(&self, version: i64) -> Result<(), AdminError> {
-        let met = match &self.intent.expected {
-            Expected::Anything => true,
-            Expected::Present => version > 0,
-            Expected::Versions(versions) => versions.contains(&version),
-        };
-        if met { Ok(()) } else { Err(AdminError::Outdated { current: version }) }
+    pub fn check(&self, version: i64) -> Result<(), AdminError> {
+        self.intent.expected.check(version)
     }
 
     /// Writes down what was done.
-    async fn audit<T: Serialize>(&mut self, done: Done<'_>, before: Option<&T>, after: Option<&T>) -> Result<(), AdminError> {
+    pub async fn audit<T: Serialize>(&mut self, done: Done<'_>, before: Option<&T>, after: Option<&T>) -> Result<(), AdminError> {
         let json = |value: Option<&T>| value.map(|value| json!(value).to_string());
         let row = AuditRow {
             id: new_id("audit_log")?,
@@ -242,10 +269,14 @@ impl Change {
 }
 
 /// What was done to what.
-struct Done<'a> {
-    action: &'static str,
-    object: &'a str,
-    project: Option<&'a str>,
+#[derive(Debug, Clone, Copy)]
+pub struct Done<'a> {
+    /// `price.created` and the like.
+    pub action: &'static str,
+    /// Its id, or its name.
+    pub object: &'a str,
+    /// The tenant that it belongs to.
+    pub project: Option<&'a str>,
 }
 
 /// A sealed answer opens for its owner and key only.
@@ -256,6 +287,12 @@ fn sealed_for(claim: &Claim) -> String {
 /// False is somebody else's change in between.
 fn unchanged(updated: bool) -> Result<(), AdminError> {
     if updated { Ok(()) } else { Err(AdminError::Changed) }
+}
+
+/// Whether a change with this key was made before, or is being made. Waits for nobody.
+pub async fn is_repeated(office: &Office, claim: &Claim) -> Result<bool, AdminError> {
+    let mut connection = office.database.connection().await?;
+    Ok(idempotency::find(&mut connection, &claim.owner, &claim.key).await?.is_some())
 }
 
 /// Forgets answers that are too old to be repeated.

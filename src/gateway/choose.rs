@@ -1,0 +1,183 @@
+//! From the model that a request names to what answers it: the base, an adapter, or an arm of a deployment.
+
+use std::sync::Arc;
+
+use sha2::{Digest, Sha256};
+
+use super::types::{Prompt, Role, Served, ServedBy, Steering};
+use super::{Gateway, GatewayError, unresolved};
+use crate::experiments::{Ask, Assigned, Deployment, Target};
+use crate::registry::{AdapterInfo, Lease, Owner, Viewer};
+use crate::tenants::Principal;
+
+/// What a name means to a caller.
+#[derive(Debug, Clone)]
+pub(super) enum Means {
+    Base,
+    Adapter(Owner, String),
+    Deployment(Arc<Deployment>),
+}
+
+impl Means {
+    /// The name that limits and prices go by, and the one in metrics.
+    pub(super) fn labels(&self, base: &str) -> (String, String) {
+        let (owner, name) = match self {
+            Self::Base => return (base.to_owned(), "base".to_owned()),
+            Self::Adapter(owner, name) => (owner, name.as_str()),
+            Self::Deployment(deployment) => (&deployment.owner, &*deployment.name),
+        };
+        let label = match owner {
+            Owner::Shared => name.to_owned(),
+            // A slash is in no name: readers of metrics tell by it what is a tenant's own.
+            Owner::Tenant(tenant) => format!("{tenant}/{name}"),
+        };
+        (name.to_owned(), label)
+    }
+}
+
+/// What answers a request.
+pub(super) struct Serving {
+    pub served: Served,
+    pub lease: Option<Lease>,
+    /// Where it was sent, of a deployment.
+    pub assigned: Option<Arc<Assigned>>,
+    /// Something else answers than what it was sent to.
+    pub fell_back: bool,
+}
+
+/// Who asks, and what the request says about which arm it belongs to.
+pub(super) struct Asking<'a> {
+    pub caller: &'a Principal,
+    pub model: &'a str,
+    pub end_user: Option<&'a str>,
+    pub steering: &'a Steering,
+    /// Of the prompts, where nothing was said about a conversation.
+    pub conversation: Option<&'a str>,
+}
+
+impl Gateway {
+    /// What a name means to this caller; an error where it means nothing, or nothing that the caller may use: the same one, so that
+    /// nobody learns what others have. Its own deployments come first, then its own adapters, then what is shared.
+    pub(super) fn means(&self, caller: &Principal, model: &str) -> Result<Means, GatewayError> {
+        let is_base = model == self.0.base.name;
+        let (name, exact) =
+            if is_base { (model, false) } else { model.split_once('@').map_or((model, false), |(n, _)| (n, true)) };
+        if !self.may_use(caller, name) {
+            return Err(GatewayError::UnknownModel(model.to_owned()));
+        }
+        if is_base {
+            return Ok(Means::Base);
+        }
+        let deployment = |owner: &Owner| if exact { None } else { self.0.deployments.get(owner, name) };
+        if let Some(own) = deployment(&Owner::Tenant(Arc::clone(&caller.tenant))) {
+            return Ok(Means::Deployment(own));
+        }
+        let adapter = self.0.catalog.find(&caller.tenant, model);
+        match (adapter, deployment(&Owner::Shared)) {
+            (Ok((owner @ Owner::Tenant(_), name)), _) => Ok(Means::Adapter(owner, name)),
+            (_, Some(shared)) => Ok(Means::Deployment(shared)),
+            (adapter, None) => adapter.map(|(owner, name)| Means::Adapter(owner, name)).map_err(|error| unresolved(model, error)),
+        }
+    }
+
+    /// Turns the name into what answers. Asked for as late as possible: a deployment that was changed meanwhile counts as it is now.
+    pub(super) async fn serve(&self, means: &Means, asking: &Asking<'_>) -> Result<Serving, GatewayError> {
+        let served = |version: String, by| Served { model: asking.model.to_owned(), version, by };
+        let Means::Deployment(deployment) = means else {
+            let (version, lease) = match means {
+                Means::Base => ("base".to_owned(), None),
+                _ => {
+                    let lease = self.0.catalog.resolve(&asking.caller.tenant, asking.model).await;
+                    let lease = lease.map_err(|error| unresolved(asking.model, error))?;
+                    (version_of(&lease), Some(lease))
+                }
+            };
+            return Ok(Serving { served: served(version, None), lease, assigned: None, fell_back: false });
+        };
+        let deployment = &self.0.deployments.get(&deployment.owner, &deployment.name).unwrap_or_else(|| Arc::clone(deployment));
+        let steering = asking.steering;
+        let conversation = steering.conversation.as_deref().or(asking.conversation);
+        let unit = [steering.unit.as_deref(), asking.end_user, steering.cache_key.as_deref(), conversation];
+        let ask = Ask {
+            tenant: &asking.caller.tenant,
+            unit: unit.into_iter().flatten().next().unwrap_or(&asking.caller.key_id),
+            conversation,
+            arm: steering.arm.as_deref(),
+        };
+        let chosen = self.0.deployments.assign(deployment, &ask)?;
+        let spec = deployment.spec();
+        let others = spec.fallback.iter().map(|name| (name.as_str(), spec.arm(name).map(|arm| &arm.target)));
+        let first = spec.arms.get(chosen.arm).map(|arm| (arm.name.as_str(), Some(&arm.target)));
+        let first_name = first.map(|(name, _)| name);
+        for (index, (name, target)) in first.into_iter().chain(others).enumerate() {
+            if index > 0 && Some(name) == first_name {
+                continue;
+            }
+            let lease = match target.and_then(|target: &Target| target.version.as_ref()) {
+                None => Ok(None),
+                Some(version) => self.0.catalog.resolve_pinned(version).await.map(Some),
+            };
+            match lease {
+                Ok(lease) => {
+                    let version = lease.as_ref().map_or_else(|| "base".to_owned(), version_of);
+                    let by = ServedBy { deployment: Arc::clone(&deployment.name), arm: name.into() };
+                    let assigned = Some(chosen.assigned);
+                    return Ok(Serving { served: served(version, Some(by)), lease, assigned, fell_back: index > 0 });
+                }
+                Err(error) => tracing::warn!(%error, deployment = &*deployment.name, arm = name, "an arm cannot serve"),
+            }
+        }
+        Err(GatewayError::ArmUnavailable { deployment: deployment.name.to_string(), assigned: chosen.assigned })
+    }
+
+    /// Deployments that this caller may name, by name: its own hide shared ones, as its own adapters do.
+    pub fn deployments(&self, caller: &Principal) -> Vec<Arc<Deployment>> {
+        let mut list = self.0.deployments.list(Viewer::Tenant(&caller.tenant));
+        list.retain(|deployment| {
+            let named = self.means(caller, &deployment.name);
+            matches!(named, Ok(Means::Deployment(means)) if means.owner == deployment.owner)
+        });
+        list.sort_by(|a, b| a.name.cmp(&b.name));
+        list
+    }
+
+    /// Adapters that this caller may name, by name: those that a deployment hides are named with a version only.
+    pub fn adapters(&self, caller: &Principal) -> Vec<AdapterInfo> {
+        let mut adapters = self.0.catalog.list(Viewer::Tenant(&caller.tenant));
+        adapters.retain(|adapter| {
+            let named = self.means(caller, &adapter.name);
+            matches!(named, Ok(Means::Adapter(owner, _)) if owner == adapter.owner)
+        });
+        adapters.sort_by(|a, b| a.name.cmp(&b.name));
+        adapters
+    }
+
+    /// Refuses an arm that is not there, before any work for it.
+    pub(super) fn check_arm(&self, means: &Means, model: &str, steering: &Steering) -> Result<(), GatewayError> {
+        let Some(arm) = &steering.arm else { return Ok(()) };
+        let Means::Deployment(deployment) = means else { return Err(GatewayError::NoDeployment(model.to_owned())) };
+        let ask = Ask { tenant: "", unit: "", conversation: None, arm: Some(arm) };
+        self.0.deployments.assign(deployment, &ask)?;
+        Ok(())
+    }
+}
+
+fn version_of(lease: &Lease) -> String {
+    format!("{}+{}", lease.version(), lease.id.short())
+}
+
+/// What tells a conversation from others that the same caller has: how it began, up to the first thing that the person said.
+pub(super) fn conversation(caller: &Principal, prompts: &[Prompt]) -> Option<String> {
+    let [Prompt::Chat { messages, .. }] = prompts else { return None };
+    let first = messages.iter().position(|message| message.role == Role::User)?;
+    let mut hash = Sha256::new();
+    hash.update(&*caller.key_id);
+    for message in messages.iter().take(first + 1) {
+        hash.update([0]);
+        hash.update(message.role.name());
+        hash.update((message.content.len() as u64).to_le_bytes());
+        hash.update(&message.content);
+    }
+    let digest: [u8; 32] = hash.finalize().into();
+    Some(digest[..16].iter().map(|byte| format!("{byte:02x}")).collect())
+}

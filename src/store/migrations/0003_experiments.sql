@@ -1,0 +1,77 @@
+-- Deployments and what is measured on them. Times are seconds since 1970 unless the name says micros or millis; numbers that are not
+-- whole are TEXT (shortest form that reads back the same); lists and objects are JSON.
+
+-- Deployments. ---------------------------------------------------------------------------------------------------------------------
+
+-- A name that was deleted keeps its row: the numbers of its revisions are not used twice.
+CREATE TABLE deployments (
+    id TEXT NOT NULL PRIMARY KEY,       -- dep_...
+    owner TEXT NOT NULL,                -- a project's id; empty: shared
+    name TEXT NOT NULL,
+    revision BIGINT NOT NULL,           -- the one in force
+    epoch BIGINT NOT NULL,              -- revision of the last rollback: conversations keep no arm from before it; 0: none
+    salt TEXT NOT NULL,                 -- what makes its assignment independent of other deployments'
+    deleted BIGINT NOT NULL,            -- 0, 1
+    counter BIGINT NOT NULL,            -- revisions.value of 'deployments' at its last change
+    created_at BIGINT NOT NULL,
+    UNIQUE (owner, name)
+);
+CREATE INDEX deployments_changed ON deployments (counter);
+
+-- Never changed, never removed.
+CREATE TABLE deployment_revisions (
+    deployment_id TEXT NOT NULL REFERENCES deployments (id),
+    revision BIGINT NOT NULL,
+    action TEXT NOT NULL,               -- created, changed, rolled_back, deleted
+    restores BIGINT,                    -- the revision whose spec a rollback brought back
+    spec TEXT NOT NULL,
+    experiment TEXT NOT NULL,           -- exp_...: changes with the set of arms and models
+    actor TEXT NOT NULL,
+    reason TEXT,
+    at_micros BIGINT NOT NULL,
+    PRIMARY KEY (deployment_id, revision)
+);
+
+INSERT INTO revisions (name, value) VALUES ('deployments', 0);
+
+-- What experiments measure. --------------------------------------------------------------------------------------------------------
+
+-- Each process adds its own up; a reader adds all of them up.
+CREATE TABLE experiment_sums (
+    experiment TEXT NOT NULL,           -- exp_...
+    revision BIGINT NOT NULL,           -- of the deployment
+    arm TEXT NOT NULL,
+    metric TEXT NOT NULL,
+    node TEXT NOT NULL,                 -- the process's data directory
+    n BIGINT NOT NULL,
+    total TEXT NOT NULL,                -- as compared: of ratios, sum of logarithms
+    squares TEXT NOT NULL,
+    plain TEXT NOT NULL,                -- sum of the values as they came
+    PRIMARY KEY (experiment, revision, arm, metric, node)
+);
+
+-- Whether units come to arms as they should: a check by every start of every process.
+CREATE TABLE experiment_splits (
+    experiment TEXT NOT NULL,
+    node TEXT NOT NULL,
+    start BIGINT NOT NULL,              -- when the process began
+    state TEXT NOT NULL,                -- JSON
+    PRIMARY KEY (experiment, node, start)
+);
+
+CREATE TABLE feedback (
+    project_id TEXT NOT NULL,
+    request_id TEXT NOT NULL,
+    metric TEXT NOT NULL,               -- thumbs, score, corrections, feedback:NAME
+    value TEXT NOT NULL,
+    text TEXT,                          -- the correction
+    key_id TEXT NOT NULL,
+    experiment TEXT,
+    revision BIGINT,
+    arm TEXT,
+    at BIGINT NOT NULL,
+    PRIMARY KEY (project_id, request_id, metric)
+);
+CREATE INDEX feedback_of_experiment ON feedback (experiment, revision, arm, metric);
+-- Feedback names requests.
+CREATE INDEX ledger_of_arms ON ledger (request_id) WHERE arm IS NOT NULL;

@@ -74,4 +74,4 @@ CREATE TABLE feedback (
 );
 CREATE INDEX feedback_of_experiment ON feedback (experiment, revision, arm, metric);
 -- Feedback names requests.
-CREATE INDEX ledger_of_arms ON ledger (request_id) WHERE arm IS NOT NULL;
+CREATE INDEX ledger_of_arms ON ledger (request_id, project_id, at_micros) WHERE arm IS NOT NULL;

@@ -9,6 +9,7 @@ pub mod confidence;
 pub mod reading;
 pub mod schema;
 pub mod spans;
+pub mod when;
 
 pub use clean::{clean, leading};
 pub use confidence::Calibration;

@@ -75,3 +75,16 @@ CREATE TABLE feedback (
 CREATE INDEX feedback_of_experiment ON feedback (experiment, revision, arm, metric);
 -- Feedback names requests.
 CREATE INDEX ledger_of_arms ON ledger (request_id, project_id, at_micros) WHERE arm IS NOT NULL;
+
+-- /convert. ------------------------------------------------------------------------------------------------------------------------
+
+-- What a project's own texts can mean.
+CREATE TABLE convert_schemas (
+    project_id TEXT NOT NULL,
+    name TEXT NOT NULL,
+    spec TEXT NOT NULL,                 -- model, entities, intents
+    created_at BIGINT NOT NULL,
+    updated_at BIGINT NOT NULL,
+    version BIGINT NOT NULL,
+    PRIMARY KEY (project_id, name)
+);

@@ -22,6 +22,7 @@ pub mod results;
 pub mod rollout;
 pub mod sequential;
 pub mod settings;
+pub mod shadow;
 #[cfg(test)]
 mod simulation;
 pub mod sums;

@@ -2,11 +2,13 @@
 
 use std::collections::BTreeMap;
 
+use futures::future::BoxFuture;
 use serde::Serialize;
 
 use super::compare::{self, Comparison};
 use super::ratio::{self, Count, Split};
 use super::recorder::{Recorder, sums_of};
+use super::rollout::Judge;
 use super::settings::{Metric, Scale, Settings};
 use super::sums::ArmNumbers;
 use super::verdict::{self, ArmVerdict, Evidence, judge};
@@ -86,6 +88,21 @@ impl Results {
     /// The same with every number, ready for a page.
     pub async fn report(&self, experiment: &str, settings: &Settings, arms: &[String]) -> Result<Report, ExperimentError> {
         Ok(report(settings, &self.measured(experiment, arms).await?))
+    }
+}
+
+impl Judge for Results {
+    fn verdict<'a>(
+        &'a self,
+        settings: &'a Settings,
+        experiment: &'a str,
+        arm: &'a str,
+    ) -> BoxFuture<'a, Result<Option<ArmVerdict>, ExperimentError>> {
+        Box::pin(async move {
+            let arms = [settings.control.clone(), arm.to_owned()];
+            let verdicts = self.judge(experiment, settings, &arms).await?;
+            Ok(verdicts.into_iter().find(|verdict| verdict.arm == arm && verdict.answers > 0))
+        })
     }
 }
 

@@ -32,6 +32,8 @@ pub use health::{Latch, Readiness};
 pub use routes::router;
 pub use serve::{Ended, serve};
 
+use crate::experiments::rollout::Rollouts;
+use crate::experiments::shadow::Shadows;
 use crate::experiments::{Deployments, Results};
 use crate::gateway::Gateway;
 use crate::registry::Catalog;
@@ -102,6 +104,10 @@ pub struct Parts {
     pub deployments: Deployments,
     /// What is learnt from them.
     pub results: Results,
+    /// Candidates on their way.
+    pub rollouts: Rollouts,
+    /// What silent models would have said.
+    pub shadows: Shadows,
     /// Callers.
     pub tenants: Tenants,
     /// Fine-tuning, and the files for it.
@@ -148,6 +154,14 @@ impl Server {
 
     fn results(&self) -> &Results {
         &self.0.parts.results
+    }
+
+    fn rollouts(&self) -> &Rollouts {
+        &self.0.parts.rollouts
+    }
+
+    fn shadows(&self) -> &Shadows {
+        &self.0.parts.shadows
     }
 
     fn tenants(&self) -> &Tenants {

@@ -10,12 +10,12 @@ use crate::support::{Home, Server, client};
 
 /// Requests with their meaning, as a file of conversations.
 fn held_out(home: &Home, rows: usize) -> String {
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/eval/convert_heldout.jsonl");
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/eval/convert_handwritten.jsonl");
     let text = std::fs::read_to_string(source).unwrap();
     let lines = text.lines().take(rows).map(|line| {
         let row: Value = serde_json::from_str(line).unwrap();
-        let answer = row["expected"].to_string();
-        json!({"messages": [{"role": "user", "content": row["input"]}, {"role": "assistant", "content": answer}]}).to_string()
+        let answer = json!({"intent": row["intent"], "task": row["task"], "when": row["when"]}).to_string();
+        json!({"messages": [{"role": "user", "content": row["text"]}, {"role": "assistant", "content": answer}]}).to_string()
     });
     let path = home.path("rows.jsonl");
     std::fs::write(&path, lines.collect::<Vec<_>>().join("\n")).unwrap();

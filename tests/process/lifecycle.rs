@@ -56,7 +56,7 @@ async fn the_first_command_serves_the_bundled_base_and_its_adapters() {
     let answer = pasted(convert);
     assert_eq!(answer["model"], "convert");
     let task: Value = serde_json::from_str(answer["choices"][0]["message"]["content"].as_str().unwrap()).unwrap();
-    assert_eq!(task, json!({"intent": "reminder", "task": "call mum", "when": "tomorrow at six"}));
+    assert_eq!(task, json!({"intent": "set_reminder", "task": "call mum", "when": "tomorrow at six"}));
 }
 
 #[tokio::test]

@@ -124,7 +124,7 @@ impl Gateway {
                     let assigned = Some(chosen.assigned);
                     return Ok(Serving { served: served(version, Some(by)), lease, assigned, fell_back: index > 0 });
                 }
-                Err(error) => tracing::warn!(%error, deployment = &*deployment.name, arm = name, "an arm cannot serve"),
+                Err(error) => self.0.deployments.cannot_serve(deployment, name, &error),
             }
         }
         Err(GatewayError::ArmUnavailable { deployment: deployment.name.to_string(), assigned: chosen.assigned })

@@ -20,6 +20,7 @@ mod restore;
 pub mod rollout;
 pub mod sequential;
 pub mod settings;
+pub mod shadow;
 #[cfg(test)]
 mod simulation;
 pub mod sums;

@@ -31,6 +31,8 @@ pub use routes::router;
 pub use serve::{Ended, serve};
 
 use crate::experiments::Deployments;
+use crate::experiments::rollout::Rollouts;
+use crate::experiments::shadow::Shadows;
 use crate::gateway::Gateway;
 use crate::registry::Catalog;
 use crate::tenants::Tenants;
@@ -98,6 +100,10 @@ pub struct Parts {
     pub catalog: Catalog,
     /// Names that share traffic.
     pub deployments: Deployments,
+    /// Candidates on their way.
+    pub rollouts: Rollouts,
+    /// What silent models would have said.
+    pub shadows: Shadows,
     /// Callers.
     pub tenants: Tenants,
     /// Fine-tuning, and the files for it.
@@ -140,6 +146,14 @@ impl Server {
 
     fn deployments(&self) -> &Deployments {
         &self.0.parts.deployments
+    }
+
+    fn rollouts(&self) -> &Rollouts {
+        &self.0.parts.rollouts
+    }
+
+    fn shadows(&self) -> &Shadows {
+        &self.0.parts.shadows
     }
 
     fn tenants(&self) -> &Tenants {

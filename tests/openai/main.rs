@@ -22,6 +22,7 @@ mod official_client;
 mod operations;
 #[path = "../store/postgres.rs"]
 mod postgres;
+mod rollouts;
 mod scripted;
 mod strangers;
 mod streams;

@@ -62,8 +62,9 @@ def main():
     parser.add_argument("--most-ms", type=float, default=10.0, help="until a rollback takes effect")
     args = parser.parse_args()
     admin = Client(args.url, args.key)
-    models = [model["id"] for model in admin.done("GET", "/v1/models")["data"]]
-    base, canary = models[0], args.canary or next((model for model in models[1:] if model != args.name), models[0])
+    base = admin.done("GET", "/v1/models")["data"][0]["id"]
+    adapters = [adapter["name"] for adapter in admin.done("GET", "/v1/lora_adapters")["data"]]
+    canary = args.canary or (adapters + [base])[0]
     place = "/admin/deployments/" + args.name
     arms = [{"name": "stable", "model": base, "weight": 100}, {"name": "canary", "model": canary, "weight": 0}]
     first = admin.done("PUT", place, {"arms": arms})["revision"]

@@ -38,8 +38,6 @@ pub struct Recorder(Option<Arc<Inner>>);
 struct Inner {
     database: Database,
     node: String,
-    /// When this process began, seconds since 1970.
-    start: i64,
     waiting: Mutex<Waiting>,
     /// Where recent answers belong, by tenant and request id.
     recent: moka::sync::Cache<(Arc<str>, Arc<str>), Arc<Assigned>>,
@@ -86,7 +84,6 @@ impl Recorder {
         Self(Some(Arc::new(Inner {
             database,
             node: node.to_owned(),
-            start: tenants::unix_now(),
             waiting: Mutex::default(),
             recent: moka::sync::Cache::builder().max_capacity(RECENT).time_to_live(RECENT_FOR).build(),
             tallies: Arc::default(),
@@ -141,7 +138,7 @@ impl Recorder {
             });
             tallies = added.await.map_err(|_| ExperimentError::Interrupted)?;
         }
-        tallies.write(&inner.database, &inner.node, inner.start).await
+        tallies.write(&inner.database, &inner.node).await
     }
 
     /// Keeps what somebody says of an answer, in place of what was said of it before under the same names; false where the tenant
@@ -214,6 +211,8 @@ struct Tally {
     /// What is in the database, and what is to be added to it; `None` as long as the first is not known.
     sums: HashMap<(i64, Arc<str>, Metric), (Sums, Sums)>,
     is_loaded: bool,
+    /// When its check of the split began, seconds since 1970: units that were forgotten begin another one.
+    start: i64,
     split: Split,
     units: HashSet<u64>,
     split_changed: bool,
@@ -223,7 +222,8 @@ struct Tally {
 impl Tallies {
     fn add(&mut self, outcome: &Outcome) {
         let assigned = &outcome.assigned;
-        let tally = self.experiments.entry(Arc::clone(&assigned.experiment)).or_default();
+        let new = || Tally { start: tenants::unix_now(), ..Tally::default() };
+        let tally = self.experiments.entry(Arc::clone(&assigned.experiment)).or_insert_with(new);
         tally.used_at = self.clock;
         for (metric, value) in values(outcome) {
             let scale = metric.scale();
@@ -237,7 +237,7 @@ impl Tallies {
         }
     }
 
-    async fn write(&mut self, database: &Database, node: &str, start: i64) -> Result<(), ExperimentError> {
+    async fn write(&mut self, database: &Database, node: &str) -> Result<(), ExperimentError> {
         self.clock += 1;
         let clock = self.clock;
         self.experiments.retain(|_, tally| tally.used_at + IDLE > clock || tally.is_dirty());
@@ -272,7 +272,7 @@ impl Tallies {
             }
             if tally.split_changed {
                 let state = serde_json::to_string(&tally.split).unwrap_or_default();
-                let row = SplitRow { experiment: experiment.to_string(), node: node.to_owned(), start, state };
+                let row = SplitRow { experiment: experiment.to_string(), node: node.to_owned(), start: tally.start, state };
                 rows::put_split(&mut transaction, &row).await?;
             }
         }

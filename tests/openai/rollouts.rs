@@ -178,6 +178,17 @@ async fn whoever_changes_the_deployment_takes_over_and_a_candidate_may_go() {
     assert_eq!(rollout["state"], "aborted");
     assert!(rollout["reason"].as_str().unwrap().starts_with("superseded: "), "{rollout}");
     assert_eq!(arms(&server).await[1].2, 30.0, "it was left like that");
+
+    server.load("next", 3).await;
+    let single = json!({"arms": [{"name": "stable", "model": "support@1", "weight": 100}]});
+    server.call(Method::PUT, "/admin/deployments/support", Some(&single), KEY, &[]).await;
+    let rollout = begin(&server, json!({"model": "next"})).await;
+    assert_eq!(rollout["model"], "next@1");
+    server.call(Method::DELETE, "/admin/adapters/next", None, KEY, &[]).await;
+    let rollout = look(&server, &rollout).await;
+    assert_eq!((&rollout["state"], &rollout["in_effect"]), (&json!("rolled_back"), &json!(true)));
+    assert!(rollout["reason"].as_str().unwrap().contains("next@1 cannot be served any more"), "{rollout}");
+    assert_eq!(arms(&server).await, [arm("stable", "support@1", 100.0)]);
 }
 
 #[tokio::test]

@@ -25,7 +25,7 @@ use crate::backends::{Backend, Health};
 use crate::config::{BackendKind, Config, Location, Secret};
 use crate::experiments::rollout::{self, Rollouts};
 use crate::experiments::shadow::Shadows;
-use crate::experiments::{self, Deployments, Recorder};
+use crate::experiments::{self, Deployments, Recorder, Results};
 use crate::gateway::shadow::{self, Waiting};
 use crate::gateway::{self, Gateway};
 use crate::http::{self, Ended, Readiness, Server};
@@ -64,6 +64,7 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
     let new_key = tenants.ensure_admin(data.path(), config.admin_key.as_ref().map(|key| key.0.as_str())).await?;
     let mut upkeep = tokio::spawn(tenants.clone().keep_up());
     let mut deployments = tokio::spawn(built.deployments.clone().keep_up());
+    let mut measuring = tokio::spawn(built.results.recorder().clone().keep_up());
     let mut ledger = tokio::spawn(tenants.ledger().clone().drain());
     let mut webhooks = tokio::spawn(Deliveries::new(tenants.office().clone()).run(reached));
     let Training { jobs, mut driver, workshop } = training::start(&config, &data, &tenants, &built).await?;
@@ -71,7 +72,7 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
         deployments: built.deployments.clone(),
         catalog: built.catalog.clone(),
         base: built.base_name.clone(),
-        judge: Arc::new(rollout::Nothing),
+        judge: Arc::new(built.results.clone()),
     });
     let mut ramp = tokio::spawn(rollouts.clone().run());
     tokio::spawn(rollout_when_trained(rollouts.clone(), jobs.clone()));
@@ -86,6 +87,7 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
         gateway: built.gateway.clone(),
         catalog: built.catalog.clone(),
         deployments: built.deployments.clone(),
+        results: built.results.clone(),
         rollouts,
         shadows,
         tenants: tenants.clone(),
@@ -144,6 +146,7 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
         ended = &mut serving => Err(anyhow!("the HTTP server ended by itself: {ended:?}")),
         ended = &mut upkeep => Err(anyhow!("what keeps up with other processes ended by itself: {ended:?}")),
         ended = &mut deployments => Err(anyhow!("what keeps up with changes of deployments ended by itself: {ended:?}")),
+        ended = &mut measuring => Err(anyhow!("what adds outcomes up ended by itself: {ended:?}")),
         ended = &mut ramp => Err(anyhow!("what drives rollouts ended by itself: {ended:?}")),
         ended = &mut forgetting => Err(anyhow!("what forgets shadow answers ended by itself: {ended:?}")),
         ended = &mut silent => Err(anyhow!("what answers in silence ended by itself: {ended:?}")),
@@ -192,6 +195,9 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
         tokio::time::sleep(LAST_WORDS).await;
     }
     tenants.ledger().close(LAST_ROWS).await;
+    if let Err(error) = built.results.recorder().flush().await {
+        tracing::warn!(%error, "the last outcomes were not added up");
+    }
     tenants.database().close().await;
     outcome
 }
@@ -216,6 +222,7 @@ struct Built {
     backend: Backend,
     catalog: Catalog,
     deployments: Deployments,
+    results: Results,
     gateway: Gateway,
     /// Requests that a silent model is to answer.
     waiting: Waiting,
@@ -269,6 +276,8 @@ async fn build(config: &Config, data: &Arc<DataDir>, tenants: &Tenants) -> anyho
     }
     let setup = experiments::Setup { tenants: tenants.clone(), catalog: catalog.clone(), base: loaded.base.name.clone() };
     let deployments = Deployments::open(setup).await?;
+    let recorder = Recorder::new(tenants.database().clone(), tenants.node());
+    let results = Results::new(tenants.database().clone(), recorder);
     let (copies, waiting) = shadow::copies();
     let metrics = prometheus::Registry::new();
     let base_name = loaded.base.name.clone();
@@ -279,14 +288,14 @@ async fn build(config: &Config, data: &Arc<DataDir>, tenants: &Tenants) -> anyho
         backend: backend.clone(),
         catalog: catalog.clone(),
         deployments: deployments.clone(),
-        recorder: Recorder::default(),
+        recorder: results.recorder().clone(),
         copies,
         tenants: tenants.clone(),
         metrics: counters,
         cache: config.cache,
         default_max_tokens: config.default_max_tokens,
     });
-    Ok(Built { base_name, has_chat_template, backend, catalog, deployments, gateway, waiting, metrics, tensors })
+    Ok(Built { base_name, has_chat_template, backend, catalog, deployments, results, gateway, waiting, metrics, tensors })
 }
 
 async fn token_verifier(config: &Config, tenants: &Tenants) -> anyhow::Result<Option<Arc<TokenVerifier>>> {

@@ -6,6 +6,7 @@ mod auth;
 mod body;
 mod convert;
 mod error;
+mod feedback;
 mod fields;
 mod form;
 mod health;
@@ -16,6 +17,7 @@ mod middleware;
 mod openai;
 mod openapi;
 mod openapi_convert;
+mod openapi_experiments;
 mod openapi_schemas;
 mod openapi_training;
 mod routes;
@@ -30,9 +32,9 @@ pub use health::{Latch, Readiness};
 pub use routes::router;
 pub use serve::{Ended, serve};
 
-use crate::experiments::Deployments;
 use crate::experiments::rollout::Rollouts;
 use crate::experiments::shadow::Shadows;
+use crate::experiments::{Deployments, Results};
 use crate::gateway::Gateway;
 use crate::registry::Catalog;
 use crate::tenants::Tenants;
@@ -100,6 +102,8 @@ pub struct Parts {
     pub catalog: Catalog,
     /// Names that share traffic.
     pub deployments: Deployments,
+    /// What is learnt from them.
+    pub results: Results,
     /// Candidates on their way.
     pub rollouts: Rollouts,
     /// What silent models would have said.
@@ -146,6 +150,10 @@ impl Server {
 
     fn deployments(&self) -> &Deployments {
         &self.0.parts.deployments
+    }
+
+    fn results(&self) -> &Results {
+        &self.0.parts.results
     }
 
     fn rollouts(&self) -> &Rollouts {

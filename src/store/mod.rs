@@ -7,6 +7,7 @@ pub mod budgets;
 mod database;
 pub mod deployments;
 mod dir;
+pub mod experiments;
 pub mod files;
 pub mod idempotency;
 pub mod jobs;

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use switchyard::engine::{EngineConfig, LeakCheck, start};
 use switchyard::experiments::rollout::{self, Rollouts};
 use switchyard::experiments::shadow::Shadows;
-use switchyard::experiments::{self, Deployments, Recorder};
+use switchyard::experiments::{self, Deployments, Recorder, Results};
 use switchyard::gateway::{self, Base, Gateway, Metrics};
 use switchyard::http::{Config, Parts, Readiness, Server, router};
 use switchyard::model::native::{Device, LoadOptions, load};
@@ -95,6 +95,7 @@ impl Served {
             gateway,
             catalog,
             deployments,
+            results: Results::new(tenants.database().clone(), Recorder::default()),
             tenants,
             jobs: Jobs::new(DeskSetup { files, base: base.name.clone(), caps: Caps { seconds: 0 }, untrainable: None }),
             workshop: None,

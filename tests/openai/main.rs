@@ -12,6 +12,7 @@ mod chat;
 mod completions;
 mod convert;
 mod deployments;
+mod experiments;
 mod file_reports;
 mod files;
 mod fine_tuning;

@@ -19,7 +19,7 @@ use switchyard::experiments::rollout::{self, Rollouts};
 use switchyard::experiments::settings::Settings;
 use switchyard::experiments::shadow::Shadows;
 use switchyard::experiments::verdict::{ArmVerdict, Standing};
-use switchyard::experiments::{self, Deployments, ExperimentError, Recorder};
+use switchyard::experiments::{self, Deployments, ExperimentError, Recorder, Results};
 use switchyard::gateway::{self, Base, Gateway, Metrics};
 use switchyard::http::{Config, Parts, Readiness, Server, router};
 use switchyard::model::chat_template::ChatTemplate;
@@ -221,12 +221,13 @@ impl Harness {
         let judge = Judged::default();
         let (copies, waiting) = gateway::shadow::copies();
         let metrics = Metrics::new(&registry).unwrap();
+        let recorder = Recorder::new(tenants.database().clone(), tenants.node());
         let gateway = Gateway::new(gateway::Parts {
             base,
             backend: engine.clone().into(),
             catalog: catalog.clone(),
             deployments: deployments.clone(),
-            recorder: Recorder::default(),
+            recorder: recorder.clone(),
             copies,
             tenants: tenants.clone(),
             metrics,
@@ -249,6 +250,7 @@ impl Harness {
             gateway,
             catalog: catalog.clone(),
             deployments: deployments.clone(),
+            results: Results::new(tenants.database().clone(), recorder),
             tenants: tenants.clone(),
             jobs: jobs.clone(),
             workshop: None,

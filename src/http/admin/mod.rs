@@ -25,6 +25,7 @@ mod projects;
 mod promotions;
 pub(super) mod query;
 mod rate_limits;
+mod results;
 mod rollouts;
 mod service_accounts;
 mod shadows;
@@ -126,6 +127,7 @@ pub fn routes() -> Vec<Route> {
         at("/admin/rollouts/{rollout_id}/promote",                          ADMIN, p.clone(), post(rollouts::promote)),
         at("/admin/rollouts/{rollout_id}/abort",                            ADMIN, p.clone(), post(rollouts::abort)),
         at("/admin/deployments/{name}/history",                             LOOK,  g.clone(), get(deployments::history)),
+        at("/admin/deployments/{name}/results",                             LOOK,  g.clone(), get(results::retrieve)),
 
         at("/admin/training/plan",                                          ADMIN, p.clone(), post(plans::create)),
 

@@ -95,6 +95,7 @@ fn lines() -> Vec<Line> {
         post("/admin/rollouts/{rollout_id}/promote", "promoteRollout", "Give the candidate all traffic now.", Some("RolloutSteer"), "Rollout"),
         post("/admin/rollouts/{rollout_id}/abort", "abortRollout", "Go back to what was there before, now.", Some("RolloutSteer"), "Rollout"),
         get("/admin/deployments/{name}/history", "listDeploymentRevisions", "All revisions of a deployment, the newest first; also of one that is gone.", "DeploymentHistory", &["tenant", "limit", "after"]),
+        get("/admin/deployments/{name}/results", "retrieveDeploymentResults", "What an experiment has measured and what that means: of the one in force, or of an earlier one.", "DeploymentResults", &["tenant", "experiment"]),
         get("/admin/keys", "listKeys", "Keys, of one tenant (or `organization`) where it is named.", "KeyList", &["limit", "after", "project_id", "service_account_id"]),
         post("/admin/keys", "createKey", "Make a key, which is shown once.", Some("KeyCreate"), "KeyCreated"),
         get("/admin/keys/{key_id}", "retrieveKey", "A key.", "Key", &[]),

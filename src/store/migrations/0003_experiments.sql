@@ -34,6 +34,48 @@ CREATE TABLE deployment_revisions (
 
 INSERT INTO revisions (name, value) VALUES ('deployments', 0);
 
+-- What experiments measure. --------------------------------------------------------------------------------------------------------
+
+-- Each process adds its own up; a reader adds all of them up.
+CREATE TABLE experiment_sums (
+    experiment TEXT NOT NULL,           -- exp_...
+    revision BIGINT NOT NULL,           -- of the deployment
+    arm TEXT NOT NULL,
+    metric TEXT NOT NULL,
+    node TEXT NOT NULL,                 -- the process's data directory
+    n BIGINT NOT NULL,
+    total TEXT NOT NULL,                -- as compared: of ratios, sum of logarithms
+    squares TEXT NOT NULL,
+    plain TEXT NOT NULL,                -- sum of the values as they came
+    PRIMARY KEY (experiment, revision, arm, metric, node)
+);
+
+-- Whether units come to arms as they should: a check by every start of every process.
+CREATE TABLE experiment_splits (
+    experiment TEXT NOT NULL,
+    node TEXT NOT NULL,
+    start BIGINT NOT NULL,              -- when the process began
+    state TEXT NOT NULL,                -- JSON
+    PRIMARY KEY (experiment, node, start)
+);
+
+CREATE TABLE feedback (
+    project_id TEXT NOT NULL,
+    request_id TEXT NOT NULL,
+    metric TEXT NOT NULL,               -- thumbs, score, corrections, feedback:NAME
+    value TEXT NOT NULL,
+    text TEXT,                          -- the correction
+    key_id TEXT NOT NULL,
+    experiment TEXT,
+    revision BIGINT,
+    arm TEXT,
+    at BIGINT NOT NULL,
+    PRIMARY KEY (project_id, request_id, metric)
+);
+CREATE INDEX feedback_of_experiment ON feedback (experiment, revision, arm, metric);
+-- Feedback names requests.
+CREATE INDEX ledger_of_arms ON ledger (request_id, project_id, at_micros) WHERE arm IS NOT NULL;
+
 -- Rollouts. ------------------------------------------------------------------------------------------------------------------------
 
 CREATE TABLE rollouts (

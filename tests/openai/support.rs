@@ -82,16 +82,8 @@ pub struct Harness {
     pub root: TempDir,
     /// Data directory.
     pub data: TempDir,
-    silent: tokio::task::JoinHandle<()>,
     _leaks: LeakCheck,
     _leases: LeaseCheck,
-}
-
-impl Drop for Harness {
-    fn drop(&mut self) {
-        // What nobody waits for.
-        self.silent.abort();
-    }
 }
 
 /// A file; with `SWITCHYARD_TEST_DATABASE=postgres` a database of its own on the test server.
@@ -211,7 +203,7 @@ impl Harness {
             base: base_name.clone(),
         });
         let shadows = Shadows::new(tenants.database().clone(), std::time::Duration::from_secs(604_800));
-        let silent = tokio::spawn(gateway.clone().answer_in_silence(waiting, shadows.clone()));
+        tokio::spawn(gateway.clone().answer_in_silence(waiting, shadows.clone()));
         let server = Server::new(Parts {
             rollouts: rollouts.clone(),
             shadows: shadows.clone(),
@@ -243,7 +235,6 @@ impl Harness {
             readiness,
             root,
             data,
-            silent,
             _leaks: leaks,
             _leases: leases,
         }

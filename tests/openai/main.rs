@@ -17,6 +17,7 @@ mod file_reports;
 mod files;
 mod fine_tuning;
 mod job_faults;
+mod judged;
 mod limits;
 mod mistakes;
 mod official_client;

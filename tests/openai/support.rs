@@ -7,7 +7,6 @@ use std::sync::mpsc::{Receiver, Sender};
 use axum::Router;
 use axum::body::Body;
 use axum::http::{HeaderMap, HeaderName, Method, Request, StatusCode};
-use futures::future::BoxFuture;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use safetensors::tensor::{Dtype, TensorView};
@@ -16,10 +15,8 @@ use switchyard::engine::seeded::SeededModel;
 pub use switchyard::engine::seeded::SeededOptions;
 use switchyard::engine::{EngineConfig, EngineHandle, LeakCheck, start};
 use switchyard::experiments::rollout::{self, Rollouts};
-use switchyard::experiments::settings::Settings;
 use switchyard::experiments::shadow::Shadows;
-use switchyard::experiments::verdict::{ArmVerdict, Standing};
-use switchyard::experiments::{self, Deployments, ExperimentError, Recorder, Results};
+use switchyard::experiments::{self, Deployments, Recorder, Results};
 use switchyard::gateway::{self, Base, Gateway, Metrics};
 use switchyard::http::{Config, Parts, Readiness, Server, router};
 use switchyard::model::chat_template::ChatTemplate;
@@ -35,6 +32,8 @@ use switchyard::training::jobs::desk::{Caps, DeskSetup, Jobs};
 use switchyard::training::jobs::files::{FileLimits, Files, FilesSetup};
 use tempfile::TempDir;
 use tower::ServiceExt;
+
+use crate::judged::Judged;
 
 pub const KEY: &str = "sk-test-0123456789abcdef";
 pub const BASE: &str = "tiny";
@@ -83,47 +82,8 @@ pub struct Harness {
     pub root: TempDir,
     /// Data directory.
     pub data: TempDir,
-    silent: tokio::task::JoinHandle<()>,
     _leaks: LeakCheck,
     _leases: LeaseCheck,
-}
-
-impl Drop for Harness {
-    fn drop(&mut self) {
-        // What nobody waits for.
-        self.silent.abort();
-    }
-}
-
-/// A judge that says what a test wants.
-#[derive(Clone, Default)]
-pub struct Judged(Arc<std::sync::Mutex<Option<(Standing, u64)>>>);
-
-impl Judged {
-    pub fn say(&self, standing: Standing, answers: u64) {
-        *self.0.lock().unwrap() = Some((standing, answers));
-    }
-}
-
-impl rollout::Judge for Judged {
-    fn verdict<'a>(
-        &'a self,
-        settings: &'a Settings,
-        _experiment: &'a str,
-        arm: &'a str,
-    ) -> BoxFuture<'a, Result<Option<ArmVerdict>, ExperimentError>> {
-        let said = self.0.lock().unwrap().clone();
-        let why = format!("compared with {}", settings.control);
-        let verdict = said.map(|(standing, answers)| ArmVerdict {
-            arm: arm.to_owned(),
-            standing,
-            why,
-            answers,
-            goal: None,
-            guards: vec![],
-        });
-        Box::pin(std::future::ready(Ok(verdict)))
-    }
 }
 
 /// A file; with `SWITCHYARD_TEST_DATABASE=postgres` a database of its own on the test server.
@@ -243,7 +203,7 @@ impl Harness {
             base: base_name.clone(),
         });
         let shadows = Shadows::new(tenants.database().clone(), std::time::Duration::from_secs(604_800));
-        let silent = tokio::spawn(gateway.clone().answer_in_silence(waiting, shadows.clone()));
+        tokio::spawn(gateway.clone().answer_in_silence(waiting, shadows.clone()));
         let server = Server::new(Parts {
             rollouts: rollouts.clone(),
             shadows: shadows.clone(),
@@ -275,7 +235,6 @@ impl Harness {
             readiness,
             root,
             data,
-            silent,
             _leaks: leaks,
             _leases: leases,
         }

@@ -21,6 +21,13 @@ fn pasted(document: &str) -> String {
     pasted_to(document, &home, server)
 }
 
+/// What the examples of a document print, on a server over the bundled base with its adapters.
+fn pasted_on_bundled(document: &str) -> String {
+    let home = Home::new();
+    let server = Server::start(home.command(&["serve", "--listen", "127.0.0.1:0", "--backend", "null", "--null-delay", "1ms"]));
+    pasted_to(document, &home, server)
+}
+
 /// What the examples of a document print, on this server.
 fn pasted_to(document: &str, home: &Home, server: Server) -> String {
     // The binary under its name.
@@ -54,7 +61,7 @@ fn the_examples_of_the_administration_work_when_pasted() {
 
 #[test]
 fn the_examples_of_deployments_work_when_pasted() {
-    let out = pasted("deployments.md");
+    let out = pasted_on_bundled("deployments.md");
     assert!(out.contains("x-experiment-arm: canary") && out.contains("\"action\":\"rolled_back\""), "{out}");
     let last = out.lines().rfind(|line| line.starts_with('{')).unwrap();
     assert!(last.contains("\"action\":\"deleted\""), "{out}");
@@ -62,8 +69,6 @@ fn the_examples_of_deployments_work_when_pasted() {
 
 #[test]
 fn the_examples_of_rollouts_work_when_pasted() {
-    let home = Home::new();
-    let server = Server::start(home.command(&["serve", "--listen", "127.0.0.1:0", "--backend", "null", "--null-delay", "1ms"]));
-    let out = pasted_to("rollouts.md", &home, server);
+    let out = pasted_on_bundled("rollouts.md");
     assert!(out.contains("\"state\":\"promoted\"") && out.contains("\"shadow_text\""), "{out}");
 }

@@ -7,13 +7,15 @@ use rand_chacha::ChaCha8Rng;
 use serde_json::{Value, json};
 
 use crate::postgres::new_database;
-use crate::support::{Home, Server, adapter};
+use crate::support::{Home, Server, adapter, tiny};
 
 const ADMIN: &str = "an-admin-key-for-tests-0123456789";
 
 fn serve(home: &Home, more: &[&str]) -> Server {
     let secret = "5a".repeat(32);
-    let arguments = [&["--backend", "null", "--null-delay", "1ms"], more].concat();
+    let root = tiny().join("adapters");
+    let root = ["--adapter-root", root.to_str().unwrap()];
+    let arguments = [&["--backend", "null", "--null-delay", "1ms"], &root[..], more].concat();
     let mut server = home.serve_with(&arguments, &[("SWITCHYARD_ADMIN_KEY", ADMIN), ("SWITCHYARD_SECRET_KEY", &secret)]);
     server.key = ADMIN.to_owned();
     server

@@ -201,8 +201,8 @@ fn control(experiment: &Option<Settings>, spec: &Spec) -> Result<String, Experim
 /// Answers of an earlier candidate of the same name and model would be counted with this one's: a new name begins anew.
 fn arm_name(asked: Option<String>, spec: &Spec, earlier: i64) -> Result<String, ExperimentError> {
     let Some(name) = asked else {
-        let names = (earlier + 1..).map(|number| if number == 1 { CANARY.to_owned() } else { format!("{CANARY}-{number}") });
-        let free = names.into_iter().find(|name| spec.arm(name).is_none());
+        let mut names = (earlier + 1..).map(|number| if number == 1 { CANARY.to_owned() } else { format!("{CANARY}-{number}") });
+        let free = names.find(|name| spec.arm(name).is_none());
         return Ok(free.unwrap_or_else(|| CANARY.to_owned()));
     };
     match spec.arm(&name) {

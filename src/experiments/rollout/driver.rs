@@ -108,16 +108,11 @@ impl Rollouts {
                 tracing::debug!(%error, rollout = rollout.id, "left to the process that has the candidate");
                 Ok(Look::Done)
             }
-            error if is_final(error) => match rollout.is_refused(&error.to_string(), now) {
-                Some(then) => {
-                    self.write(rollout, then).await?;
-                    Ok(Look::Again)
-                }
-                None => {
-                    tracing::error!(%error, rollout = rollout.id, "a rollout cannot be taken back; the deployment needs a person");
-                    Ok(Look::Done)
-                }
-            },
+            error if is_final(error) => {
+                tracing::error!(%error, rollout = rollout.id, "a rollout cannot change its deployment");
+                self.write(rollout, rollout.is_refused(&error.to_string(), now)).await?;
+                Ok(Look::Again)
+            }
             _ => Err(error),
         }
     }

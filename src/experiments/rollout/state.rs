@@ -418,14 +418,13 @@ impl Rollout {
         Self { revision, applied: true, since: now, baked: 0, samples_before: samples, updated_at: now, ..self.clone() }
     }
 
-    /// The deployment cannot be brought to the target, and trying again would not help. `None`: there is nothing else to try.
-    pub fn is_refused(&self, why: &str, now: i64) -> Option<Move> {
+    /// The deployment cannot be brought to the target, and trying again would not help. What cannot even be taken back is left to a
+    /// person.
+    pub fn is_refused(&self, why: &str, now: i64) -> Move {
+        let why = format!("the deployment could not be changed: {why}");
         match self.target() {
-            Target::Base => None,
-            Target::Shadow | Target::Step(_) | Target::Promoted => {
-                let phase_over = Self { ended_at: None, ..self.clone() };
-                Some(phase_over.back(format!("the deployment could not be changed: {why}"), now))
-            }
+            Target::Base => self.let_go(why, now),
+            Target::Shadow | Target::Step(_) | Target::Promoted => self.back(why, now),
         }
     }
 

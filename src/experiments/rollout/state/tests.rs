@@ -332,13 +332,17 @@ fn what_cannot_be_brought_about_goes_back() {
     let mut world = World::new(plan());
     let row = world.row.clone();
     assert!(world.look(&row, false));
-    let then = world.row.is_refused("its gate did not pass", world.now).unwrap();
+    let then = world.row.is_refused("its gate did not pass", world.now);
     assert_eq!(then.after.state(), "rolled_back");
     let row = world.row.clone();
     assert!(world.write(&row, then.after, then.event));
     world.settle();
     assert_eq!((world.is(), world.row.applied), (Some(Target::Base), true));
-    assert_eq!(world.row.is_refused("x", world.now), None);
+    // What cannot be taken back is not tried for ever.
+    let row = Rollout { applied: false, ..world.row.clone() };
+    let then = row.is_refused("it is gone", world.now);
+    assert_eq!((then.after.state(), then.after.applied, then.event), ("rolled_back", true, None));
+    assert!(then.after.reason.ends_with("could not be changed: it is gone"), "{}", then.after.reason);
 }
 
 #[derive(Debug, Clone)]

@@ -5,6 +5,7 @@ mod admin;
 mod auth;
 mod body;
 mod convert;
+mod convert_corrections;
 mod error;
 mod fields;
 mod form;
@@ -16,6 +17,7 @@ mod middleware;
 mod openai;
 mod openapi;
 mod openapi_convert;
+mod openapi_corrections;
 mod openapi_schemas;
 mod openapi_training;
 mod routes;
@@ -67,11 +69,18 @@ pub struct ConvertConfig {
     pub timezone: String,
     /// Readings with less confidence are `unknown`.
     pub unknown_below: f64,
+    /// How long texts are kept, so that their answers can be corrected; zero keeps none.
+    pub keep_texts: std::time::Duration,
 }
 
 impl Default for ConvertConfig {
     fn default() -> Self {
-        Self { model: "convert".to_owned(), timezone: "UTC".to_owned(), unknown_below: 0.0 }
+        Self {
+            model: "convert".to_owned(),
+            timezone: "UTC".to_owned(),
+            unknown_below: 0.0,
+            keep_texts: std::time::Duration::from_secs(7 * 86_400),
+        }
     }
 }
 

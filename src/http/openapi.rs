@@ -6,6 +6,7 @@ use serde_json::{Map, Value, json};
 
 use super::admin;
 use super::openapi_convert;
+use super::openapi_corrections;
 use super::openapi_schemas::schemas;
 use super::openapi_training;
 use super::routes::{Access, Route, routes};
@@ -49,6 +50,7 @@ fn operations() -> Vec<Operation> {
     let mut operations = own_operations();
     operations.extend(openapi_training::operations());
     operations.extend(openapi_convert::operations());
+    operations.extend(openapi_corrections::operations());
     operations
 }
 

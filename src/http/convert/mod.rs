@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 
 use super::Server;
 use super::body::JsonBody;
+use super::convert_corrections::{self, Answered};
 use super::error::ApiError;
 use super::limits;
 use super::openai::reply::{ADAPTER_VERSION, COST};
@@ -105,6 +106,16 @@ async fn understand(server: &Server, sender: &Sender, asked: &Asked, (input, id)
         schema: Schema::built_in(),
     };
     let meaning = server.gateway().understand(question).await;
+    if let Ok(meaning) = &meaning
+        && !input.is_partial
+    {
+        let schema = Schema::built_in();
+        let unknown = crate::convert::Reading::unknown(&schema);
+        let reading = if judged(server, meaning).counts { &meaning.reading } else { &unknown };
+        let text = leading(&cleaned);
+        let answered = Answered { id, text, reading, schema: &schema, schema_name: None, model: &input.model };
+        convert_corrections::keep(server, &sender.caller, &answered);
+    }
     meaning.map_err(|error| {
         let error = ApiError::from(error).with_prompt_field("text");
         if error.status == StatusCode::TOO_MANY_REQUESTS {

@@ -1,6 +1,7 @@
 //! Files that clients send, and the life of a training job: queue, states, events. Knows nothing of gradients.
 
 mod alerts;
+pub mod corrections;
 pub mod desk;
 pub mod driver;
 mod error;

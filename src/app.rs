@@ -81,6 +81,7 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
         config: http::Config {
             body_limit: config.max_body_bytes,
             upload_limit: config.max_upload_bytes,
+            convert: config.convert.clone(),
             hardware: hardware::of(&config, &built.backend.facts().model),
             ..http::Config::default()
         },

@@ -10,6 +10,7 @@ use super::{
     BackendKind, CacheConfig, Config, Device, HubModel, KvMemory, Location, ModelSource, NullConfig, Problems, Quant, Secret,
     StateConfig, Sync, TrainingConfig, locate,
 };
+use crate::http::{self, ConvertConfig};
 use crate::outbound::Address;
 use crate::telemetry::{LogConfig, LogFormat};
 use crate::training::idle::{Hours, Mode, Policy};
@@ -98,6 +99,7 @@ impl Reader<'_> {
         let cache_bytes = self.value("response_cache", 64 << 20, bytes);
         let cache_ttl = self.value("response_cache_ttl", Duration::from_secs(3600), duration);
         let default_max_tokens = self.value("default_max_tokens", 2048, |text| within(text, 1, 1 << 24));
+        let convert = self.convert();
         let (admin_key, secret_key) = (self.admin_key(), self.secret_key());
         let database = data_dir.as_deref().and_then(|dir| self.database(dir));
         let hub = match locate::hub(&self.given.variables) {
@@ -138,6 +140,7 @@ impl Reader<'_> {
             ledger_sync: ledger_sync?,
             cache: CacheConfig { bytes: cache_bytes?, ttl: cache_ttl? },
             default_max_tokens: default_max_tokens?,
+            convert: convert?,
             admin_key,
             secret_key,
         };
@@ -155,6 +158,27 @@ impl Reader<'_> {
             let origin = self.origin_of([setting]);
             problems.into_iter().for_each(|text| self.raw.problem(&origin, format!("{setting}: {text}")));
         }
+    }
+
+    fn convert(&mut self) -> Option<ConvertConfig> {
+        let model = self.value("convert_model", "convert".to_owned(), |text| match text {
+            "" => Err("the name of a model is right".to_owned()),
+            name => Ok(name.to_owned()),
+        });
+        let timezone = self.value("convert_timezone", "UTC".to_owned(), |text| {
+            let known = http::is_time_zone(text).then(|| text.to_owned());
+            known.ok_or_else(|| "an IANA name is right, like Europe/Berlin or UTC".to_owned())
+        });
+        let unknown_below = self.value("convert_unknown_below", 20, |text| {
+            let percent = text.parse::<u8>().ok().filter(|percent| *percent <= 100);
+            percent.ok_or_else(|| "a whole number from 0 to 100 is right".to_owned())
+        });
+        let days = self.value("convert_keep_texts", 7, |text| {
+            let days = text.parse::<u64>().ok().filter(|days| *days <= 365);
+            days.ok_or_else(|| "a whole number of days from 0 to 365 is right".to_owned())
+        });
+        let keep_texts = days.map(|days| Duration::from_secs(days * 86_400));
+        Some(ConvertConfig { model: model?, timezone: timezone?, unknown_below: unknown_below?, keep_texts: keep_texts? })
     }
 
     fn training(&mut self) -> Option<TrainingConfig> {

@@ -200,6 +200,8 @@ pub struct Config {
     pub cache: CacheConfig,
     /// Most tokens of an answer whose request does not say.
     pub default_max_tokens: usize,
+    /// What `/convert` asks, and how.
+    pub convert: crate::http::ConvertConfig,
     /// Admin key given by the operator.
     pub admin_key: Option<Secret>,
     /// Secret key given by the operator.

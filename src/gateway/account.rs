@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::types::{Origin, Usage};
+use super::types::{Judge, Origin, Usage};
 use super::{GatewayError, Metrics};
 use crate::backends::Effort;
 use crate::experiments::outcome::MAX_TEXT;
@@ -18,6 +18,9 @@ pub(super) struct Trial {
     /// It is not what the request was sent to.
     pub fell_back: bool,
     pub recorder: Recorder,
+    pub judge: Option<Judge>,
+    /// What the judge said.
+    pub task_success: Option<bool>,
 }
 
 /// Settles a request exactly once, whatever ends it.
@@ -123,6 +126,13 @@ impl Account {
         }
     }
 
+    /// The first answer is whole; its choices had this probability.
+    pub(super) fn judge(&mut self, probability: f64) {
+        if let Some(trial) = &mut self.trial {
+            trial.task_success = trial.judge.as_ref().map(|judge| judge.says(&self.text, probability));
+        }
+    }
+
     /// What it cost, nano-dollars, once it is settled.
     pub(super) const fn cost_nanos(&self) -> Option<i64> {
         match &self.state {
@@ -175,7 +185,7 @@ impl Account {
 
     /// Tells the experiment what came of it.
     fn note(&mut self, done: &Done, cost_nanos: i64) {
-        let Some(Trial { assigned, fell_back, recorder, .. }) = self.trial.take() else { return };
+        let Some(Trial { assigned, fell_back, recorder, task_success, .. }) = self.trial.take() else { return };
         let steps = u32::try_from(done.tokens.output.saturating_sub(1)).unwrap_or(u32::MAX);
         let between = self.last_token.zip(self.first_token).map(|(last, first)| last.saturating_sub(first));
         let complete = matches!(done.outcome, Outcome::Stop | Outcome::Length);
@@ -191,7 +201,7 @@ impl Account {
             cost_nanos,
             text: complete.then(|| std::mem::take(&mut self.text)),
             ended: if done.outcome == Outcome::Length { Ended::Cut } else { Ended::Whole },
-            task_success: None,
+            task_success,
         });
     }
 

@@ -259,6 +259,9 @@ impl Answer {
             usage.prompt_tokens =
                 self.prompts.iter().zip(begun).filter(|(_, begun)| *begun).map(|(prompt, _)| prompt.tokens).sum();
         }
+        if matches!(outcome, Outcome::Stop | Outcome::Length) {
+            self.account.judge(self.certainty(0).exp());
+        }
         let efforts = self.sequences.iter().fold(Effort::default(), |sum, sequence| sum.and(sequence.effort));
         self.account.settle(usage, outcome, efforts)
     }

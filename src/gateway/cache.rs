@@ -237,6 +237,7 @@ pub(super) fn key(request: &GenerationRequest, version: &str, prompts: &[&[u32]]
         max_tokens: _,
         // Requests with one are not kept.
         grammar: _,
+        judge: _,
         n,
         sampling,
         seed,

@@ -1,15 +1,16 @@
 //! One sentence to what it means: the grammar of what may be meant by this text, the model's answer under it, and what it says.
-//! Knows neither HTTP nor how confidence is calibrated.
+//! Knows no HTTP.
 
 use std::sync::Arc;
 
 use super::types::{
-    Caching, Echo, EndToken, GenerationRequest, Message, Origin, Prompt, Role, Sampling, SpecialTokens, Steering, Stops, Turn,
+    Caching, Echo, EndToken, GenerationRequest, Judge, Message, Origin, Prompt, Role, Sampling, Served, SpecialTokens, Steering,
+    Stops, Turn,
 };
-use super::{Gateway, GatewayError, Usage};
+use super::{Gateway, GatewayError, Usage, choose};
 use crate::backends::grammar::{Builder, Grammar, NodeId, Pattern, Runs};
 use crate::convert::schema::{Kind, UNKNOWN};
-use crate::convert::{Reading, Schema, Spans};
+use crate::convert::{Calibration, Reading, Schema, Spans};
 use crate::tenants::{Principal, Rate};
 
 /// Tokens of an answer beside what it copies: names of intents and entities, and signs around them.
@@ -24,12 +25,27 @@ pub struct Question {
     pub caller: Arc<Principal>,
     /// Where the request came in.
     pub origin: Origin,
-    /// What answers: base, adapter, or `adapter@version`.
+    /// What answers: base, deployment, adapter, or `adapter@version`.
     pub model: String,
+    /// Which arm, of a deployment.
+    pub steering: Steering,
     /// The text, cleaned.
     pub text: String,
     /// What can be meant.
     pub schema: Arc<Schema>,
+    /// Readings with less confidence do not count, per cent.
+    pub unknown_below: u8,
+    /// Whether the text is all of it.
+    pub extent: Extent,
+}
+
+/// How much of what somebody says a text is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Extent {
+    /// All of it.
+    Whole,
+    /// More is to come: nothing is learnt from it about the model.
+    Beginning,
 }
 
 /// What a text means.
@@ -39,8 +55,12 @@ pub struct Meaning {
     pub reading: Reading,
     /// Probability of the model's choices among those that it had, 0 to 1; 0 where it gave no answer.
     pub probability: f64,
-    /// What answered: `base`, or `name@number+digest`.
-    pub version: Option<String>,
+    /// How often such readings are right, 0 to 1.
+    pub confidence: f64,
+    /// Whether that is enough; what was meant is unknown otherwise.
+    pub counts: bool,
+    /// What answered, where something was asked.
+    pub served: Option<Served>,
     /// Tokens that it took.
     pub usage: Usage,
     /// What is left of the caller's limits.
@@ -53,29 +73,39 @@ impl Gateway {
     /// Asks a model what a text means. A text without words means nothing that is known, and nobody is asked.
     pub async fn understand(&self, question: Question) -> Result<Meaning, GatewayError> {
         self.check_model(&question.caller, &question.model)?;
-        let Question { caller, origin, model, mut text, schema } = question;
-        let (tokens, most) = loop {
+        let Question { caller, origin, model, mut steering, mut text, schema, unknown_below, extent } = question;
+        let counts = move |confidence: f64| confidence * 100.0 >= f64::from(unknown_below);
+        let (prompt, tokens, most) = loop {
             if Spans::of(&text).is_empty() {
                 return Ok(Meaning::nothing(&schema));
             }
             let said = Message { role: Role::User, content: text.clone() };
             let prompt = Prompt::Chat { messages: vec![said], turn: Turn::Open, special: SpecialTokens::Omit };
-            let tokens = self.render(prompt).await?.tokens;
+            let tokens = self.render(prompt.clone()).await?.tokens;
             let most = COPIES * tokens.len() + ANSWER_FORM;
             if tokens.len() + most <= self.context_length() || text.len() < 2 {
-                break (tokens, most);
+                break (prompt, tokens, most);
             }
             // Characters that take many tokens each, or a short context: half of the text is read.
             let half = text.floor_char_boundary(text.len() / 2);
             text.truncate(text[..half].rfind(' ').unwrap_or(half));
         };
+        // As a chat with this beginning would be.
+        steering.conversation = steering.conversation.or_else(|| choose::conversation(&caller, &[prompt]));
+        let judge = Judge::new({
+            let (text, schema) = (text.clone(), Arc::clone(&schema));
+            move |said, probability| {
+                let reading = Reading::of(said, &text, &schema);
+                reading.is_some_and(|reading| !reading.is_unknown()) && counts(Calibration::bundled().confidence(probability))
+            }
+        });
         let room = self.context_length().saturating_sub(tokens.len());
         let request = GenerationRequest {
             caller,
             origin,
             caching: Caching::Fresh,
             model,
-            steering: Steering::default(),
+            steering,
             prompts: vec![Prompt::Tokens(tokens)],
             n: 1,
             sampling: Sampling { temperature: 0.0, ..Sampling::default() },
@@ -86,6 +116,7 @@ impl Gateway {
             end_token: EndToken::Unreported,
             echo: Echo::Answer,
             grammar: Some(Grammar::new(self.vocabulary().clone(), pattern(&schema, &text))),
+            judge: (extent == Extent::Whole).then_some(judge),
         };
         let mut answer = self.generate(request).await?;
         let mut said = String::new();
@@ -95,10 +126,13 @@ impl Gateway {
         // An answer that was cut off, by the context or by a model that spells by letters, says nothing.
         let reading = Reading::of(&said, &text, &schema);
         let probability = if reading.is_some() { answer.certainty(0).exp() } else { 0.0 };
+        let confidence = Calibration::bundled().confidence(probability);
         Ok(Meaning {
             reading: reading.unwrap_or_else(|| Reading::unknown(&schema)),
             probability,
-            version: Some(answer.served().version.clone()),
+            confidence,
+            counts: counts(confidence),
+            served: Some(answer.served().clone()),
             usage: answer.usage(),
             rate: answer.rate(),
             cost_nanos: answer.cost_nanos().unwrap_or(0),
@@ -112,7 +146,9 @@ impl Meaning {
         Self {
             reading: Reading::unknown(schema),
             probability: 1.0,
-            version: None,
+            confidence: 1.0,
+            counts: true,
+            served: None,
             usage: Usage::default(),
             rate: Rate::default(),
             cost_nanos: 0,

@@ -26,14 +26,14 @@ pub use crate::model::BLOCK_TOKENS;
 pub use answer::Answer;
 pub use assemble::ReportedToken;
 pub use cache::{CacheConfig, Purge};
-pub use convert::{Meaning, Question};
+pub use convert::{Extent, Meaning, Question};
 pub use error::GatewayError;
 pub use metrics::{Metrics, Stage};
 pub use prompt::Rendered;
 pub use stop::StopText;
 pub use types::{
-    Caching, Echo, EndOfText, EndToken, FinishReason, GenerationRequest, Message, Origin, Piece, Prompt, Role, Sampling, Served,
-    ServedBy, SpecialTokens, Steering, Stops, Turn, Usage,
+    Caching, Echo, EndOfText, EndToken, FinishReason, GenerationRequest, Judge, Message, Origin, Piece, Prompt, Role, Sampling,
+    Served, ServedBy, SpecialTokens, Steering, Stops, Turn, Usage,
 };
 
 use account::Account;
@@ -296,6 +296,8 @@ impl Gateway {
                 arm: served.by.as_ref().map(|by| Arc::clone(&by.arm)),
                 fell_back,
                 recorder: inner.recorder.clone(),
+                judge: request.judge,
+                task_success: None,
             }),
             adapter_label,
             cache: match (&stored, &recorder) {

@@ -163,6 +163,33 @@ pub struct Steering {
     pub conversation: Option<String>,
 }
 
+/// Says of an answer whether it did what it was for.
+#[derive(Clone)]
+pub struct Judge(Arc<dyn Fn(&str, f64) -> bool + Send + Sync>);
+
+impl Judge {
+    /// Asked with the whole text, and the probability of its choices among those that its grammar allowed.
+    pub fn new(judge: impl Fn(&str, f64) -> bool + Send + Sync + 'static) -> Self {
+        Self(Arc::new(judge))
+    }
+
+    pub(super) fn says(&self, text: &str, probability: f64) -> bool {
+        (self.0)(text, probability)
+    }
+}
+
+impl std::fmt::Debug for Judge {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Judge").finish_non_exhaustive()
+    }
+}
+
+impl PartialEq for Judge {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+}
+
 /// A checked request for one or more answers.
 #[derive(Debug, Clone, PartialEq)]
 pub struct GenerationRequest {
@@ -196,6 +223,8 @@ pub struct GenerationRequest {
     pub echo: Echo,
     /// What answers have to be; `None` allows everything.
     pub grammar: Option<Arc<Grammar>>,
+    /// Whether an answer did what it was for, where that can be said: what experiments count.
+    pub judge: Option<Judge>,
 }
 
 /// Why an answer ended.

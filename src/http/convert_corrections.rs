@@ -6,14 +6,17 @@ use std::time::Duration;
 
 use axum::Json;
 use axum::extract::{Extension, Path, State};
+use axum::http::request::Parts;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde_json::{Map, Value, json};
 
 use super::Server;
 use super::admin::deleted;
+use super::admin::query::Parameters;
 use super::auth::may_look_at_training;
 use super::body::JsonBody;
+use super::convert::schemas;
 use super::error::ApiError;
 use super::fields::{Fields, wrong_type};
 use super::openai::fine_tuning::{self, may_train};
@@ -23,7 +26,7 @@ use crate::convert::correction::{Change, answer, corrected, training_row};
 use crate::convert::{Reading, Schema};
 use crate::tenants::Principal;
 use crate::training::jobs::JobsError;
-use crate::training::jobs::corrections::{PolicyRow, Right, Said, TextRow};
+use crate::training::jobs::corrections::{Policy, PolicyRow, Right, Said, TextRow};
 use crate::training::jobs::desk::JobRow;
 
 /// Most new corrections that a policy waits for.
@@ -40,8 +43,8 @@ pub(super) struct Answered<'a> {
     pub reading: &'a Reading,
     /// In which schema.
     pub schema: &'a Schema,
-    /// The tenant's own schema; `None` is the built-in one.
-    pub schema_name: Option<&'a str>,
+    /// The tenant's own schema; empty is the built-in one.
+    pub schema_name: &'a str,
     /// What gave the answer, as it was named.
     pub model: &'a str,
 }
@@ -58,7 +61,7 @@ pub(super) fn keep(server: &Server, caller: &Principal, answered: &Answered<'_>)
         text: answered.text.to_owned(),
         answer: answer(answered.reading, answered.schema),
         model: answered.model.to_owned(),
-        schema: answered.schema_name.map(str::to_owned),
+        schema: answered.schema_name.to_owned(),
     };
     server.jobs().corrections().keep(said, time);
 }
@@ -80,7 +83,7 @@ async fn learn(server: &Server, sender: &Sender, id: &str, body: Value) -> Resul
     let corrections = server.jobs().corrections();
     let tenant = &sender.caller.tenant;
     let of = corrections.text(tenant, id).await.map_err(|error| unknown_answer(server, error))?;
-    let schema = schema_of(&of)?;
+    let schema = schema_of(server, &sender.caller, &of)?;
     let change = change(body, &schema)?;
     let reading = Reading::of(&of.answer, &of.text, &schema).unwrap_or_else(|| Reading::unknown(&schema));
     let right = corrected(&reading, &change, &of.text, &schema).map_err(|error| {
@@ -101,7 +104,7 @@ async fn learn(server: &Server, sender: &Sender, id: &str, body: Value) -> Resul
         "job": null,
     });
     // The correction is safe now: what goes wrong with a job is said beside it.
-    match by_policy(server, &sender.caller, count.new).await {
+    match by_policy(server, &sender.caller, &row.schema_name, count.new).await {
         Ok(None) => {}
         Ok(Some(job)) => reply["job"] = job.id.into(),
         Err(error) => {
@@ -126,11 +129,25 @@ fn unknown_answer(server: &Server, error: JobsError) -> ApiError {
     ApiError { message: how, ..error }
 }
 
-fn schema_of(of: &TextRow) -> Result<Arc<Schema>, ApiError> {
-    match &of.schema_name {
-        None => Ok(Schema::built_in()),
-        Some(name) => Err(ApiError::not_found(format!("No such schema any more: {name}"))),
+/// The schema of an answer, as it is now.
+fn schema_of(server: &Server, caller: &Principal, of: &TextRow) -> Result<Arc<Schema>, ApiError> {
+    match of.schema_name.as_str() {
+        "" => Ok(Schema::built_in()),
+        name => Ok(Arc::new(schemas::named(server, caller, "schema", name)?.schema)),
     }
+}
+
+/// The schema that a query names; empty is the built-in one.
+fn schema_in(server: &Server, caller: &Principal, parts: &Parts) -> Result<String, ApiError> {
+    let mut query = Parameters::of(parts)?;
+    let schema = query.text("schema")?;
+    query.finish()?;
+    known(server, caller, schema)
+}
+
+fn known(server: &Server, caller: &Principal, schema: Option<String>) -> Result<String, ApiError> {
+    let Some(name) = schema else { return Ok(String::new()) };
+    schemas::named(server, caller, "schema", &name).map(|_| name)
 }
 
 /// `{"correct": true}`, or what would have been right: the intent, and entities by their names.
@@ -163,9 +180,14 @@ fn change(body: Value, schema: &Schema) -> Result<Change, ApiError> {
 }
 
 /// `GET /v1/convert/corrections`: rows to train on, as JSON Lines, the oldest first.
-pub async fn export(State(server): State<Server>, Extension(caller): Extension<Arc<Principal>>) -> Result<Response, ApiError> {
+pub async fn export(
+    State(server): State<Server>,
+    Extension(caller): Extension<Arc<Principal>>,
+    parts: Parts,
+) -> Result<Response, ApiError> {
     may_look_at_training(&caller)?;
-    let mut text = lines(&server, &caller.tenant).await?.join("\n");
+    let schema = schema_in(&server, &caller, &parts)?;
+    let mut text = lines(&server, &caller.tenant, &schema).await?.join("\n");
     if !text.is_empty() {
         text.push('\n');
     }
@@ -178,8 +200,8 @@ pub async fn export(State(server): State<Server>, Extension(caller): Extension<A
     Ok(response)
 }
 
-async fn lines(server: &Server, tenant: &str) -> Result<Vec<String>, ApiError> {
-    let rows = server.jobs().corrections().all(tenant).await?;
+async fn lines(server: &Server, tenant: &str, schema: &str) -> Result<Vec<String>, ApiError> {
+    let rows = server.jobs().corrections().all(tenant, schema).await?;
     Ok(rows.iter().map(|row| training_row(&row.text, &row.answer)).collect())
 }
 
@@ -199,7 +221,14 @@ pub async fn start_job(State(server): State<Server>, Head(sender): Head, JsonBod
     let sender = sender?;
     let again = body.clone();
     let answer = async {
-        let order = Order::of(&server, body, &sender.caller, sender.caller.key_id.to_string())?;
+        let mut body = body;
+        let schema = match body.as_object_mut().and_then(|fields| fields.remove("schema")) {
+            None | Some(Value::Null) => None,
+            Some(Value::String(name)) => Some(name),
+            Some(other) => return Err(wrong_type("schema", "a string", &other)),
+        };
+        let schema = known(&server, &sender.caller, schema)?;
+        let order = Order::of(&server, body, &sender.caller, (schema, sender.caller.key_id.to_string()))?;
         let job = start(&server, &sender.caller, order, 0).await?;
         let job = job.ok_or_else(|| ApiError::internal(&"a claim of nothing was refused; this is a bug"))?;
         Ok(Json(fine_tuning::object(&job)).into_response())
@@ -212,12 +241,14 @@ struct Order {
     body: Map<String, Value>,
     /// The file whose rows come before the corrections.
     after: Option<String>,
+    /// Of answers in this schema; empty is the built-in one.
+    schema: String,
     key_id: String,
 }
 
 impl Order {
     /// Checks everything that can be checked without a file.
-    fn of(server: &Server, body: Value, caller: &Principal, key_id: String) -> Result<Self, ApiError> {
+    fn of(server: &Server, body: Value, caller: &Principal, (schema, key_id): (String, String)) -> Result<Self, ApiError> {
         let Value::Object(mut body) = body else { return Err(wrong_type("body", "an object", &body)) };
         let after = match body.remove("training_file") {
             None | Some(Value::Null) => None,
@@ -225,7 +256,7 @@ impl Order {
             Some(other) => return Err(wrong_type("training_file", "a string", &other)),
         };
         body.entry("model").or_insert_with(|| server.gateway().base().name.clone().into());
-        let order = Self { body, after, key_id };
+        let order = Self { body, after, schema, key_id };
         order.with_file("file-", caller)?;
         Ok(order)
     }
@@ -241,7 +272,7 @@ impl Order {
 /// Starts a job if there are at least so many new corrections.
 async fn start(server: &Server, caller: &Principal, order: Order, at_least: i64) -> Result<Option<JobRow>, ApiError> {
     let corrections = server.jobs().corrections();
-    let Some(claim) = corrections.claim(&caller.tenant, at_least).await? else { return Ok(None) };
+    let Some(claim) = corrections.claim(&caller.tenant, &order.schema, at_least).await? else { return Ok(None) };
     let made = make(server, caller, &order).await;
     // Where this fails the claim is nobody's after a while.
     corrections.settle(claim, made.as_ref().ok().map(|job| job.id.as_str())).await?;
@@ -249,7 +280,7 @@ async fn start(server: &Server, caller: &Principal, order: Order, at_least: i64)
 }
 
 async fn make(server: &Server, caller: &Principal, order: &Order) -> Result<JobRow, ApiError> {
-    let lines = lines(server, &caller.tenant).await?;
+    let lines = lines(server, &caller.tenant, &order.schema).await?;
     if lines.is_empty() {
         let message = "There are no corrections yet; POST /convert/{id}/correction adds one.";
         return Err(ApiError::new(StatusCode::BAD_REQUEST, "invalid_request_error", Some("no_corrections"), message));
@@ -270,13 +301,13 @@ async fn make(server: &Server, caller: &Principal, order: &Order) -> Result<JobR
 }
 
 /// The job that a tenant's policy asks for, where it is time.
-async fn by_policy(server: &Server, caller: &Principal, new: i64) -> Result<Option<JobRow>, ApiError> {
-    let Some(policy) = server.jobs().corrections().policy(&caller.tenant).await? else { return Ok(None) };
+async fn by_policy(server: &Server, caller: &Principal, schema: &str, new: i64) -> Result<Option<JobRow>, ApiError> {
+    let Some(policy) = server.jobs().corrections().policy(&caller.tenant, schema).await? else { return Ok(None) };
     if new < policy.after {
         return Ok(None);
     }
     let body = serde_json::from_str(&policy.job).map_err(|error| ApiError::internal(&error))?;
-    let order = Order::of(server, body, caller, policy.key_id)?;
+    let order = Order::of(server, body, caller, (policy.schema_name, policy.key_id))?;
     start(server, caller, order, policy.after).await
 }
 
@@ -292,8 +323,10 @@ pub async fn policy(State(server): State<Server>, Extension(caller): Extension<A
 pub async fn set_policy(
     State(server): State<Server>,
     Extension(caller): Extension<Arc<Principal>>,
+    parts: Parts,
     JsonBody(body): JsonBody,
 ) -> Result<Json<Value>, ApiError> {
+    let schema = schema_in(&server, &caller, &parts)?;
     let mut fields = Fields::body(body)?;
     let after = fields.integer("after", 1..=MOST_AFTER)?.ok_or_else(|| fields.missing("after"))?;
     let job = match fields.take("job") {
@@ -303,12 +336,14 @@ pub async fn set_policy(
     };
     fields.finish(&[])?;
     // What a job would refuse is refused now, and by its name.
-    let order = Order::of(&server, job.clone(), &caller, caller.key_id.to_string()).map_err(inside_job)?;
+    let key_id = caller.key_id.to_string();
+    let order = Order::of(&server, job.clone(), &caller, (schema.clone(), key_id.clone())).map_err(inside_job)?;
     if let Some(file) = &order.after {
         let field = || "job.training_file".to_owned();
         server.files().get(&caller.tenant, file).await.map_err(|error| ApiError { param: Some(field()), ..error.into() })?;
     }
-    let row = server.jobs().corrections().set_policy(&caller.tenant, after, job.to_string(), &caller.key_id).await?;
+    let policy = Policy { tenant: Arc::clone(&caller.tenant), schema, after, job: job.to_string(), key_id };
+    let row = server.jobs().corrections().set_policy(policy).await?;
     Ok(Json(shown(&row)))
 }
 
@@ -320,14 +355,17 @@ fn inside_job(error: ApiError) -> ApiError {
 pub async fn remove_policy(
     State(server): State<Server>,
     Extension(caller): Extension<Arc<Principal>>,
+    parts: Parts,
 ) -> Result<Json<Value>, ApiError> {
-    server.jobs().corrections().remove_policy(&caller.tenant).await?;
+    let schema = schema_in(&server, &caller, &parts)?;
+    server.jobs().corrections().remove_policy(&caller.tenant, &schema).await?;
     Ok(Json(deleted("policy", "convert.correction_policy")))
 }
 
 fn shown(row: &PolicyRow) -> Value {
     json!({
         "object": "convert.correction_policy",
+        "schema": Some(&row.schema_name).filter(|name| !name.is_empty()),
         "after": row.after,
         "job": serde_json::from_str::<Value>(&row.job).unwrap_or_default(),
         "set_by": row.key_id,

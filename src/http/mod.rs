@@ -27,6 +27,7 @@ mod traced;
 
 use std::sync::Arc;
 
+pub use convert::is_time_zone;
 pub use health::{Latch, Readiness};
 pub use routes::router;
 pub use serve::{Ended, serve};
@@ -42,7 +43,7 @@ use crate::training::jobs::files::Files;
 use crate::training::jobs::workshop::ResidentWorkshop;
 
 /// Settings of this room.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
     /// Largest request body, bytes.
     pub body_limit: usize,
@@ -61,14 +62,14 @@ pub struct Config {
 }
 
 /// Settings of `/convert`.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ConvertConfig {
     /// What answers a request that names no model.
     pub model: String,
     /// IANA name of the time zone of requests that name none.
     pub timezone: String,
-    /// Readings with less confidence are `unknown`.
-    pub unknown_below: f64,
+    /// Readings with less confidence are `unknown`, per cent.
+    pub unknown_below: u8,
     /// How long texts are kept, so that their answers can be corrected; zero keeps none.
     pub keep_texts: std::time::Duration,
 }
@@ -78,7 +79,7 @@ impl Default for ConvertConfig {
         Self {
             model: "convert".to_owned(),
             timezone: "UTC".to_owned(),
-            unknown_below: 0.0,
+            unknown_below: 20,
             keep_texts: std::time::Duration::from_secs(7 * 86_400),
         }
     }

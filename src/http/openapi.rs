@@ -297,6 +297,7 @@ fn parameters(operation: &Operation) -> Vec<Value> {
         |name: &str, place: &str| json!({"name": name, "in": place, "required": place == "path", "schema": {"type": "string"}});
     let in_path = operation.path.split('{').skip(1).filter_map(|rest| Some(rest.split_once('}')?.0));
     let in_query: &[&str] = match operation.id {
+        "exportCorrections" | "retrieveCorrectionPolicy" | "setCorrectionPolicy" | "deleteCorrectionPolicy" => &["schema"],
         "deleteAdapter" => &["tenant", "expected_version"],
         "listAdapterVersions" => &["tenant"],
         other => openapi_training::query(other),

@@ -3,8 +3,11 @@
 use axum::http::Method;
 use serde_json::{Value, json};
 
-use super::openapi::{Body, GENERATION_ERRORS, Operation};
+use super::openapi::{BAD, Body, GENERATION_ERRORS, Operation, TOO_LARGE};
 use super::openapi_schemas::reference;
+
+const NO_SCHEMA: (u16, &str) = (404, "There is no such schema.");
+const OUTDATED: (u16, &str) = (412, "It has another version than 'If-Match' names.");
 
 /// What is described here.
 pub(super) fn operations() -> Vec<Operation> {
@@ -17,7 +20,31 @@ pub(super) fn operations() -> Vec<Operation> {
         response: Body::Json("Convert"),
         errors: GENERATION_ERRORS,
     };
-    vec![convert("/convert", "convert"), convert("/api/convert", "convertUnderApi")]
+    let schema = |method, id, summary, response| Operation {
+        method,
+        path: "/v1/convert/schemas/{name}",
+        id,
+        summary,
+        request: None,
+        response,
+        errors: &[NO_SCHEMA],
+    };
+    let set = schema(Method::PUT, "setConvertSchema", "Set what the project's texts can mean.", Body::Json("ConvertSchema"));
+    vec![
+        convert("/convert", "convert"),
+        convert("/api/convert", "convertUnderApi"),
+        Operation {
+            path: "/v1/convert/schemas",
+            errors: &[],
+            ..schema(Method::GET, "listConvertSchemas", "The project's schemas.", Body::Object)
+        },
+        schema(Method::GET, "retrieveConvertSchema", "A schema.", Body::Json("ConvertSchema")),
+        Operation { request: Some("ConvertSchemaSet"), errors: &[BAD, OUTDATED, TOO_LARGE], ..set },
+        Operation {
+            errors: &[NO_SCHEMA, OUTDATED],
+            ..schema(Method::DELETE, "deleteConvertSchema", "Remove a schema.", Body::Object)
+        },
+    ]
 }
 
 /// Its schemas.
@@ -29,6 +56,7 @@ pub(super) fn schemas() -> Value {
             "timezone": {"type": "string", "examples": ["Europe/Berlin"], "description": "IANA name; a setting where it is missing."},
             "locale": {"type": "string", "examples": ["en-GB"]},
             "model": {"type": "string", "description": "Adapter, `adapter@version`, deployment or base; `convert` where it is missing."},
+            "schema": {"type": "string", "description": "A schema of the project; tasks, reminders and events where it is missing."},
             "partial": {"type": "boolean", "default": false, "description": "The text is still growing."},
         })
     };
@@ -63,7 +91,28 @@ pub(super) fn schemas() -> Value {
         "results": {"type": "array", "items": reference("Convert"), "description": "Of several texts, in their order."},
         "error": {"type": "object", "description": "Why one of several texts was refused."},
     });
+    let set = json!({
+        "model": {"type": ["string", "null"], "description": "What answers where a request names no model."},
+        "entities": {"type": "array", "maxItems": 8, "items": {"type": "object", "required": ["name", "type"], "properties": {
+            "name": {"type": "string", "pattern": "^[a-z][a-z0-9_]{0,63}$"},
+            "type": {"enum": ["span", "time", "one_of"]},
+            "values": {"type": "array", "minItems": 1, "maxItems": 64, "items": {"type": "string", "minLength": 1, "maxLength": 64}},
+        }}},
+        "intents": {"type": "array", "minItems": 1, "maxItems": 32, "items": {"type": "object", "required": ["name"], "properties": {
+            "name": {"type": "string", "pattern": "^[a-z][a-z0-9_]{0,63}$"},
+            "entities": {"type": "array", "items": {"type": "string"}},
+        }}},
+    });
+    let mut kept = set.clone();
+    for (name, schema) in [("object", "string"), ("name", "string"), ("created_at", "integer"), ("version", "integer")] {
+        kept[name] = json!({"type": schema});
+    }
     json!({
+        "ConvertSchemaSet": {"type": "object", "required": ["intents"], "properties": set, "additionalProperties": false, "examples": [{
+            "entities": [{"name": "drink", "type": "span"}, {"name": "size", "type": "one_of", "values": ["small", "large"]}],
+            "intents": [{"name": "order", "entities": ["drink", "size"]}],
+        }]},
+        "ConvertSchema": {"type": "object", "properties": kept},
         "ConvertRequest": {
             "type": "object", "properties": request, "additionalProperties": false,
             "description": "One of `text`, `texts` and `inputs`.",

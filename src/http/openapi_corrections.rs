@@ -90,6 +90,7 @@ pub(super) fn operations() -> Vec<Operation> {
 /// Its schemas.
 pub(super) fn schemas() -> Value {
     let word = |description: &str| json!({"type": ["string", "null"], "description": description});
+    let schema = || json!({"type": ["string", "null"], "description": "The project's own schema; null is the built-in one."});
     let job = json!({
         "type": "object",
         "description": "As in POST /v1/fine_tuning/jobs. `model` is the base where it is missing; the rows of `training_file` come \
@@ -128,7 +129,10 @@ pub(super) fn schemas() -> Value {
                 "structured_data": {"intent": "set_reminder", "task": "call mum", "when": "tomorrow at six"},
                 "corrections": {"total": 12, "new": 3}, "job": null}],
         },
-        "CorrectionJobRequest": job,
+        "CorrectionJobRequest": {
+            "type": "object", "description": job["description"], "examples": job["examples"],
+            "properties": {"schema": schema(), "training_file": {"type": "string"}, "suffix": {"type": "string"}},
+        },
         "CorrectionPolicyRequest": {
             "type": "object", "required": ["after"], "additionalProperties": false,
             "properties": {
@@ -138,9 +142,10 @@ pub(super) fn schemas() -> Value {
             "examples": [{"after": 100, "job": {"training_file": "file-abc123", "suffix": "convert"}}],
         },
         "CorrectionPolicy": {
-            "type": "object", "required": ["object", "after", "job", "set_by", "updated_at"],
+            "type": "object", "required": ["object", "schema", "after", "job", "set_by", "updated_at"],
             "properties": {
                 "object": {"const": "convert.correction_policy"},
+                "schema": schema(),
                 "after": {"type": "integer"},
                 "job": {"type": "object"},
                 "set_by": {"type": "string", "description": "Id of the key; jobs are in its name."},

@@ -19,6 +19,7 @@ pub mod policy;
 pub mod prices;
 pub mod projects;
 pub mod rollouts;
+pub mod schemas;
 pub mod shadows;
 pub mod usage;
 pub mod webhooks;

@@ -4,6 +4,7 @@ use serde::Serialize;
 use sqlx::Row;
 use sqlx::any::AnyRow;
 
+use super::schemas::{SCHEMA, SchemaRow, schema};
 use super::{Database, StoreError};
 
 /// A row of `limits`; `None` is no limit.
@@ -105,6 +106,8 @@ pub struct PolicyRows {
     pub budgets: Vec<BudgetRow>,
     /// Prices.
     pub prices: Vec<PriceRow>,
+    /// Schemas for `/convert`.
+    pub schemas: Vec<SchemaRow>,
 }
 
 /// Reads it. The revision comes first: a change in between is seen as a newer revision at the next look.
@@ -136,6 +139,9 @@ pub async fn read(database: &Database) -> Result<PolicyRows, StoreError> {
                   created_at FROM prices ORDER BY valid_from, id";
     for row in sqlx::query(prices).fetch_all(pool).await.map_err(StoreError::sql(doing))? {
         rows.prices.push(price(&row).map_err(StoreError::sql(doing))?);
+    }
+    for row in sqlx::query(SCHEMA).fetch_all(pool).await.map_err(StoreError::sql(doing))? {
+        rows.schemas.push(schema(&row).map_err(StoreError::sql(doing))?);
     }
     Ok(rows)
 }

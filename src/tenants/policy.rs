@@ -50,6 +50,8 @@ pub struct Policy {
     pub budgets: Vec<Budget>,
     /// Prices.
     pub prices: PriceBook,
+    /// Schemas for `/convert` by tenant and name, as JSON.
+    schemas: HashMap<String, HashMap<String, String>>,
 }
 
 impl Policy {
@@ -68,6 +70,10 @@ impl Policy {
         }
         let permissions = rows.permissions.into_iter().map(permission).collect::<Result<_, _>>()?;
         let budgets = rows.budgets.into_iter().map(Budget::new).collect::<Result<_, _>>()?;
+        let mut schemas: HashMap<String, HashMap<String, String>> = HashMap::new();
+        for row in rows.schemas {
+            schemas.entry(row.project_id).or_default().insert(row.name, row.spec);
+        }
         Ok(Self {
             revision: rows.revision,
             active: rows.active.into_iter().collect(),
@@ -76,6 +82,7 @@ impl Policy {
             permissions,
             budgets,
             prices: PriceBook::new(rows.prices),
+            schemas,
         })
     }
 
@@ -91,6 +98,11 @@ impl Policy {
             Some(Permission::Allow(models)) => models.contains(model),
             Some(Permission::Deny(models)) => !models.contains(model),
         }
+    }
+
+    /// A tenant's schema for `/convert`, as JSON.
+    pub fn convert_schema(&self, tenant: &str, name: &str) -> Option<&str> {
+        self.schemas.get(tenant)?.get(name).map(String::as_str)
     }
 
     /// Limits that a request for the model counts against: of the key and of its tenant, on the model and on all together.

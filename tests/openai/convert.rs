@@ -1,13 +1,13 @@
 //! `/convert`: what a sentence means, always in the same form.
 
 use axum::body::Body;
-use axum::http::{Request, StatusCode};
+use axum::http::{Method, Request, StatusCode};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde_json::{Value, json};
 
 use crate::bundled::bundled_server;
-use crate::support::{Harness, KEY};
+use crate::support::{BASE, Harness, KEY};
 
 const INTENTS: [&str; 7] = ["add_task", "set_reminder", "create_event", "complete_task", "delete_task", "list_tasks", "unknown"];
 
@@ -71,6 +71,10 @@ async fn several_sentences_are_answered_in_order_and_what_is_refused_says_so_in_
         assert_valid(result, text);
     }
     assert_eq!(results[1]["structured_data"]["intent"], "unknown");
+    for (result, text) in results.iter().zip(texts) {
+        let alone = server.ok("/convert", &json!({"text": text})).await;
+        assert_eq!(alone["structured_data"], result["structured_data"], "{text}");
+    }
     let inputs = json!({"inputs": [{"text": "call mum"}, {"text": "call dad", "model": "nobody"}]});
     let answer = server.ok("/convert", &inputs).await;
     assert_valid(&answer["results"][0], "call mum");
@@ -88,6 +92,58 @@ async fn a_text_that_grows_finds_what_was_computed_of_it() {
     let whole = server.ok("/convert", &json!({"text": said})).await;
     assert_valid(&whole, said);
     assert!(whole["usage"]["prompt_tokens_details"]["cached_tokens"].as_u64().unwrap() >= 16, "{whole}");
+}
+
+#[tokio::test]
+async fn a_project_has_schemas_of_its_own_with_versions() {
+    let server = Harness::new().await;
+    let (key, _) = server.key_for("acme", "inference,fine_tuning").await;
+    let coffee = json!({
+        "model": BASE,
+        "entities": [{"name": "drink", "type": "span"}, {"name": "size", "type": "one_of", "values": ["small", "large \"xl\""]},
+                     {"name": "pickup", "type": "time"}],
+        "intents": [{"name": "order", "entities": ["drink", "size", "pickup"]}, {"name": "cancel", "entities": ["drink"]}],
+    });
+    let path = "/v1/convert/schemas/coffee";
+    let call = |method: Method, body: Option<Value>, headers: &'static [(&'static str, &'static str)]| {
+        let (server, key) = (&server, key.clone());
+        async move { server.call(method, path, body.as_ref(), &key, headers).await }
+    };
+    assert_eq!(call(Method::GET, None, &[]).await.status, StatusCode::NOT_FOUND);
+    let set = call(Method::PUT, Some(coffee.clone()), &[]).await;
+    assert_eq!((set.status, set.headers["etag"].to_str().unwrap()), (StatusCode::OK, "\"1\""), "{}", set.text);
+    assert_eq!(set.json()["intents"][2]["name"], "unknown");
+    let outdated = call(Method::PUT, Some(coffee.clone()), &[("if-match", "\"7\"")]).await;
+    assert_eq!(outdated.status, StatusCode::PRECONDITION_FAILED);
+    let mut wrong = coffee.clone();
+    wrong["intents"][1]["entities"] = json!(["cup"]);
+    let reply = call(Method::PUT, Some(wrong), &[]).await;
+    assert_eq!((reply.status, &reply.json()["error"]["param"]), (StatusCode::BAD_REQUEST, &json!("intents[1].entities")));
+    let mut unknown = coffee.clone();
+    unknown["model"] = json!("nobody");
+    assert_eq!(call(Method::PUT, Some(unknown), &[]).await.status, StatusCode::NOT_FOUND);
+    for number in 0..20 {
+        let text = format!("a large flat white number {number} at nine please");
+        let reply = server.call(Method::POST, "/convert", Some(&json!({"text": text, "schema": "coffee"})), &key, &[]).await;
+        assert_eq!(reply.status, StatusCode::OK, "{}", reply.text);
+        let answer = reply.json();
+        let data = answer["structured_data"].as_object().unwrap();
+        assert_eq!(data.keys().collect::<Vec<_>>(), ["intent", "drink", "size", "pickup", "confidence"]);
+        assert!(["order", "cancel", "unknown"].contains(&data["intent"].as_str().unwrap()), "{answer}");
+        assert!(data["drink"].as_str().is_none_or(|drink| text.contains(drink)), "{answer}");
+        assert!(data["size"].as_str().is_none_or(|size| ["small", "large \"xl\""].contains(&size)), "{answer}");
+        assert_eq!(answer["model"], BASE);
+    }
+    // Nobody else has it.
+    let other = server.key_of("other").await;
+    let reply = server.call(Method::POST, "/convert", Some(&json!({"text": "tea", "schema": "coffee"})), &other, &[]).await;
+    assert_eq!((reply.status, &reply.json()["error"]["code"]), (StatusCode::BAD_REQUEST, &json!("schema_not_found")));
+    let reply = server.call(Method::PUT, path, Some(&coffee), &other, &[]).await;
+    assert_eq!(reply.status, StatusCode::FORBIDDEN, "a key for inference changes nothing");
+    let listed = server.call(Method::GET, "/v1/convert/schemas", None, &key, &[]).await.json();
+    assert_eq!(listed["data"][0]["name"], "coffee");
+    assert_eq!(call(Method::DELETE, None, &[]).await.status, StatusCode::OK);
+    assert_eq!(call(Method::GET, None, &[]).await.status, StatusCode::NOT_FOUND);
 }
 
 /// Pieces that people, machines and enemies send.
@@ -157,7 +213,7 @@ async fn a_model_that_knows_nothing_answers_in_the_same_form() {
     let mut random = ChaCha8Rng::seed_from_u64(6);
     for _ in 0..40 {
         let text = fuzzed(&mut random);
-        let answer = server.ok("/convert", &json!({"text": text, "model": crate::support::BASE})).await;
+        let answer = server.ok("/convert", &json!({"text": text, "model": BASE})).await;
         assert_valid(&answer, &text);
     }
 }

@@ -6,10 +6,11 @@ use std::sync::mpsc::{self, Receiver, Sender, SyncSender};
 use toktrie::SimpleVob;
 
 use super::Grammar;
+use super::walk::Place;
 
 struct Order {
     grammar: Arc<Grammar>,
-    at: Vec<u32>,
+    place: Place,
     reply: SyncSender<SimpleVob>,
 }
 
@@ -23,12 +24,12 @@ pub(super) struct Coming(Receiver<SimpleVob>);
 
 impl Masks {
     /// Orders the tokens that may come at a place; `None` where there is no thread to look for them.
-    pub(super) fn order(&mut self, grammar: &Arc<Grammar>, at: &[u32]) -> Option<Coming> {
+    pub(super) fn order(&mut self, grammar: &Arc<Grammar>, place: Place) -> Option<Coming> {
         if self.0.is_none() {
             self.0 = start();
         }
         let (reply, coming) = mpsc::sync_channel(1);
-        let sent = self.0.as_ref()?.send(Order { grammar: Arc::clone(grammar), at: at.to_vec(), reply });
+        let sent = self.0.as_ref()?.send(Order { grammar: Arc::clone(grammar), place, reply });
         if sent.is_err() {
             self.0 = None;
             return None;
@@ -47,9 +48,9 @@ impl Coming {
 fn start() -> Option<Sender<Order>> {
     let (orders, inbox) = mpsc::channel::<Order>();
     let work = move || {
-        for Order { grammar, at, reply } in inbox {
+        for Order { grammar, mut place, reply } in inbox {
             // The sequence may be gone.
-            let _ = reply.send(grammar.allowed_at(&at));
+            let _ = reply.send(place.allowed(&grammar));
         }
     };
     let started = std::thread::Builder::new().name("grammar".to_owned()).spawn(work);

@@ -1,11 +1,13 @@
 //! Answers that keep to a grammar: which tokens may come next, and which must. Knows token ids and bytes, and nothing of what the
 //! answers mean.
 //!
-//! A [`Grammar`] belongs to one request. It is a [`Pattern`] (bytes, choices, runs of a text that is at hand) over a [`Vocabulary`],
-//! and it is walked in bytes, so that every way of spelling an allowed answer is allowed and the model may choose the one that it
-//! was trained on. What has only one way to go on is not sampled: its bytes are spelled as the tokenizer spells them ([`walk`]) and go
-//! through the next step as one chunk. The tokens that are allowed after it are found on a thread beside ([`masks`]) while that step runs.
+//! A [`Grammar`] belongs to one request, over a [`Vocabulary`]. It is a [`Pattern`] (bytes, choices, runs of a text that is at hand), or
+//! written down in llguidance's dialect of Lark ([`lark`]), compiled once. Both are walked in bytes, so that every way of spelling an
+//! allowed answer is allowed and the model may choose the one that it was trained on. What has only one way to go on is not sampled:
+//! it is spelled as the tokenizer spells it ([`walk`]) and goes through the next step as one chunk. The tokens that are allowed after
+//! it are found on a thread beside ([`masks`]) while that step runs.
 
+mod lark;
 mod masks;
 mod pattern;
 #[cfg(test)]
@@ -20,19 +22,52 @@ pub use pattern::{Builder, NodeId, Pattern, Runs};
 pub use vocabulary::Vocabulary;
 pub(in crate::engine) use walk::Walk;
 
-/// What an answer may be. Compiled once for its request, before that is submitted.
+/// A grammar cannot be used.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum GrammarError {
+    /// It is not one; the text says why.
+    #[error("the grammar cannot be used: {0}")]
+    Invalid(String),
+    /// It is too long.
+    #[error("the grammar has {bytes} bytes; at most {limit} are read")]
+    TooLong {
+        /// Its length.
+        bytes: usize,
+        /// The longest that there may be.
+        limit: usize,
+    },
+}
+
+/// What an answer may be. Made for its request, before that is submitted.
 #[derive(Debug)]
 pub struct Grammar {
     vocabulary: Vocabulary,
-    pattern: Pattern,
+    rules: Rules,
     /// Tokens that every answer begins with.
     beginning: Vec<u32>,
 }
 
+#[derive(Debug)]
+enum Rules {
+    Pattern(Pattern),
+    /// At its beginning.
+    Lark(lark::Place),
+}
+
 impl Grammar {
-    /// A grammar over a vocabulary.
+    /// A pattern over a vocabulary.
     pub fn new(vocabulary: Vocabulary, pattern: Pattern) -> Arc<Self> {
-        let mut grammar = Self { vocabulary, pattern, beginning: Vec::new() };
+        Self::begun(vocabulary, Rules::Pattern(pattern))
+    }
+
+    /// A grammar in Lark (as llguidance reads it) over a vocabulary. Compiling may take milliseconds; the same text is compiled once.
+    pub fn lark(vocabulary: Vocabulary, source: &str) -> Result<Arc<Self>, GrammarError> {
+        let place = vocabulary.compile(source)?;
+        Ok(Self::begun(vocabulary, Rules::Lark(place)))
+    }
+
+    fn begun(vocabulary: Vocabulary, rules: Rules) -> Arc<Self> {
+        let mut grammar = Self { vocabulary, rules, beginning: Vec::new() };
         grammar.beginning = walk::Place::start(&grammar).forced(&grammar);
         Arc::new(grammar)
     }
@@ -42,13 +77,6 @@ impl Grammar {
         &self.beginning
     }
 
-    /// Whether a text is a whole answer.
-    pub fn allows(&self, text: &str) -> bool {
-        let mut at = self.pattern.start();
-        text.bytes().for_each(|byte| at = self.pattern.step(&at, byte));
-        self.pattern.may_end(&at)
-    }
-
     /// An answer that nobody chose: the lowest token wherever there is a choice, at most `most` tokens. For backends without a model.
     pub fn any_answer(self: &Arc<Self>, most: usize) -> Vec<u32> {
         let mut walk = Walk::new(Arc::clone(self));
@@ -56,6 +84,9 @@ impl Grammar {
         while !walk.is_over() && tokens.len() < most {
             let Some(id) = walk.allowed().iter().next() else { break };
             tokens.push(id);
+            if walk.ends(id) {
+                break;
+            }
             tokens.extend(walk.accept(id));
         }
         tokens.extend(self.vocabulary.end_token().filter(|_| walk.is_over()));

@@ -128,6 +128,13 @@ impl Builder {
 }
 
 impl Pattern {
+    /// Whether a text is a whole answer.
+    pub fn allows(&self, text: &str) -> bool {
+        let mut at = self.start();
+        text.bytes().for_each(|byte| at = self.step(&at, byte));
+        self.may_end(&at)
+    }
+
     /// Where every answer begins.
     pub(super) fn start(&self) -> At {
         let mut at = At::new();

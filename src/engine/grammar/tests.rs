@@ -49,7 +49,7 @@ fn grammar() -> (Arc<Grammar>, Tokenizer) {
 
 #[test]
 fn runs_are_runs_and_second_pieces_come_after_first_ones() {
-    let (grammar, _) = grammar();
+    let pattern = pattern();
     let answer = |task: &str, when: &str| format!("{{\"task\":{task},\"when\":{when}}}");
     for (task, when) in [
         ("null", "null"),
@@ -58,7 +58,7 @@ fn runs_are_runs_and_second_pieces_come_after_first_ones() {
         ("\"remind me tomorrow to call \\\"mum\\\" at six\"", "\"remind six\""),
         ("\"six\"", "\"tomorrow\""),
     ] {
-        assert!(grammar.allows(&answer(task, when)), "{task} {when}");
+        assert!(pattern.allows(&answer(task, when)), "{task} {when}");
     }
     for (task, when) in [
         ("\"\"", "null"),
@@ -72,7 +72,7 @@ fn runs_are_runs_and_second_pieces_come_after_first_ones() {
         ("null", "null}"),
         ("nul", "null"),
     ] {
-        assert!(!grammar.allows(&answer(task, when)), "{task} {when}");
+        assert!(!pattern.allows(&answer(task, when)), "{task} {when}");
     }
 }
 
@@ -106,11 +106,36 @@ fn what_is_forced_is_spelled_as_the_tokenizer_spells_it() {
 }
 
 #[test]
+fn a_grammar_that_is_written_down_is_compiled_once_and_forces_what_it_must() {
+    let (tokenizer, ends) = bundled();
+    let vocabulary = Vocabulary::new(&tokenizer, &ends);
+    let source = r#"start: "{\"colour\":\"" ("red" | "green") "\",\"sizes\":[" /[0-9]{1,3}/ "]}""#;
+    let grammar = Grammar::lark(vocabulary.clone(), source).unwrap();
+    let answer = r#"{"colour":"green","sizes":[42]}"#;
+    let spelled = tokenizer.encode(answer, Specials::Omit).unwrap();
+    let (chosen, tokens) = follow(&grammar, &spelled);
+    assert_eq!(tokens, spelled);
+    assert!(chosen < spelled.len(), "{chosen} of {}", spelled.len());
+    // Again, from what was kept, and with the thread beside.
+    let mut walk = Walk::new(Grammar::lark(vocabulary.clone(), source).unwrap());
+    walk.prepare(&mut Masks::default());
+    let begun = tokenizer.decode(grammar.beginning(), Specials::Keep).unwrap();
+    let ways: Vec<String> = walk.allowed().iter().map(|id| format!("{begun}{}", tokenizer.token_text(id).unwrap())).collect();
+    let answers = [r#"{"colour":"red","sizes":["#, r#"{"colour":"green","sizes":["#];
+    assert!(ways.len() > 1, "{ways:?}");
+    assert!(ways.iter().all(|way| answers.iter().any(|answer| answer.starts_with(way))), "{ways:?}");
+    let problem = Grammar::lark(vocabulary.clone(), "start: nothing").unwrap_err();
+    assert!(matches!(&problem, GrammarError::Invalid(text) if text.contains("nothing")), "{problem}");
+    let long = format!("start: \"{}\"", "x".repeat(70_000));
+    assert!(matches!(Grammar::lark(vocabulary, &long), Err(GrammarError::TooLong { .. })));
+}
+
+#[test]
 fn an_answer_that_nobody_chose_is_an_answer() {
     let (grammar, tokenizer) = grammar();
     let mut tokens = grammar.any_answer(1000);
     assert_eq!(tokens.pop(), bundled().1.first().copied());
-    assert!(grammar.allows(&tokenizer.decode(&tokens, Specials::Keep).unwrap()));
+    assert!(pattern().allows(&tokenizer.decode(&tokens, Specials::Keep).unwrap()));
     assert_eq!(grammar.any_answer(3).len(), 3);
 }
 
@@ -136,6 +161,6 @@ proptest! {
             tokens.extend(walk.accept(id));
         }
         let text = tokenizer.decode(&tokens, Specials::Keep).unwrap();
-        prop_assert!(grammar.allows(&text), "{}", text);
+        prop_assert!(pattern().allows(&text), "{}", text);
     }
 }

@@ -1,9 +1,11 @@
 //! A base's tokens as a tree of bytes, with the tokenizer that spells texts and the tokens that end an answer.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use toktrie::{Recognizer, SimpleVob, TokRxInfo, TokTrie};
 
+use super::GrammarError;
+use super::lark::{self, Compiler};
 use crate::model::tokenizer::{Specials, Tokenizer};
 
 /// Longer tokens are in no grammar: the tree counts the bytes of a branch in eight bits.
@@ -14,9 +16,11 @@ const LONGEST_TOKEN: usize = 128;
 pub struct Vocabulary(Arc<Inner>);
 
 struct Inner {
-    trie: TokTrie,
+    trie: Arc<TokTrie>,
     tokenizer: Tokenizer,
     end_tokens: Vec<u32>,
+    /// Made for the first grammar that is written down.
+    compiler: OnceLock<Result<Compiler, GrammarError>>,
 }
 
 impl Vocabulary {
@@ -31,8 +35,10 @@ impl Vocabulary {
             })
             .collect();
         let info = TokRxInfo::new(count, end_tokens.first().copied().unwrap_or_default());
-        let end_tokens = end_tokens.iter().copied().filter(|id| *id < count).collect();
-        Self(Arc::new(Inner { trie: TokTrie::from(&info, &words), tokenizer: tokenizer.clone(), end_tokens }))
+        let end_tokens: Vec<u32> = end_tokens.iter().copied().filter(|id| *id < count).collect();
+        let trie = TokTrie::from(&info, &words);
+        let trie = Arc::new(if end_tokens.is_empty() { trie } else { trie.with_eos_tokens(&end_tokens) });
+        Self(Arc::new(Inner { trie, tokenizer: tokenizer.clone(), end_tokens, compiler: OnceLock::new() }))
     }
 
     /// The token that ends an answer where the grammar says that it ends.
@@ -43,6 +49,17 @@ impl Vocabulary {
     /// Whether a token ends an answer.
     pub(super) fn ends(&self, id: u32) -> bool {
         self.0.end_tokens.contains(&id)
+    }
+
+    /// The beginning of a grammar that is written down.
+    pub(super) fn compile(&self, source: &str) -> Result<lark::Place, GrammarError> {
+        let compiler = self.0.compiler.get_or_init(|| Compiler::new(&self.0.trie, &self.0.tokenizer));
+        compiler.as_ref().map_err(Clone::clone)?.compile(source)
+    }
+
+    /// No token at all.
+    pub(super) fn nothing(&self) -> SimpleVob {
+        self.0.trie.alloc_token_set()
     }
 
     /// The bytes of a token; none of a special one.

@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use toktrie::SimpleVob;
 
-use super::Grammar;
 use super::masks::{Coming, Masks};
-use super::pattern::{At, Reader};
+use super::pattern::{At, Pattern, Reader};
+use super::{Grammar, Rules, Vocabulary, lark};
 
 /// With more ways to go on than this after forced bytes, the last token of those is left to the model.
 const MOST_WAYS: usize = 12;
@@ -19,9 +19,16 @@ pub struct Walk {
     coming: Option<Coming>,
 }
 
-/// A place in a grammar, and the way to it.
-#[derive(Debug, Clone, Default)]
-pub(super) struct Place {
+/// A place in a grammar.
+#[derive(Debug, Clone)]
+pub(super) enum Place {
+    Pattern(InPattern),
+    Lark(lark::Place),
+}
+
+/// A place in a pattern, and the way to it.
+#[derive(Debug, Clone)]
+pub(super) struct InPattern {
     at: At,
     /// The answer's bytes so far.
     text: Vec<u8>,
@@ -46,8 +53,13 @@ impl Walk {
 
     /// Whether only the end is left.
     pub(in crate::engine) fn is_over(&self) -> bool {
-        let pattern = &self.grammar.pattern;
-        pattern.may_end(&self.place.at) && pattern.next_bytes(&self.place.at).is_empty()
+        match (&self.place, &self.grammar.rules) {
+            (Place::Pattern(place), Rules::Pattern(pattern)) => {
+                pattern.may_end(&place.at) && pattern.next_bytes(&place.at).is_empty()
+            }
+            (Place::Lark(place), _) => place.is_over(),
+            (Place::Pattern(_), Rules::Lark(_)) => true,
+        }
     }
 
     /// Whether a token ends the answer.
@@ -62,40 +74,69 @@ impl Walk {
 
     /// Has the tokens that may come next looked for meanwhile.
     pub(in crate::engine) fn prepare(&mut self, masks: &mut Masks) {
-        self.coming = masks.order(&self.grammar, &self.place.at);
+        self.coming = masks.order(&self.grammar, self.place.clone());
     }
 
     /// The tokens that may come next.
     pub(in crate::engine) fn allowed(&mut self) -> SimpleVob {
         let coming = self.coming.take().and_then(Coming::take);
-        coming.unwrap_or_else(|| self.grammar.allowed_at(&self.place.at))
+        coming.unwrap_or_else(|| self.place.allowed(&self.grammar))
     }
 }
 
 impl Place {
     /// Before the first byte.
     pub(super) fn start(grammar: &Grammar) -> Self {
-        Self { at: grammar.pattern.start(), ..Self::default() }
+        match &grammar.rules {
+            Rules::Pattern(pattern) => Self::Pattern(InPattern { at: pattern.start(), text: Vec::new(), tokens: Vec::new() }),
+            Rules::Lark(start) => Self::Lark(start.apart()),
+        }
     }
 
     fn read(&mut self, grammar: &Grammar, id: u32) {
-        let bytes = grammar.vocabulary.bytes(id);
+        match (self, &grammar.rules) {
+            (Self::Pattern(place), Rules::Pattern(pattern)) => place.read(&grammar.vocabulary, pattern, id),
+            (Self::Lark(place), _) => place.read(id),
+            (Self::Pattern(_), Rules::Lark(_)) => {}
+        }
+    }
+
+    /// The tokens that must come next, as the tokenizer spells them in this place, whatever comes after them; read as well.
+    pub(super) fn forced(&mut self, grammar: &Grammar) -> Vec<u32> {
+        match (self, &grammar.rules) {
+            (Self::Pattern(place), Rules::Pattern(pattern)) => {
+                let tokens = place.spell_forced(&grammar.vocabulary, pattern).unwrap_or_default();
+                tokens.iter().for_each(|&id| place.read(&grammar.vocabulary, pattern, id));
+                tokens
+            }
+            (Self::Lark(place), _) => place.forced(),
+            (Self::Pattern(_), Rules::Lark(_)) => Vec::new(),
+        }
+    }
+
+    /// The tokens that may come next.
+    pub(super) fn allowed(&mut self, grammar: &Grammar) -> SimpleVob {
+        match (self, &grammar.rules) {
+            (Self::Pattern(place), Rules::Pattern(pattern)) => {
+                grammar.vocabulary.allowed(&mut Reader::new(pattern, &place.at), pattern.may_end(&place.at))
+            }
+            (Self::Lark(place), _) => place.allowed(|| grammar.vocabulary.nothing()),
+            (Self::Pattern(_), Rules::Lark(_)) => grammar.vocabulary.nothing(),
+        }
+    }
+}
+
+impl InPattern {
+    fn read(&mut self, vocabulary: &Vocabulary, pattern: &Pattern, id: u32) {
+        let bytes = vocabulary.bytes(id);
         for &byte in bytes {
-            self.at = grammar.pattern.step(&self.at, byte);
+            self.at = pattern.step(&self.at, byte);
         }
         self.text.extend_from_slice(bytes);
         self.tokens.push(id);
     }
 
-    /// The tokens that must come next, as the tokenizer spells them in this place, whatever comes after them; read as well.
-    pub(super) fn forced(&mut self, grammar: &Grammar) -> Vec<u32> {
-        let tokens = self.spell_forced(grammar).unwrap_or_default();
-        tokens.iter().for_each(|&id| self.read(grammar, id));
-        tokens
-    }
-
-    fn spell_forced(&self, grammar: &Grammar) -> Option<Vec<u32>> {
-        let (vocabulary, pattern) = (&grammar.vocabulary, &grammar.pattern);
+    fn spell_forced(&self, vocabulary: &Vocabulary, pattern: &Pattern) -> Option<Vec<u32>> {
         let mut at = self.at.clone();
         let mut text = self.text.clone();
         let mut ways = pattern.next_bytes(&at);
@@ -125,12 +166,5 @@ impl Place {
         let tokens = spelled.strip_prefix(self.tokens.as_slice())?;
         let bytes: Vec<u8> = tokens.iter().flat_map(|&id| vocabulary.bytes(id)).copied().collect();
         text.as_bytes().get(self.text.len()..)?.starts_with(&bytes).then(|| tokens.to_vec())
-    }
-}
-
-impl Grammar {
-    /// The tokens that may come at a place.
-    pub(super) fn allowed_at(&self, at: &[u32]) -> SimpleVob {
-        self.vocabulary.allowed(&mut Reader::new(&self.pattern, at), self.pattern.may_end(at))
     }
 }

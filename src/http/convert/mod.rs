@@ -2,10 +2,13 @@
 
 mod reply;
 mod request;
+pub(super) mod schemas;
+
+use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::State;
-use axum::http::{HeaderValue, StatusCode};
+use axum::http::{HeaderName, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use futures::future::join_all;
 use serde_json::{Value, json};
@@ -15,15 +18,19 @@ use super::body::JsonBody;
 use super::convert_corrections::{self, Answered};
 use super::error::ApiError;
 use super::limits;
-use super::openai::reply::{ADAPTER_VERSION, COST};
+use super::openai::reply::{COST, write_served};
 use super::openai::sender::{Head, Sender, ShowCost};
 use super::openai::{repeated, wire};
-use crate::convert::{Calibration, Schema, clean, leading};
-use crate::gateway::{Meaning, Question, Usage};
+use crate::convert::{Reading, Schema, clean, leading};
+use crate::gateway::{Extent, Meaning, Question, Usage};
+pub use request::is_time_zone;
 use request::{Asked, Input};
 
 /// In the ledger and the metrics.
 const ENDPOINT: &str = "convert";
+
+/// The probability of the model's choices, as it is before calibration.
+const PROBABILITY: HeaderName = HeaderName::from_static("x-convert-probability");
 
 /// `POST /convert`, `POST /api/convert`
 pub async fn convert(State(server): State<Server>, Head(sender): Head, JsonBody(body): JsonBody) -> Result<Response, ApiError> {
@@ -40,12 +47,16 @@ pub async fn convert(State(server): State<Server>, Head(sender): Head, JsonBody(
 }
 
 async fn one(server: &Server, sender: &Sender, asked: &Asked, input: &Input) -> Result<Response, ApiError> {
-    let meaning = understand(server, sender, asked, (input, &sender.request_id)).await?;
-    let body = reply::body(&sender.request_id, input, &meaning, &judged(server, &meaning));
+    let understood = understand(server, sender, asked, (input, &sender.request_id)).await?;
+    let body = reply::body(&sender.request_id, input, &understood);
+    let Understood { meaning, .. } = understood;
     let mut response = Json(body).into_response();
     let headers = response.headers_mut();
-    if let Some(version) = &meaning.version {
-        headers.insert(ADAPTER_VERSION, HeaderValue::try_from(version).map_err(|error| ApiError::internal(&error))?);
+    if let Ok(probability) = HeaderValue::try_from(format!("{:.6}", meaning.probability)) {
+        headers.insert(PROBABILITY, probability);
+    }
+    if let Some(served) = &meaning.served {
+        write_served(headers, served)?;
         limits::write(headers, meaning.rate);
     }
     if sender.show_cost == ShowCost::Shown
@@ -66,12 +77,13 @@ async fn many(server: &Server, sender: &Sender, asked: &Asked, inputs: &[Input])
     let mut refused = Vec::new();
     for ((input, id), meaning) in inputs.iter().zip(&ids).zip(meanings) {
         match meaning {
-            Ok(meaning) => {
+            Ok(understood) => {
+                let meaning = &understood.meaning;
                 usage.prompt_tokens += meaning.usage.prompt_tokens;
                 usage.completion_tokens += meaning.usage.completion_tokens;
                 usage.cached_tokens += meaning.usage.cached_tokens;
                 cost = cost.saturating_add(meaning.cost_nanos);
-                results.push(reply::body(id, input, &meaning, &judged(server, &meaning)));
+                results.push(reply::body(id, input, &understood));
             }
             Err(error) => {
                 results.push(json!({"success": false, "id": id, "object": "convert", "error": error.body()}));
@@ -94,48 +106,58 @@ async fn many(server: &Server, sender: &Sender, asked: &Asked, inputs: &[Input])
     Ok(response)
 }
 
-async fn understand(server: &Server, sender: &Sender, asked: &Asked, (input, id): (&Input, &str)) -> Result<Meaning, ApiError> {
+async fn understand(
+    server: &Server,
+    sender: &Sender,
+    asked: &Asked,
+    (input, id): (&Input, &str),
+) -> Result<Understood, ApiError> {
     let mut origin = sender.origin(ENDPOINT, asked.end_user.clone());
     origin.request_id = id.into();
+    let spec = input.schema.as_ref().map(|(path, name)| schemas::named(server, &sender.caller, path, name)).transpose()?;
+    let (schema, model) = match spec {
+        None => (Schema::built_in(), None),
+        Some(spec) => (Arc::new(spec.schema), spec.model),
+    };
+    let model = input.model.clone().or(model).unwrap_or_else(|| server.config().convert.model.clone());
     let cleaned = clean(&input.text);
     let question = Question {
-        caller: std::sync::Arc::clone(&sender.caller),
+        caller: Arc::clone(&sender.caller),
         origin,
-        model: input.model.clone(),
+        model: model.clone(),
         text: leading(&cleaned).to_owned(),
-        schema: Schema::built_in(),
+        schema: Arc::clone(&schema),
+        steering: sender.steering.clone(),
+        unknown_below: server.config().convert.unknown_below,
+        extent: if input.is_partial { Extent::Beginning } else { Extent::Whole },
     };
     let meaning = server.gateway().understand(question).await;
-    if let Ok(meaning) = &meaning
-        && !input.is_partial
-    {
-        let schema = Schema::built_in();
-        let unknown = crate::convert::Reading::unknown(&schema);
-        let reading = if judged(server, meaning).counts { &meaning.reading } else { &unknown };
-        let text = leading(&cleaned);
-        let answered = Answered { id, text, reading, schema: &schema, schema_name: None, model: &input.model };
-        convert_corrections::keep(server, &sender.caller, &answered);
-    }
-    meaning.map_err(|error| {
+    let meaning = meaning.map_err(|error| {
         let error = ApiError::from(error).with_prompt_field("text");
         if error.status == StatusCode::TOO_MANY_REQUESTS {
             server.metrics().refused(error.code.unwrap_or_default());
         }
         error
-    })
+    })?;
+    let understood = Understood { schema, model, meaning };
+    if !input.is_partial {
+        let (schema, unknown) = (&understood.schema, Reading::unknown(&understood.schema));
+        let reading = if understood.meaning.counts { &understood.meaning.reading } else { &unknown };
+        let (text, model) = (leading(&cleaned), understood.model.as_str());
+        let schema_name = input.schema.as_ref().map_or("", |(_, name)| name);
+        convert_corrections::keep(server, &sender.caller, &Answered { id, text, reading, schema, schema_name, model });
+    }
+    Ok(understood)
 }
 
-/// What is made of a meaning: how sure it is, and whether that is enough.
-pub(super) struct Judged {
-    /// 0 to 1.
-    pub confidence: f64,
-    /// Whether the reading counts; it is `unknown` otherwise.
-    pub counts: bool,
-}
-
-fn judged(server: &Server, meaning: &Meaning) -> Judged {
-    let confidence = Calibration::bundled().confidence(meaning.probability);
-    Judged { confidence, counts: confidence >= server.config().convert.unknown_below }
+/// What a text means, and what is made of that.
+struct Understood {
+    /// What could be meant.
+    schema: Arc<Schema>,
+    /// What was asked.
+    model: String,
+    /// What was said.
+    meaning: Meaning,
 }
 
 impl ApiError {

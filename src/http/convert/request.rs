@@ -6,6 +6,7 @@ use jiff::tz::TimeZone;
 use jiff::{Timestamp, Zoned};
 use serde_json::Value;
 
+use crate::convert::when::Locale;
 use crate::http::error::ApiError;
 use crate::http::fields::{Fields, wrong_type};
 use crate::http::openai::generation::end_user;
@@ -34,14 +35,14 @@ pub struct Asked {
 pub struct Input {
     /// As it came.
     pub text: String,
-    /// What answers.
-    pub model: String,
+    /// What answers, where it says so.
+    pub model: Option<String>,
+    /// The field that names a schema of the tenant, and the name, where it does.
+    pub schema: Option<(String, String)>,
     /// When it was said, where it was said.
-    #[cfg_attr(not(test), expect(dead_code, reason = "for times that words name"))]
     pub now: Zoned,
-    /// Language and country, as in `en-GB`.
-    #[expect(dead_code, reason = "for times that words name")]
-    pub locale: Option<String>,
+    /// Whose English.
+    pub locale: Locale,
     /// Whether more of the text is still to come.
     pub is_partial: bool,
 }
@@ -50,6 +51,7 @@ pub struct Input {
 #[derive(Debug, Clone, Default)]
 struct Common {
     model: Option<String>,
+    schema: Option<(String, String)>,
     now: Option<String>,
     timezone: Option<String>,
     locale: Option<String>,
@@ -111,6 +113,7 @@ impl Common {
         };
         Ok(Self {
             model: model.or_else(|| others.model.clone()),
+            schema: fields.string("schema")?.map(|name| (fields.path("schema"), name)).or_else(|| others.schema.clone()),
             now: fields.string("now")?.or_else(|| others.now.clone()),
             timezone: fields.string("timezone")?.or_else(|| others.timezone.clone()),
             locale: fields.string("locale")?.or_else(|| others.locale.clone()),
@@ -157,18 +160,15 @@ fn input(path: &str, text: String, common: Common, config: &ConvertConfig, befor
             ApiError::invalid(format!("{before}now"), "invalid_value", message)
         })?,
     };
-    if let Some(locale) = common.locale.as_ref().filter(|locale| !is_locale(locale)) {
-        let message =
-            format!("Invalid '{before}locale': {locale:?}. Expected a language, with a country or not, such as 'en' or 'en-GB'.");
-        return Err(ApiError::invalid(format!("{before}locale"), "invalid_value", message));
-    }
-    Ok(Input {
-        text,
-        model: common.model.unwrap_or_else(|| config.model.clone()),
-        now,
-        locale: common.locale,
-        is_partial: common.partial.unwrap_or(false),
-    })
+    let locale = common.locale.as_deref().map_or(Some(Locale::British), |name| Locale::named(name).filter(|_| is_locale(name)));
+    let locale = locale.ok_or_else(|| {
+        let name = common.locale.clone().unwrap_or_default();
+        let message = format!(
+            "Invalid '{before}locale': {name:?}. Times are understood in English: 'en-GB', 'en-US' and the like are right."
+        );
+        ApiError::invalid(format!("{before}locale"), "invalid_value", message)
+    })?;
+    Ok(Input { text, model: common.model, schema: common.schema, now, locale, is_partial: common.partial.unwrap_or(false) })
 }
 
 /// The zone of an IANA name; other texts name none, also where they are paths or rules of POSIX.
@@ -179,6 +179,11 @@ fn zone(name: &str) -> Option<TimeZone> {
     }
     let well_formed = !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"/_+-".contains(&byte));
     TimeZone::get(name).ok().filter(|_| well_formed)
+}
+
+/// Whether a text is a time zone's IANA name.
+pub fn is_time_zone(name: &str) -> bool {
+    zone(name).is_some()
 }
 
 fn instant(text: &str, zone: &TimeZone) -> Option<Zoned> {
@@ -220,6 +225,7 @@ mod tests {
             (json!({"text": "a", "timezone": "Europe/Atlantis"}), "timezone", "invalid_value"),
             (json!({"text": "a", "timezone": "../../etc/passwd"}), "timezone", "invalid_value"),
             (json!({"text": "a", "locale": "english please"}), "locale", "invalid_value"),
+            (json!({"text": "a", "locale": "de-DE"}), "locale", "invalid_value"),
             (json!({"text": "a".repeat(65_537)}), "text", "string_above_max_length"),
             (json!({"text": "a", "languge": "en"}), "languge", "unknown_parameter"),
             (json!({"text": "a", "model": ""}), "model", "empty_string"),
@@ -234,8 +240,11 @@ mod tests {
             "inputs": [{"text": "a"}, {"text": "b", "model": "n", "timezone": "UTC", "now": "2026-01-01T00:00", "partial": false}]});
         let asked = parse(body, &Config::default()).unwrap();
         let [first, second] = &asked.inputs[..] else { panic!("two") };
-        assert_eq!((first.model.as_str(), first.now.to_string().as_str()), ("m", "2026-03-29T03:30:00+09:00[Asia/Tokyo]"));
-        assert_eq!((second.model.as_str(), second.now.to_string().as_str()), ("n", "2026-01-01T00:00:00+00:00[UTC]"));
+        assert_eq!(
+            (first.model.as_deref(), first.now.to_string().as_str()),
+            (Some("m"), "2026-03-29T03:30:00+09:00[Asia/Tokyo]")
+        );
+        assert_eq!((second.model.as_deref(), second.now.to_string().as_str()), (Some("n"), "2026-01-01T00:00:00+00:00[UTC]"));
         assert!(first.is_partial && !second.is_partial && asked.is_list);
     }
 }

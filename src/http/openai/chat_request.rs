@@ -73,6 +73,7 @@ pub fn parse(body: Value, sender: &Sender, limits: &Limits) -> Result<(Generatio
         end_token: EndToken::Unreported,
         echo: Echo::Answer,
         grammar: None,
+        judge: None,
     };
     Ok((request, shared.delivery))
 }

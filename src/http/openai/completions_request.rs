@@ -67,6 +67,7 @@ pub fn parse(body: Value, sender: &Sender, limits: &Limits) -> Result<(Generatio
         end_token: EndToken::Reported,
         echo,
         grammar: None,
+        judge: None,
     };
     Ok((request, shared.delivery))
 }

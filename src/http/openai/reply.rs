@@ -7,7 +7,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use axum::Json;
 use axum::body::{Body, Bytes};
-use axum::http::{HeaderName, HeaderValue, StatusCode, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use futures::stream::unfold;
 use serde::Serialize;
@@ -18,14 +18,14 @@ use super::frames::{Frames, Head, KEEP_ALIVE, Reports};
 use super::generation::Delivery;
 use super::sender::ShowCost;
 use super::wire::{self, Endpoint, Logprobs};
-use crate::gateway::{Answer, FinishReason, GenerationRequest, ReportedToken};
+use crate::gateway::{Answer, FinishReason, GenerationRequest, ReportedToken, Served};
 use crate::http::Server;
 use crate::http::error::ApiError;
 use crate::http::limits;
 use crate::http::middleware::random_hex;
 
 /// Says which version answered.
-pub const ADAPTER_VERSION: HeaderName = HeaderName::from_static("x-adapter-version");
+const ADAPTER_VERSION: HeaderName = HeaderName::from_static("x-adapter-version");
 /// Says which deployment was asked.
 const DEPLOYMENT: HeaderName = HeaderName::from_static("x-deployment");
 /// Says which of its arms answered.
@@ -75,14 +75,7 @@ pub async fn reply(server: &Server, wanted: Wanted, request: GenerationRequest) 
         }
     };
     let headers = response.headers_mut();
-    headers.insert(ADAPTER_VERSION, HeaderValue::try_from(served.version).map_err(|error| ApiError::internal(&error))?);
-    if let Some(by) = &served.by {
-        // Both names are letters, digits and '._-'.
-        let pair = [(DEPLOYMENT, &by.deployment), (ARM, &by.arm)];
-        for (name, value) in pair {
-            headers.insert(name, HeaderValue::try_from(&**value).map_err(|error| ApiError::internal(&error))?);
-        }
-    }
+    write_served(headers, &served)?;
     headers.insert(CACHE, HeaderValue::from_static(cache.name()));
     limits::write(headers, rate);
     // Of a stream, what is known when its head leaves.
@@ -90,6 +83,19 @@ pub async fn reply(server: &Server, wanted: Wanted, request: GenerationRequest) 
     server.gateway().metrics().overhead(overhead);
     headers.insert(OVERHEAD, HeaderValue::from(u64::try_from(overhead.as_micros()).unwrap_or(u64::MAX)));
     Ok(response)
+}
+
+/// Says what answered.
+pub fn write_served(headers: &mut HeaderMap, served: &Served) -> Result<(), ApiError> {
+    headers.insert(ADAPTER_VERSION, HeaderValue::try_from(&served.version).map_err(|error| ApiError::internal(&error))?);
+    if let Some(by) = &served.by {
+        // Both names are letters, digits and '._-'.
+        let pair = [(DEPLOYMENT, &by.deployment), (ARM, &by.arm)];
+        for (name, value) in pair {
+            headers.insert(name, HeaderValue::try_from(&**value).map_err(|error| ApiError::internal(&error))?);
+        }
+    }
+    Ok(())
 }
 
 /// Seconds since 1970.

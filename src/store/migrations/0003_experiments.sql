@@ -34,6 +34,19 @@ CREATE TABLE deployment_revisions (
 
 INSERT INTO revisions (name, value) VALUES ('deployments', 0);
 
+-- /convert. ------------------------------------------------------------------------------------------------------------------------
+
+-- What a project's own texts can mean.
+CREATE TABLE convert_schemas (
+    project_id TEXT NOT NULL,
+    name TEXT NOT NULL,
+    spec TEXT NOT NULL,                 -- model, entities, intents
+    created_at BIGINT NOT NULL,
+    updated_at BIGINT NOT NULL,
+    version BIGINT NOT NULL,
+    PRIMARY KEY (project_id, name)
+);
+
 -- Corrections of /convert. ----------------------------------------------------------------------------------------------------------
 
 -- What was said, kept for a while so that it can be corrected.
@@ -43,7 +56,7 @@ CREATE TABLE convert_texts (
     text TEXT NOT NULL,                 -- as the model read it
     answer TEXT NOT NULL,               -- JSON, as the model wrote it
     model TEXT NOT NULL,                -- as it was named
-    schema_name TEXT,                   -- the tenant's own; else the built-in one
+    schema_name TEXT NOT NULL,          -- the project's own; empty: the built-in one
     created_at BIGINT NOT NULL,
     expires_at BIGINT NOT NULL,
     PRIMARY KEY (project_id, id)
@@ -56,6 +69,7 @@ CREATE TABLE convert_corrections (
     project_id TEXT NOT NULL REFERENCES projects (id),
     answer_id TEXT NOT NULL,
     model TEXT NOT NULL,
+    schema_name TEXT NOT NULL,          -- the project's own; empty: the built-in one
     text TEXT NOT NULL,
     answer TEXT NOT NULL,               -- JSON
     was_right BIGINT NOT NULL,          -- 0, 1
@@ -64,13 +78,15 @@ CREATE TABLE convert_corrections (
     job_id TEXT,                        -- which has learnt from it first
     UNIQUE (project_id, answer_id)
 );
-CREATE INDEX convert_corrections_of_project ON convert_corrections (project_id, created_at, id);
+CREATE INDEX convert_corrections_of_project ON convert_corrections (project_id, schema_name, created_at, id);
 
 -- When a job starts by itself.
 CREATE TABLE convert_correction_policies (
-    project_id TEXT NOT NULL PRIMARY KEY REFERENCES projects (id),
+    project_id TEXT NOT NULL REFERENCES projects (id),
+    schema_name TEXT NOT NULL,
     after BIGINT NOT NULL,              -- so many new corrections
     job TEXT NOT NULL,                  -- JSON, as in a request for a job
     key_id TEXT NOT NULL,               -- who asked
-    updated_at BIGINT NOT NULL
+    updated_at BIGINT NOT NULL,
+    PRIMARY KEY (project_id, schema_name)
 );

@@ -11,6 +11,7 @@ pub mod limits;
 pub mod money;
 pub mod prices;
 pub mod projects;
+pub mod schemas;
 pub mod service_accounts;
 pub mod usage;
 pub mod webhooks;

@@ -42,8 +42,8 @@ pub struct Said {
     pub answer: String,
     /// As it was named.
     pub model: String,
-    /// The tenant's own schema; `None` is the built-in one.
-    pub schema: Option<String>,
+    /// The tenant's own schema; empty is the built-in one.
+    pub schema: String,
 }
 
 /// What would have been right.
@@ -57,7 +57,22 @@ pub struct Right {
     pub answer: String,
 }
 
-/// How many corrections a tenant has.
+/// When a job starts by itself.
+#[derive(Debug, Clone)]
+pub struct Policy {
+    /// Whose.
+    pub tenant: Arc<str>,
+    /// Of answers in this schema; empty is the built-in one.
+    pub schema: String,
+    /// After so many new corrections.
+    pub after: i64,
+    /// JSON, as in a request for a job.
+    pub job: String,
+    /// In whose name.
+    pub key_id: String,
+}
+
+/// How many corrections a tenant has in a schema.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Count {
     /// All.
@@ -200,6 +215,7 @@ impl Corrections {
             project_id: tenant.to_string(),
             answer_id: of.id,
             model: of.model,
+            schema_name: of.schema_name,
             was_right: answer == of.answer,
             text: of.text,
             answer,
@@ -208,15 +224,15 @@ impl Corrections {
         };
         let mut transaction = self.files.inner.database.begin().await?;
         let row = rows::put(&mut transaction, &row).await?;
-        let (total, new) = rows::count(&mut transaction, &tenant, stale(micros())).await?;
+        let (total, new) = rows::count(&mut transaction, &tenant, &row.schema_name, stale(micros())).await?;
         transaction.commit().await?;
         Ok((row, Count { total, new }))
     }
 
-    /// A tenant's corrections, the oldest first.
-    pub async fn all(&self, tenant: &str) -> Result<Vec<CorrectionRow>, JobsError> {
+    /// A tenant's corrections of answers in a schema, the oldest first.
+    pub async fn all(&self, tenant: &str, schema: &str) -> Result<Vec<CorrectionRow>, JobsError> {
         let mut connection = self.files.inner.database.connection().await?;
-        Ok(rows::all(&mut connection, tenant).await?)
+        Ok(rows::all(&mut connection, tenant, schema).await?)
     }
 
     /// Removes a tenant's correction. Files that have its row keep it.
@@ -229,15 +245,21 @@ impl Corrections {
     }
 
     /// When a tenant's jobs start by themselves.
-    pub async fn policy(&self, tenant: &str) -> Result<Option<PolicyRow>, JobsError> {
+    pub async fn policy(&self, tenant: &str, schema: &str) -> Result<Option<PolicyRow>, JobsError> {
         let mut connection = self.files.inner.database.connection().await?;
-        Ok(rows::policy(&mut connection, tenant).await?)
+        Ok(rows::policy(&mut connection, tenant, schema).await?)
     }
 
     /// Sets it: a job as `job` says, asked for by a key, after so many new corrections.
-    pub async fn set_policy(&self, tenant: &str, after: i64, job: String, key_id: &str) -> Result<PolicyRow, JobsError> {
-        let (project_id, key_id, updated_at) = (tenant.to_owned(), key_id.to_owned(), unix_now());
-        let row = PolicyRow { project_id, after, job, key_id, updated_at };
+    pub async fn set_policy(&self, policy: Policy) -> Result<PolicyRow, JobsError> {
+        let row = PolicyRow {
+            project_id: policy.tenant.to_string(),
+            schema_name: policy.schema,
+            after: policy.after,
+            job: policy.job,
+            key_id: policy.key_id,
+            updated_at: unix_now(),
+        };
         let mut transaction = self.files.inner.database.begin().await?;
         rows::set_policy(&mut transaction, &row).await?;
         transaction.commit().await?;
@@ -245,19 +267,19 @@ impl Corrections {
     }
 
     /// Removes it.
-    pub async fn remove_policy(&self, tenant: &str) -> Result<(), JobsError> {
+    pub async fn remove_policy(&self, tenant: &str, schema: &str) -> Result<(), JobsError> {
         let mut transaction = self.files.inner.database.begin().await?;
-        if !rows::remove_policy(&mut transaction, tenant).await? {
-            return Err(JobsError::not_found("policy for corrections", tenant));
+        if !rows::remove_policy(&mut transaction, tenant, schema).await? {
+            return Err(JobsError::not_found("policy for corrections of the schema", schema));
         }
         Ok(transaction.commit().await?)
     }
 
     /// Takes a tenant's new corrections for a job if there are at least so many. Of two at the same time one gets them.
-    pub async fn claim(&self, tenant: &str, at_least: i64) -> Result<Option<Claim>, JobsError> {
+    pub async fn claim(&self, tenant: &str, schema: &str, at_least: i64) -> Result<Option<Claim>, JobsError> {
         let at = micros();
         let mut transaction = self.files.inner.database.begin().await?;
-        let claimed = rows::claim(&mut transaction, tenant, at, stale(at)).await?;
+        let claimed = rows::claim(&mut transaction, tenant, schema, (at, stale(at))).await?;
         if i64::try_from(claimed).unwrap_or(i64::MAX) < at_least {
             // The transaction is dropped, and with it the claim.
             return Ok(None);

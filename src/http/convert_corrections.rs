@@ -312,9 +312,14 @@ async fn by_policy(server: &Server, caller: &Principal, schema: &str, new: i64) 
 }
 
 /// `GET /v1/convert/corrections/policy`
-pub async fn policy(State(server): State<Server>, Extension(caller): Extension<Arc<Principal>>) -> Result<Json<Value>, ApiError> {
+pub async fn policy(
+    State(server): State<Server>,
+    Extension(caller): Extension<Arc<Principal>>,
+    parts: Parts,
+) -> Result<Json<Value>, ApiError> {
     may_look_at_training(&caller)?;
-    let row = server.jobs().corrections().policy(&caller.tenant).await?;
+    let schema = schema_in(&server, &caller, &parts)?;
+    let row = server.jobs().corrections().policy(&caller.tenant, &schema).await?;
     let row = row.ok_or_else(|| ApiError::not_found("This project has no policy for corrections: no job starts by itself."))?;
     Ok(Json(shown(&row)))
 }

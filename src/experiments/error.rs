@@ -20,7 +20,7 @@ pub enum ExperimentError {
         name: String,
     },
     /// A value cannot be.
-    #[error("Invalid '{field}': {problem}.")]
+    #[error("{field}: {problem}")]
     Invalid {
         /// Path of the field, as in `experiment.guards[0].metric`.
         field: String,
@@ -28,7 +28,7 @@ pub enum ExperimentError {
         problem: String,
     },
     /// A model cannot be served under this name.
-    #[error("Invalid '{field}': {source}")]
+    #[error("{field}: {source}")]
     Model {
         /// The field, as in `arms[1].model`.
         field: String,

@@ -255,8 +255,12 @@ impl From<ExperimentError> for ApiError {
         match error {
             ExperimentError::NotFound { .. } => Self { param: Some("name".to_owned()), ..Self::not_found(message) },
             ExperimentError::Exists { .. } => Self::invalid("name", "deployment_exists", message),
-            ExperimentError::Invalid { field, .. } => Self::invalid(field, "invalid_value", message),
+            ExperimentError::Invalid { field, problem } => {
+                let message = format!("Invalid '{field}': {problem}.");
+                Self::invalid(field, "invalid_value", message)
+            }
             ExperimentError::Model { field, source } => {
+                let message = format!("Invalid '{field}': {source}");
                 let cause = Self::from(source);
                 // A model that is not there is a mistake in this request, not a missing page.
                 let status = if cause.status == StatusCode::NOT_FOUND { StatusCode::BAD_REQUEST } else { cause.status };

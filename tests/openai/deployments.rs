@@ -1,9 +1,15 @@
 //! Deployments over HTTP: assignment, headers, the ledger, changes under conditions, going back.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+
 use axum::http::Method;
 use serde_json::{Value, json};
+use switchyard::experiments::{Ask, Deployment, Deployments, Setup};
+use switchyard::registry::Owner;
 
-use crate::support::{BASE, Harness, KEY, Reply, chat_body, merged};
+use crate::support::{BASE, Harness, KEY, Reply, chat_body, merged, request};
 
 const DEPLOYMENTS: &str = "/admin/deployments";
 const SUPPORT: &str = "/admin/deployments/support";
@@ -274,4 +280,121 @@ async fn another_arm_answers_for_one_that_cannot() {
     let back = server.call(Method::POST, &format!("{path}/rollback"), None, KEY, &[]).await;
     assert_eq!(back.error().2, "version_gone");
     assert!(back.message().contains("support@1"), "{}", back.text);
+}
+
+#[tokio::test]
+async fn what_was_left_is_in_memory_and_what_is_running_ends_as_it_began() {
+    let server = deployed([0.0, 100.0]).await;
+    let body = merged(chat_body(), &json!({"model": "support", "max_tokens": 24, "stream": true, "ignore_eos": true}));
+    let request = || request(Method::POST, "/v1/chat/completions", axum::body::Body::from(body.to_string()));
+    let running = server.open(request()).await;
+    assert!(running.headers()["x-adapter-version"].to_str().unwrap().starts_with("support@2+"));
+    set_weights(&server, json!({"stable": 100})).await;
+    // Whoever goes back does not wait for a disk, nor does anybody need one.
+    let files = server.data.path().join("versions");
+    std::fs::rename(&files, server.data.path().join("elsewhere")).unwrap();
+    let back = roll_back(&server, json!({})).await;
+    assert_eq!(back.status.as_u16(), 200, "{}", back.text);
+    assert_eq!(answered(&ask(&server, json!({}), &[]).await).1, "support@2");
+    assert_eq!(answered(&ask(&server, json!({}), &[("x-experiment-arm", "stable")]).await).1, "support@1");
+    let text = axum::body::to_bytes(running.into_body(), usize::MAX).await.unwrap();
+    assert!(text.ends_with(b"data: [DONE]\n\n"));
+    std::fs::rename(server.data.path().join("elsewhere"), &files).unwrap();
+    // Newer versions of the adapter do not push out what a deployment names.
+    for seed in 3..14 {
+        server.load("support", seed).await;
+    }
+    assert_eq!(answered(&ask(&server, json!({}), &[("x-experiment-arm", "stable")]).await).1, "support@1");
+    let exact = ask(&server, json!({"model": "support@4"}), &[]).await;
+    assert_eq!(exact.status.as_u16(), 404, "nobody names that one");
+}
+
+#[tokio::test]
+async fn what_another_process_changes_is_taken_over_and_a_restart_finds_it() {
+    let server = deployed([90.0, 10.0]).await;
+    let setup = || Setup { tenants: server.tenants.clone(), catalog: server.catalog.clone(), base: BASE.to_owned() };
+    let other = Deployments::open(setup()).await.unwrap();
+    let revision = |deployments: &Deployments| deployments.get(&Owner::Shared, "support").map(|found| found.current.number);
+    assert_eq!(revision(&other), Some(1));
+    let before = other.get(&Owner::Shared, "support").unwrap();
+    set_weights(&server, json!({"canary": 100})).await;
+    roll_back(&server, json!({})).await;
+    other.refresh().await.unwrap();
+    assert_eq!(revision(&other), Some(3));
+    let restarted = Deployments::open(setup()).await.unwrap().get(&Owner::Shared, "support").unwrap();
+    assert_eq!((&restarted.current, restarted.epoch), (&other.get(&Owner::Shared, "support").unwrap().current, 3));
+    assert_eq!(restarted.history.len(), 3);
+    assert_eq!((&restarted.current.spec, &restarted.current.experiment), (&before.current.spec, &before.current.experiment));
+    // The same units get the same arms everywhere.
+    for unit in 0..100 {
+        let unit = unit.to_string();
+        let ask = Ask { tenant: "t", unit: &unit, conversation: None, arm: None };
+        let arm = |by: &Deployments, of: &Deployment| by.assign(of, &ask).unwrap().arm;
+        assert_eq!(arm(&other, &before), arm(&other, &restarted));
+    }
+    server.call(Method::DELETE, SUPPORT, None, KEY, &[]).await;
+    other.refresh().await.unwrap();
+    assert_eq!(revision(&other), None);
+}
+
+/// 0: stable is in force, 1: on the way to the canary, 2: the canary is in force, 3: on the way back.
+static PHASE: AtomicUsize = AtomicUsize::new(0);
+static ANSWERS: AtomicUsize = AtomicUsize::new(0);
+
+/// Waits until some requests that began after this are answered.
+async fn some_answers() {
+    let until = ANSWERS.load(Ordering::Acquire) + 8;
+    while ANSWERS.load(Ordering::Acquire) < until {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_hundred_rollbacks_under_load_fail_nobody_and_hold_from_their_answer_on() {
+    let server = Arc::new(deployed([100.0, 0.0]).await);
+    let over = Arc::new(AtomicBool::new(false));
+    let clients: Vec<_> = (0..6)
+        .map(|client| {
+            let (server, over) = (Arc::clone(&server), Arc::clone(&over));
+            tokio::spawn(async move {
+                let (mut counts, mut turn) = ([0u32; 3], 0);
+                while !over.load(Ordering::Acquire) {
+                    turn += 1;
+                    let before = PHASE.load(Ordering::Acquire);
+                    let arm = answered(&ask(&server, json!({"user": format!("{client}-{turn}")}), &[]).await);
+                    let still = PHASE.load(Ordering::Acquire) == before;
+                    match before % 4 {
+                        0 if still => assert_eq!(arm, ("stable".to_owned(), "support@1".to_owned())),
+                        2 if still => assert_eq!(arm, ("canary".to_owned(), "support@2".to_owned())),
+                        _ => {}
+                    }
+                    ANSWERS.fetch_add(1, Ordering::AcqRel);
+                    counts[if still { before % 4 } else { 1 }.min(2)] += 1;
+                }
+                counts
+            })
+        })
+        .collect();
+    let mut slowest = 0;
+    for _ in 0..100 {
+        PHASE.fetch_add(1, Ordering::AcqRel);
+        assert_eq!(set_weights(&server, json!({"canary": 100})).await.status.as_u16(), 200);
+        PHASE.fetch_add(1, Ordering::AcqRel);
+        some_answers().await;
+        PHASE.fetch_add(1, Ordering::AcqRel);
+        let back = roll_back(&server, json!({"to_revision": 1})).await;
+        assert_eq!(back.status.as_u16(), 200, "{}", back.text);
+        slowest = slowest.max(back.json()["effective_after_us"].as_u64().unwrap());
+        PHASE.fetch_add(1, Ordering::AcqRel);
+        some_answers().await;
+    }
+    over.store(true, Ordering::Release);
+    let mut sums = [0; 3];
+    for client in clients {
+        let counts = client.await.unwrap();
+        sums.iter_mut().zip(counts).for_each(|(sum, count)| *sum += count);
+    }
+    eprintln!("answers while stable, while changing, while canary: {sums:?}; slowest effect {slowest} us");
+    assert!(sums[0] > 50 && sums[2] > 50, "{sums:?}");
+    assert_eq!(server.get(SUPPORT).await.json()["revision"], 201);
 }

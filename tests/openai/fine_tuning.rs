@@ -6,7 +6,7 @@ use switchyard::registry::Gate;
 
 use crate::files::send_file;
 use crate::scripted::Script;
-use crate::support::{BASE, Harness, Reply, chat_body, merged};
+use crate::support::{BASE, Harness, KEY, Reply, chat_body, merged};
 
 /// Rows that the script counts.
 const ROWS: &[u8] = b"{\"messages\": []}\n{\"messages\": []}\n{\"messages\": []}\n{\"messages\": []}\n";
@@ -328,6 +328,28 @@ async fn only_what_passed_its_gate_is_put_behind_a_name_unless_somebody_gives_th
     refused(promote(failed, json!({"approved_by": "Ada"})).await);
     assert_eq!(promote("ft:tiny:proj_a::00000000", json!({})).await.status, 404);
     assert_eq!(promote(passed, json!({"expected_version": "3"})).await.status, 409);
+    // The same rule for arms of a deployment.
+    let deploy = async |model: &str, place: &str, more: Value| {
+        let arm = merged(json!({"name": "only", "model": model, "weight": 100}), &more);
+        server.call(Method::PUT, &format!("/admin/deployments/{place}"), Some(&json!({"arms": [arm]})), KEY, &[]).await
+    };
+    let of_a = json!({"from_tenant": "proj_a"});
+    for model in [reviewed, failed, pending] {
+        let reply = deploy(model, "front", of_a.clone()).await;
+        assert_eq!(reply.error(), (400, "invalid_request_error".into(), json!("gate_not_passed"), json!("arms[0].model")));
+    }
+    assert_eq!(deploy(failed, "front", merged(of_a.clone(), &json!({"approved_by": "Ada"}))).await.error().2, "gate_not_passed");
+    assert_eq!(deploy(passed, "front", json!({})).await.error().3, "arms[0].model", "nobody's but its owner's");
+    let front = deploy(passed, "front", of_a.clone()).await;
+    assert_eq!((front.status.as_u16(), &front.json()["arms"][0]["from_tenant"]), (200, &json!("proj_a")), "{}", front.text);
+    let waived = deploy(failed, "front", merged(of_a.clone(), &json!({"waived_by": "Grace"}))).await.json();
+    assert_eq!((&waived["arms"][0]["waived_by"], &waived["revision"]), (&json!("Grace"), &json!(2)));
+    assert_eq!(deploy(failed, "front", of_a.clone()).await.status.as_u16(), 200, "nobody is asked twice about one version");
+    assert_eq!(answers(&server, &server.key_of("proj_b").await, "front").await, 200);
+    let own = deploy(passed, "front?tenant=proj_a", json!({})).await;
+    assert_eq!((own.status.as_u16(), &own.json()["tenant"]), (200, &json!("proj_a")), "{}", own.text);
+    server.key_of("proj_b").await;
+    assert_eq!(deploy(passed, "front?tenant=proj_b", of_a).await.error().3, "arms[0].from_tenant");
     let first = promote(passed, json!({})).await;
     assert_eq!((first.status.as_u16(), &first.json()["release"]), (200, &json!({"by": "gate"})), "{}", first.text);
     let approved = promote(reviewed, json!({"approved_by": "Ada"})).await.json();

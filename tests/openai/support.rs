@@ -210,6 +210,11 @@ impl Harness {
         Reply { status: parts.status, headers: parts.headers, text: String::from_utf8(bytes.to_vec()).unwrap() }
     }
 
+    /// A response whose body is not read yet.
+    pub async fn open(&self, request: Request<Body>) -> axum::http::Response<Body> {
+        self.router.clone().oneshot(request).await.unwrap()
+    }
+
     pub async fn post(&self, path: &str, body: &Value) -> Reply {
         self.send(request(Method::POST, path, Body::from(body.to_string()))).await
     }

@@ -1,4 +1,4 @@
-//! The examples of docs/admin.md, pasted into a shell one after the other.
+//! The examples of documents that need no model, pasted into a shell one after the other.
 
 use std::path::Path;
 use std::process::Command;
@@ -14,8 +14,8 @@ fn script(document: &str) -> String {
     format!("set -euxo pipefail\n{}", blocks.collect::<Vec<_>>().join("\n"))
 }
 
-#[test]
-fn the_examples_of_the_administration_work_when_pasted() {
+/// What the examples of a document print, on a server of their own.
+fn pasted(document: &str) -> String {
     let home = Home::new();
     let server = home.serve(&["--backend", "null", "--null-delay", "1ms"]);
     // The binary under its name.
@@ -24,7 +24,7 @@ fn the_examples_of_the_administration_work_when_pasted() {
     std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_switchyard"), bin.join("switchyard")).unwrap();
     let path = std::env::vars().find_map(|(name, value)| (name == "PATH").then_some(value)).unwrap();
     let output = Command::new("bash")
-        .args(["-c", &script("admin.md")])
+        .args(["-c", &script(document)])
         // What tests are told is none of the commands' business.
         .env_clear()
         .env("HOME", home.dir.path())
@@ -36,7 +36,21 @@ fn the_examples_of_the_administration_work_when_pasted() {
         .output()
         .unwrap();
     let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    assert!(output.status.success(), "{out}\n{err}");
-    assert!(out.contains("the counters agree") && !out.contains("\"error\""), "{out}\n{err}");
+    assert!(output.status.success() && !out.contains("\"error\""), "{out}\n{err}");
     server.stop();
+    out.into_owned()
+}
+
+#[test]
+fn the_examples_of_the_administration_work_when_pasted() {
+    let out = pasted("admin.md");
+    assert!(out.contains("the counters agree"), "{out}");
+}
+
+#[test]
+fn the_examples_of_deployments_work_when_pasted() {
+    let out = pasted("deployments.md");
+    assert!(out.contains("x-experiment-arm: canary") && out.contains("\"action\":\"rolled_back\""), "{out}");
+    let last = out.lines().rfind(|line| line.starts_with('{')).unwrap();
+    assert!(last.contains("\"action\":\"deleted\""), "{out}");
 }

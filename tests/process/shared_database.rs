@@ -99,3 +99,33 @@ async fn keys_and_usage_are_shared() {
     assert!(stranger.status.code() == Some(1) && err.contains("SWITCHYARD_SECRET_KEY") && !err.contains("postgres://"), "{err}");
     b.stop();
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_deployment_that_is_changed_on_one_is_changed_on_the_other() {
+    let Some(database) = new_database().await else { return };
+    let (home_a, home_b) = (Home::new(), Home::new());
+    let (a, b) = (serve(&home_a, &database), serve(&home_b, &database));
+    let arms =
+        json!([{"name": "one", "model": "switchyard-base", "weight": 100}, {"name": "two", "model": "pirate", "weight": 0}]);
+    post(&a, "/admin/deployments", json!({"name": "front", "arms": arms})).await;
+    for (from, body, arm) in [
+        ("weights", json!({"weights": {"two": 100}}), "two"),
+        ("rollback", json!({}), "one"),
+        ("weights", json!({"weights": {"two": 100}}), "two"),
+    ] {
+        post(&a, &format!("/admin/deployments/front/{from}"), body).await;
+        let began = Instant::now();
+        let answered = async |server: &Server| {
+            let body = json!({"model": "front", "prompt": "one two", "max_tokens": 3});
+            let request = crate::support::client().post(format!("{}/v1/completions", server.url)).bearer_auth(ADMIN).json(&body);
+            let response = request.send().await.unwrap();
+            response.headers().get("x-experiment-arm").map(|arm| arm.to_str().unwrap().to_owned())
+        };
+        assert_eq!(answered(&a).await.as_deref(), Some(arm), "at once where it was changed");
+        while answered(&b).await.as_deref() != Some(arm) {
+            assert!(began.elapsed() < Duration::from_secs(1), "the other one does not know of it");
+        }
+    }
+    a.stop();
+    b.stop();
+}

@@ -23,7 +23,10 @@ use tokio::sync::oneshot;
 
 use crate::backends::{Backend, Health};
 use crate::config::{BackendKind, Config, Location, Secret};
-use crate::experiments::{self, Deployments, Recorder};
+use crate::experiments::rollout::{self, Rollouts};
+use crate::experiments::shadow::Shadows;
+use crate::experiments::{self, Deployments, Recorder, Results};
+use crate::gateway::shadow::{self, Waiting};
 use crate::gateway::{self, Gateway};
 use crate::http::{self, Ended, Readiness, Server};
 use crate::model::BLOCK_TOKENS;
@@ -33,6 +36,7 @@ use crate::store::{DataDir, Database};
 use crate::tenants::jwt::TokenVerifier;
 use crate::tenants::webhooks::Deliveries;
 use crate::tenants::{DEFAULT_TENANT, Office, Opening, Tenants};
+use crate::training::jobs::desk::Jobs;
 use training::Training;
 
 /// Time for the last rows of the ledger to reach the database; what does not stays in the journal.
@@ -60,9 +64,21 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
     let new_key = tenants.ensure_admin(data.path(), config.admin_key.as_ref().map(|key| key.0.as_str())).await?;
     let mut upkeep = tokio::spawn(tenants.clone().keep_up());
     let mut deployments = tokio::spawn(built.deployments.clone().keep_up());
+    let mut measuring = tokio::spawn(built.results.recorder().clone().keep_up());
     let mut ledger = tokio::spawn(tenants.ledger().clone().drain());
     let mut webhooks = tokio::spawn(Deliveries::new(tenants.office().clone()).run(reached));
     let Training { jobs, mut driver, workshop } = training::start(&config, &data, &tenants, &built).await?;
+    let rollouts = Rollouts::new(rollout::Setup {
+        deployments: built.deployments.clone(),
+        catalog: built.catalog.clone(),
+        base: built.base_name.clone(),
+        judge: Arc::new(built.results.clone()),
+    });
+    let mut ramp = tokio::spawn(rollouts.clone().run());
+    tokio::spawn(rollout_when_trained(rollouts.clone(), jobs.clone()));
+    let shadows = Shadows::new(tenants.database().clone(), config.shadow_retention);
+    let mut forgetting = tokio::spawn(shadows.clone().keep_up());
+    let mut silent = tokio::spawn(built.gateway.clone().answer_in_silence(built.waiting, shadows.clone()));
     let mut expiry = tokio::spawn(jobs.files().clone().keep_up());
     let mut corrections = tokio::spawn(jobs.corrections().clone().keep_up());
     let address = listener.local_addr().context("the address of the listening socket")?;
@@ -72,6 +88,9 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
         gateway: built.gateway.clone(),
         catalog: built.catalog.clone(),
         deployments: built.deployments.clone(),
+        results: built.results.clone(),
+        rollouts,
+        shadows,
         tenants: tenants.clone(),
         jobs: jobs.clone(),
         workshop,
@@ -128,6 +147,10 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
         ended = &mut serving => Err(anyhow!("the HTTP server ended by itself: {ended:?}")),
         ended = &mut upkeep => Err(anyhow!("what keeps up with other processes ended by itself: {ended:?}")),
         ended = &mut deployments => Err(anyhow!("what keeps up with changes of deployments ended by itself: {ended:?}")),
+        ended = &mut measuring => Err(anyhow!("what adds outcomes up ended by itself: {ended:?}")),
+        ended = &mut ramp => Err(anyhow!("what drives rollouts ended by itself: {ended:?}")),
+        ended = &mut forgetting => Err(anyhow!("what forgets shadow answers ended by itself: {ended:?}")),
+        ended = &mut silent => Err(anyhow!("what answers in silence ended by itself: {ended:?}")),
         ended = &mut ledger => Err(anyhow!("what moves the ledger into the database ended by itself: {ended:?}")),
         ended = &mut webhooks => Err(anyhow!("what calls webhooks ended by itself: {ended:?}")),
         ended = &mut expiry => Err(anyhow!("what removes files that have expired ended by itself: {ended:?}")),
@@ -174,8 +197,13 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
         tokio::time::sleep(LAST_WORDS).await;
     }
     tenants.ledger().close(LAST_ROWS).await;
+<<<<<<< HEAD
     if let Err(error) = jobs.corrections().flush().await {
         tracing::warn!(%error, "the last texts of /convert are not kept");
+=======
+    if let Err(error) = built.results.recorder().flush().await {
+        tracing::warn!(%error, "the last outcomes were not added up");
+>>>>>>> main
     }
     tenants.database().close().await;
     outcome
@@ -187,13 +215,24 @@ pub(crate) async fn open_office(database: &Location, data_dir: &Path, secret_key
     Ok(Office::open(database, data_dir, secret_key.map(|key| key.0.as_str())).await?)
 }
 
+/// A job that has ended may ask for a rollout.
+async fn rollout_when_trained(rollouts: Rollouts, jobs: Jobs) {
+    let mut changes = jobs.changes();
+    while changes.changed().await.is_ok() {
+        rollouts.wake();
+    }
+}
+
 struct Built {
     base_name: String,
     has_chat_template: bool,
     backend: Backend,
     catalog: Catalog,
     deployments: Deployments,
+    results: Results,
     gateway: Gateway,
+    /// Requests that a silent model is to answer.
+    waiting: Waiting,
     metrics: prometheus::Registry,
     tensors: BTreeMap<String, RawTensor>,
 }
@@ -244,6 +283,9 @@ async fn build(config: &Config, data: &Arc<DataDir>, tenants: &Tenants) -> anyho
     }
     let setup = experiments::Setup { tenants: tenants.clone(), catalog: catalog.clone(), base: loaded.base.name.clone() };
     let deployments = Deployments::open(setup).await?;
+    let recorder = Recorder::new(tenants.database().clone(), tenants.node());
+    let results = Results::new(tenants.database().clone(), recorder);
+    let (copies, waiting) = shadow::copies();
     let metrics = prometheus::Registry::new();
     let base_name = loaded.base.name.clone();
     let has_chat_template = loaded.base.chat_template.is_some();
@@ -253,13 +295,14 @@ async fn build(config: &Config, data: &Arc<DataDir>, tenants: &Tenants) -> anyho
         backend: backend.clone(),
         catalog: catalog.clone(),
         deployments: deployments.clone(),
-        recorder: Recorder::default(),
+        recorder: results.recorder().clone(),
+        copies,
         tenants: tenants.clone(),
         metrics: counters,
         cache: config.cache,
         default_max_tokens: config.default_max_tokens,
     });
-    Ok(Built { base_name, has_chat_template, backend, catalog, deployments, gateway, metrics, tensors })
+    Ok(Built { base_name, has_chat_template, backend, catalog, deployments, results, gateway, waiting, metrics, tensors })
 }
 
 async fn token_verifier(config: &Config, tenants: &Tenants) -> anyhow::Result<Option<Arc<TokenVerifier>>> {

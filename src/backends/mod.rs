@@ -61,6 +61,18 @@ impl Backend {
         }
     }
 
+    /// Whether nobody is kept from anything by one more sequence, `own` sequences aside. The engine's share what they compute
+    /// with; those of the null backend share nothing but its queue.
+    pub fn is_quiet_but_for(&self, own: usize) -> bool {
+        match self {
+            Self::Native(engine) => engine.pressure().sequences() <= own,
+            Self::Null(null) => {
+                let stats = null.stats();
+                stats.waiting + stats.running <= own + null.facts().config.queue_capacity / 4
+            }
+        }
+    }
+
     /// What is fixed for the backend's life.
     pub fn facts(&self) -> &EngineFacts {
         match self {

@@ -91,6 +91,7 @@ impl Config {
             "max_body_bytes" => self.max_body_bytes.to_string(),
             "max_upload_bytes" => self.max_upload_bytes.to_string(),
             "max_stored_bytes" => self.max_stored_bytes.to_string(),
+            "shadow_retention" => self.shadow_retention.as_secs_f64().to_string(),
             "training_mode" => self.training.policy.mode.to_string(),
             "training_slice" => format!("{:?}", self.training.policy.slice),
             "training_hours" => self.training.policy.hours.map_or_else(|| "always".to_owned(), hours),

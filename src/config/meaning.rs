@@ -83,6 +83,7 @@ impl Reader<'_> {
         });
         let max_upload_bytes = self.value("max_upload_bytes", 1 << 30, bytes);
         let max_stored_bytes = self.value("max_stored_bytes", 64 << 30, bytes);
+        let shadow_retention = self.value("shadow_retention", Duration::from_secs(7 * 86_400), duration);
         let training = self.training();
         let training_max_time = self.value("training_max_time", Duration::from_secs(86_400), duration);
         let drain_deadline = self.value("drain_deadline", Duration::from_secs(30), duration);
@@ -130,6 +131,7 @@ impl Reader<'_> {
             max_body_bytes: max_body_bytes?,
             max_upload_bytes: max_upload_bytes?,
             max_stored_bytes: max_stored_bytes?,
+            shadow_retention: shadow_retention?,
             training: training?,
             training_max_time: training_max_time?,
             drain_deadline: drain_deadline?,

@@ -180,6 +180,8 @@ pub struct Config {
     pub max_upload_bytes: u64,
     /// Most bytes of a tenant's files.
     pub max_stored_bytes: u64,
+    /// How long answers of silent models are kept.
+    pub shadow_retention: Duration,
     /// When fine-tuning jobs compute, and with how much memory.
     pub training: TrainingConfig,
     /// Longest time that a job may train.

@@ -108,6 +108,7 @@ pub const SETTINGS: &[Setting] = &[
     one("max_body_bytes", "max-body-bytes", "BYTES", "8MiB", "Largest request body."),
     one("max_upload_bytes", "max-upload-bytes", "BYTES", "1GiB", "Largest adapter (both files together) or file that is taken over HTTP."),
     one("max_stored_bytes", "max-stored-bytes", "BYTES", "64GiB", "Most bytes of files that a tenant may keep."),
+    one("shadow_retention", "shadow-retention", "SECONDS", "604800", "How long answers of silent models (shadow traffic) are kept beside those that were given."),
     one("training_mode", "training-mode", "MODE", "idle", "When fine-tuning jobs compute: idle (while nobody waits for an answer), share=N% (also N percent of the time while somebody does), exclusive (always)."),
     one("training_slice", "training-slice", "TIME", "5ms", "How long a job may go on computing once somebody waits."),
     one("training_hours", "training-hours", "HH:MM-HH:MM", "always", "Hours of the day (UTC) in which jobs compute, like 22:00-06:00."),

@@ -24,6 +24,8 @@ pub enum Action {
     Create(Draft),
     /// All of the spec; a name that is not there is made.
     Put(Draft),
+    /// All of the spec, of versions that were looked up before; only of a name that is there.
+    Pinned(Box<Spec>),
     /// Other weights; arms that are not named get nothing.
     Weights(Vec<(String, Weight)>),
     /// An earlier spec.
@@ -152,6 +154,14 @@ impl Deployments {
                 self.hold(spec.versions()).await;
                 Ready::Spec(Box::new(spec))
             }
+            Action::Pinned(spec) => {
+                spec.check()?;
+                for version in spec.versions() {
+                    self.0.catalog.resolve_pinned(version).await.map_err(|source| at("arms".to_owned(), source))?;
+                }
+                self.hold(spec.versions()).await;
+                Ready::Spec(spec.clone())
+            }
             Action::Rollback { to } => Ready::Ahead(restore::begin(self, wish, *to).await?),
             Action::Weights(_) | Action::Delete => Ready::Nothing,
         })
@@ -160,31 +170,35 @@ impl Deployments {
     /// Turns names into versions, where others may be sent to them.
     fn pin(&self, wish: &Wish, draft: Draft) -> Result<Spec, ExperimentError> {
         draft.check()?;
-        let known = self.get(&wish.owner, &wish.name);
-        draft.try_map(|field, Named { model, from_tenant, release }| {
-            let tenant = match (&from_tenant, wish.owner.tenant()) {
-                (Some(from), Some(owner)) if from != owner => {
-                    let problem = format!("a deployment of {owner} serves its own models and shared ones, not those of {from:?}");
-                    return Err(ExperimentError::invalid(field.replace(".model", ".from_tenant"), problem));
-                }
-                (Some(from), _) => Some(from.as_str()),
-                (None, owner) => owner,
-            };
-            let base = || Target { model: self.0.base.clone(), version: None, release: Release::Gate };
-            if model == self.0.base {
-                return Ok(base());
+        draft.try_map(|field, named| self.pinned(field, &wish.owner, &wish.name, named))
+    }
+
+    /// Turns a name into a version, where users of this deployment may be sent to it. `field` is where the name was found.
+    pub fn pinned(&self, field: String, owner: &Owner, deployment: &str, named: Named) -> Result<Target, ExperimentError> {
+        let Named { model, from_tenant, release } = named;
+        let tenant = match (&from_tenant, owner.tenant()) {
+            (Some(from), Some(owner)) if from != owner => {
+                let problem = format!("a deployment of {owner} serves its own models and shared ones, not those of {from:?}");
+                return Err(ExperimentError::invalid(field.replace("model", "from_tenant"), problem));
             }
-            // Nobody is asked twice about one version.
-            let ground = |id| match (&release, &known) {
-                (Release::Gate, Some(known)) => known.spec().release_of(id).cloned().unwrap_or(Release::Gate),
-                _ => release.clone(),
-            };
-            match self.0.catalog.pin(tenant, &model, ground) {
-                Ok((version, release)) => Ok(Target { model: version.model.clone(), version: Some(version), release }),
-                Err(RegistryError::NotFound { .. }) if model == BASE => Ok(base()),
-                Err(source) => Err(at(field, source)),
-            }
-        })
+            (Some(from), _) => Some(from.as_str()),
+            (None, owner) => owner,
+        };
+        let base = || Target { model: self.0.base.clone(), version: None, release: Release::Gate };
+        if model == self.0.base {
+            return Ok(base());
+        }
+        // Nobody is asked twice about one version.
+        let known = self.get(owner, deployment);
+        let ground = |id| match (&release, &known) {
+            (Release::Gate, Some(known)) => known.spec().release_of(id).cloned().unwrap_or(Release::Gate),
+            _ => release.clone(),
+        };
+        match self.0.catalog.pin(tenant, &model, ground) {
+            Ok((version, release)) => Ok(Target { model: version.model.clone(), version: Some(version), release }),
+            Err(RegistryError::NotFound { .. }) if model == BASE => Ok(base()),
+            Err(source) => Err(at(field, source)),
+        }
     }
 
     /// The history below a revision, the newest first; also of a name that is gone.
@@ -251,6 +265,10 @@ async fn write(change: &mut Change, wish: &Wish, ready: &Ready) -> Result<Deploy
             let made = if before.is_some() { Made::Changed } else { Made::Created };
             (made, None, Spec::clone(spec))
         }
+        (Action::Pinned(_), Ready::Spec(spec)) => {
+            before.as_ref().ok_or_else(not_found)?;
+            (Made::Changed, None, Spec::clone(spec))
+        }
         (Action::Weights(weights), _) => {
             let before = before.as_ref().ok_or_else(not_found)?;
             (Made::Changed, None, before.spec.clone().weighted(weights)?)
@@ -261,7 +279,9 @@ async fn write(change: &mut Change, wish: &Wish, ready: &Ready) -> Result<Deploy
         }
         (Action::Delete, _) => (Made::Deleted, None, before.as_ref().ok_or_else(not_found)?.spec.clone()),
         // The key was there a moment ago, and whoever had it has given up.
-        (Action::Create(_) | Action::Put(_) | Action::Rollback { .. }, _) => return Err(admin::AdminError::Changed.into()),
+        (Action::Create(_) | Action::Put(_) | Action::Pinned(_) | Action::Rollback { .. }, _) => {
+            return Err(admin::AdminError::Changed.into());
+        }
     };
     change.check(present.map_or(0, |row| row.revision))?;
     let expected = row.as_ref().map_or(0, |row| row.revision);

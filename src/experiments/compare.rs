@@ -101,6 +101,27 @@ pub struct Comparison {
     pub high: Option<f64>,
 }
 
+impl Comparison {
+    /// Nothing is known yet.
+    fn open(metric: &Metric) -> Self {
+        let kind = if metric.scale() == Scale::Ratio { "ratio" } else { "difference" };
+        Self { metric: metric.clone(), kind, value: None, low: None, high: None }
+    }
+
+    fn new(metric: &Metric, value: f64, half: f64) -> Self {
+        // Differences of logarithms are ratios.
+        let shown = |value: f64| Some(if metric.scale() == Scale::Ratio { value.exp() } else { value });
+        Self { value: shown(value), low: shown(value - half), high: shown(value + half), ..Self::open(metric) }
+    }
+}
+
+/// Any metric of two arms, for reading; `None` while there are too few values.
+pub fn shown(candidate: &ArmNumbers, control: &ArmNumbers, metric: &Metric, risk: f64) -> Option<Comparison> {
+    let found = difference(candidate, control, metric)?;
+    let half = sequential::shown_boundary(found.samples, risk) * found.error;
+    Some(Comparison::new(metric, found.value, half))
+}
+
 /// What a goal's numbers say.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -137,14 +158,12 @@ pub fn goal(goal: &Goal, candidate: &ArmNumbers, control: &ArmNumbers, risk: f64
     let found = difference(candidate, control, &goal.metric);
     let samples = found.map_or(0.0, |found| found.samples);
     let scale = goal.metric.scale();
-    let kind = if scale == Scale::Ratio { "ratio" } else { "difference" };
-    let mut comparison = Comparison { metric: goal.metric.clone(), kind, value: None, low: None, high: None };
+    let mut comparison = Comparison::open(&goal.metric);
     let mut state = GoalState::Open;
     if let Some(found) = found {
         let half = sequential::goal_boundary(found.samples, planned, risk) * found.error;
         let (low, high) = (found.value - half, found.value + half);
-        let shown = |value: f64| if scale == Scale::Ratio { value.exp() } else { value };
-        comparison = Comparison { value: Some(shown(found.value)), low: Some(shown(low)), high: Some(shown(high)), ..comparison };
+        comparison = Comparison::new(&goal.metric, found.value, half);
         // From here on, more is better.
         let (low, high) = if goal.direction() == Direction::Higher { (low, high) } else { (-high, -low) };
         let margin = goal.margin.map(|margin| match scale {

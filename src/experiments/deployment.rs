@@ -66,6 +66,25 @@ impl Weight {
         self.0 == 0
     }
 
+    /// This share of another.
+    #[must_use]
+    pub const fn of(self, whole: Self) -> Self {
+        Self(self.0 * whole.0 / WHOLE)
+    }
+
+    /// Both together, at most the whole.
+    #[must_use]
+    pub const fn plus(self, more: Self) -> Self {
+        let sum = self.0 + more.0;
+        Self(if sum > WHOLE { WHOLE } else { sum })
+    }
+
+    /// Without another.
+    #[must_use]
+    pub const fn less(self, other: Self) -> Self {
+        Self(self.0.saturating_sub(other.0))
+    }
+
     /// What is left of the whole.
     pub const fn rest(self) -> Self {
         Self(WHOLE.saturating_sub(self.0))

@@ -79,6 +79,14 @@ pub enum ExperimentError {
         /// What is wrong with it.
         reason: String,
     },
+    /// A stored rollout cannot be read.
+    #[error("the rollout {id} is not readable: {reason}")]
+    DamagedRollout {
+        /// The rollout.
+        id: String,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// The database.
     #[error(transparent)]
     Store(#[from] StoreError),

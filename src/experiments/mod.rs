@@ -13,13 +13,16 @@ mod conversations;
 pub mod deployment;
 pub mod error;
 mod live;
+pub mod metrics_of_text;
 pub mod outcome;
 pub mod ratio;
 mod recorder;
 mod restore;
+pub mod results;
 pub mod rollout;
 pub mod sequential;
 pub mod settings;
+pub mod shadow;
 #[cfg(test)]
 mod simulation;
 pub mod sums;
@@ -32,4 +35,5 @@ pub use deployment::{Arm, Draft, Made, Named, Revision, Shadow, Spec, Target, We
 pub use error::ExperimentError;
 pub use live::{Ask, Chosen, Deployment, Deployments, Setup};
 pub use outcome::{Assigned, By, Ended, Outcome};
-pub use recorder::Recorder;
+pub use recorder::{Opinion, Recorder, Saying};
+pub use results::Results;

@@ -27,6 +27,9 @@ pub struct Split {
     pub counts: Vec<Count>,
     /// Logarithm of the e-value.
     pub evidence: f64,
+    /// The most that it ever was: an alarm stays one.
+    #[serde(default)]
+    pub peak: f64,
 }
 
 impl Split {
@@ -56,6 +59,7 @@ impl Split {
             }
         }
         self.evidence += (of_arm / all).ln();
+        self.peak = self.peak.max(self.evidence);
     }
 }
 
@@ -83,7 +87,7 @@ mod tests {
                 return false;
             }
             split.add(&[("stable", 1.0 - share), ("canary", share)], if canary { "canary" } else { "stable" });
-            is_uneven(&[split.evidence])
+            is_uneven(&[split.peak])
         })
     }
 

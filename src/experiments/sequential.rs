@@ -82,6 +82,11 @@ pub fn guard_boundary(samples: f64, risk: f64) -> f64 {
     (2.0 * (1.0 + GUARD_PRIOR / samples) * inner.ln_1p()).sqrt()
 }
 
+/// How many standard errors belong on both sides of a difference that is shown without being a goal.
+pub fn shown_boundary(samples: f64, risk: f64) -> f64 {
+    mixture_boundary(samples, ARM_PRIOR, risk)
+}
+
 /// Interval of one arm's mean.
 pub fn mean_interval(n: f64, mean: f64, variance: f64, risk: f64) -> (f64, f64) {
     let half = mixture_boundary(n, ARM_PRIOR, risk) * (variance / n).sqrt();

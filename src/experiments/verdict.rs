@@ -16,6 +16,9 @@ pub const GUARD_RISK: f64 = 0.028;
 /// Part of it that the guard of errors gets beside others: errors are rare, and few requests should suffice.
 const ERRORS_PART: f64 = 0.6;
 
+/// Risk of the intervals that are shown for reading: each at 95 %, at all times together.
+pub const SHOWN_RISK: f64 = 0.05;
+
 /// What the numbers say of one arm against the control.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(tag = "standing", rename_all = "snake_case")]
@@ -234,12 +237,11 @@ fn number(value: f64) -> String {
 
 /// Interval of one arm's metric at 95 %, at all times together; as it is shown (ratios: of the geometric mean).
 pub fn interval(metric: &Metric, sums: &Sums) -> Option<(f64, f64)> {
-    const RISK: f64 = 0.05;
     let n = sums.n as f64;
     match metric.scale() {
-        Scale::Rate => (sums.n > 0).then(|| sequential::rate_interval(n, sums.sum, RISK)),
+        Scale::Rate => (sums.n > 0).then(|| sequential::rate_interval(n, sums.sum, SHOWN_RISK)),
         scale @ (Scale::Mean | Scale::Ratio) => {
-            let (low, high) = sequential::mean_interval(n, sums.mean()?, sums.variance()?, RISK);
+            let (low, high) = sequential::mean_interval(n, sums.mean()?, sums.variance()?, SHOWN_RISK);
             Some(if scale == Scale::Ratio { (low.exp(), high.exp()) } else { (low, high) })
         }
     }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::shadow::{Copies, Copy, Heard};
 use super::types::{Judge, Origin, Usage};
 use super::{GatewayError, Metrics};
 use crate::backends::Effort;
@@ -21,6 +22,9 @@ pub(super) struct Trial {
     pub judge: Option<Judge>,
     /// What the judge said.
     pub task_success: Option<bool>,
+    /// Where the request goes besides, once it is answered.
+    pub copy: Option<Box<Copy>>,
+    pub copies: Copies,
 }
 
 /// Settles a request exactly once, whatever ends it.
@@ -118,6 +122,13 @@ impl Account {
         }
     }
 
+    /// Has the request answered once more, unheard, when it is answered.
+    pub(super) fn copy(&mut self, copy: Box<Copy>) {
+        if let Some(trial) = &mut self.trial {
+            trial.copy = Some(copy);
+        }
+    }
+
     /// More of the first answer.
     pub(super) fn text(&mut self, text: &str) {
         if self.trial.is_some() {
@@ -185,10 +196,25 @@ impl Account {
 
     /// Tells the experiment what came of it.
     fn note(&mut self, done: &Done, cost_nanos: i64) {
-        let Some(Trial { assigned, fell_back, recorder, task_success, .. }) = self.trial.take() else { return };
+        let Some(trial) = self.trial.take() else { return };
+        let Trial { assigned, arm, fell_back, recorder, task_success, copy, copies, .. } = trial;
         let steps = u32::try_from(done.tokens.output.saturating_sub(1)).unwrap_or(u32::MAX);
         let between = self.last_token.zip(self.first_token).map(|(last, first)| last.saturating_sub(first));
         let complete = matches!(done.outcome, Outcome::Stop | Outcome::Length);
+        if let Some(copy) = copy.filter(|_| complete) {
+            copies.heard(Heard {
+                copy,
+                arm: arm.unwrap_or_else(|| Arc::clone(&assigned.arm)),
+                assigned: Arc::clone(&assigned),
+                version: self.version.clone(),
+                request_id: Arc::clone(&self.origin.request_id),
+                tenant: Arc::clone(&self.caller.tenant),
+                text: self.text.clone(),
+                tokens: done.tokens.output,
+                took: self.submitted.elapsed(),
+                at: Instant::now(),
+            });
+        }
         recorder.note(experiments::Outcome {
             assigned,
             request_id: Arc::clone(&self.origin.request_id),

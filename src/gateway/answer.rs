@@ -13,9 +13,10 @@ use super::account::Account;
 use super::assemble::{Assembler, Delta};
 use super::cache::{Recorder, Stored};
 use super::feed::{Arrival, Source, feed, report};
+use super::shadow::{Copy, Silent};
 use super::types::{Echo, EndToken, FinishReason, Piece, Served, Stops, Usage};
 use super::{GatewayError, StopText};
-use crate::backends::{Effort, EffortReader, Event, Finish, Generation, TokenLogprob};
+use crate::backends::{Effort, EffortReader, Event, Finish, Generation, Request, TokenLogprob};
 use crate::model::tokenizer::{Position, Specials, TextStream, Tokenizer};
 use crate::registry::Lease;
 use crate::tenants::{CacheUse, Outcome, Rate};
@@ -129,6 +130,12 @@ impl Answer {
         if !echoed.is_empty() && !self.shape.reports {
             self.ready.push_back(Piece { choice: index, text: echoed, ..Piece::default() });
         }
+    }
+
+    /// Has the request answered once more, unheard, when it is answered.
+    pub(super) fn copy(&mut self, silent: Silent, request: Request) {
+        let Shape { stops, position, .. } = &self.shape;
+        self.account.copy(Box::new(Copy { silent, request, stops: stops.clone(), position: *position }));
     }
 
     /// It was refused after all: nothing was generated, nobody left, and there is nothing to write down.

@@ -4,8 +4,10 @@ use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
 
+use super::shadow::Silent;
 use super::types::{Prompt, Role, Served, ServedBy, Steering};
 use super::{Gateway, GatewayError, unresolved};
+use crate::experiments::shadow::Place;
 use crate::experiments::{Ask, Assigned, Deployment, Target};
 use crate::registry::{AdapterInfo, Lease, Owner, Viewer};
 use crate::tenants::Principal;
@@ -43,6 +45,8 @@ pub(super) struct Serving {
     pub assigned: Option<Arc<Assigned>>,
     /// Something else answers than what it was sent to.
     pub fell_back: bool,
+    /// What answers once more, unheard.
+    pub silent: Option<Silent>,
 }
 
 /// Who asks, and what the request says about which arm it belongs to.
@@ -92,7 +96,7 @@ impl Gateway {
                     (version_of(&lease), Some(lease))
                 }
             };
-            return Ok(Serving { served: served(version, None), lease, assigned: None, fell_back: false });
+            return Ok(Serving { served: served(version, None), lease, assigned: None, fell_back: false, silent: None });
         };
         let deployment = &self.0.deployments.get(&deployment.owner, &deployment.name).unwrap_or_else(|| Arc::clone(deployment));
         let steering = asking.steering;
@@ -122,12 +126,27 @@ impl Gateway {
                     let version = lease.as_ref().map_or_else(|| "base".to_owned(), version_of);
                     let by = ServedBy { deployment: Arc::clone(&deployment.name), arm: name.into() };
                     let assigned = Some(chosen.assigned);
-                    return Ok(Serving { served: served(version, Some(by)), lease, assigned, fell_back: index > 0 });
+                    let silent = self.silent(deployment);
+                    return Ok(Serving { served: served(version, Some(by)), lease, assigned, fell_back: index > 0, silent });
                 }
                 Err(error) => tracing::warn!(%error, deployment = &*deployment.name, arm = name, "an arm cannot serve"),
             }
         }
         Err(GatewayError::ArmUnavailable { deployment: deployment.name.to_string(), assigned: chosen.assigned })
+    }
+
+    /// The silent model that this request goes to besides, where it is one of those that do.
+    fn silent(&self, deployment: &Deployment) -> Option<Silent> {
+        let shadow = deployment.spec().shadow.as_ref().filter(|_| self.0.copies.wanted())?;
+        (rand::random::<f64>() < shadow.percent.share()).then(|| Silent {
+            target: shadow.target.clone(),
+            place: Place {
+                owner: deployment.owner.clone(),
+                deployment: Arc::clone(&deployment.name),
+                model: shadow.target.model.clone(),
+            },
+            max_tokens_per_day: shadow.max_tokens_per_day,
+        })
     }
 
     /// Deployments that this caller may name, by name: its own hide shared ones, as its own adapters do.
@@ -162,7 +181,7 @@ impl Gateway {
     }
 }
 
-fn version_of(lease: &Lease) -> String {
+pub(super) fn version_of(lease: &Lease) -> String {
     format!("{}+{}", lease.version(), lease.id.short())
 }
 

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use prometheus::{Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, Opts, Registry};
 
+use super::shadow::Fate;
 use crate::tenants::{CacheUse, Done, Outcome};
 
 /// Seconds; a token takes milliseconds on a small model and seconds on a slow machine.
@@ -68,6 +69,7 @@ struct Inner {
     cache: IntCounterVec,
     adapter_tokens: IntCounterVec,
     adapter_cost: IntCounterVec,
+    shadows: IntCounterVec,
     adapters: Mutex<HashSet<String>>,
 }
 
@@ -117,6 +119,11 @@ impl Metrics {
                 &["adapter", "kind"],
             )?,
             adapter_cost: counters("switchyard_adapter_cost_nanodollars_total", "What was charged, by adapter.", &["adapter"])?,
+            shadows: counters(
+                "switchyard_shadow_answers_total",
+                "Copies of requests to silent models, by what became of them.",
+                &["fate"],
+            )?,
             adapters: Mutex::default(),
         })))
     }
@@ -129,6 +136,11 @@ impl Metrics {
     /// What a request took besides waiting for the backend.
     pub fn overhead(&self, took: Duration) {
         self.0.overhead.observe(took.as_secs_f64());
+    }
+
+    /// A copy of a request has come to its end.
+    pub(super) fn shadow(&self, fate: Fate) {
+        self.0.shadows.with_label_values(&[fate.name()]).inc();
     }
 
     pub(super) fn first_token(&self, after: Duration) {

@@ -11,6 +11,7 @@ mod error;
 mod feed;
 mod metrics;
 mod prompt;
+pub mod shadow;
 mod size;
 mod stop;
 mod types;
@@ -78,6 +79,7 @@ struct Inner {
     catalog: Catalog,
     deployments: Deployments,
     recorder: Recorder,
+    copies: shadow::Copies,
     tenants: Tenants,
     metrics: Metrics,
     cache: Option<ResponseCache>,
@@ -98,6 +100,8 @@ pub struct Parts {
     pub deployments: Deployments,
     /// Where what came of their requests goes.
     pub recorder: Recorder,
+    /// Where requests go besides that a silent model is to answer.
+    pub copies: shadow::Copies,
     /// Who pays, and what is allowed.
     pub tenants: Tenants,
     /// Counters.
@@ -111,11 +115,22 @@ pub struct Parts {
 impl Gateway {
     /// Wires a gateway.
     pub fn new(parts: Parts) -> Self {
-        let Parts { base, backend, catalog, deployments, recorder, tenants, metrics, cache, default_max_tokens } = parts;
+        let Parts { base, backend, catalog, deployments, recorder, copies, tenants, metrics, cache, default_max_tokens } = parts;
         let cache = ResponseCache::new(cache);
         let vocabulary = OnceLock::new();
-        let inner =
-            Inner { base, backend, catalog, deployments, recorder, tenants, metrics, cache, default_max_tokens, vocabulary };
+        let inner = Inner {
+            base,
+            backend,
+            catalog,
+            deployments,
+            recorder,
+            copies,
+            tenants,
+            metrics,
+            cache,
+            default_max_tokens,
+            vocabulary,
+        };
         Self(Arc::new(inner))
     }
 
@@ -251,7 +266,7 @@ impl Gateway {
             conversation: conversation.as_deref(),
         };
         let serving = self.serve(&means, &asking).await.inspect_err(|error| self.note_unavailable(&request, error))?;
-        let Serving { served, lease, assigned, fell_back } = serving;
+        let Serving { served, lease, assigned, fell_back, silent } = serving;
         let mut recorder = None;
         let mut stored = None;
         if let Some(cache) = inner.cache.as_ref().filter(|_| cache::allowed(&request)) {
@@ -298,6 +313,8 @@ impl Gateway {
                 recorder: inner.recorder.clone(),
                 judge: request.judge,
                 task_success: None,
+                copy: None,
+                copies: inner.copies.clone(),
             }),
             adapter_label,
             cache: match (&stored, &recorder) {
@@ -335,6 +352,8 @@ impl Gateway {
         }
         answer.record(recorder);
         let realm = Realm::named(&request.caller.tenant);
+        // Answers side by side can be read where there is one.
+        let mut silent = silent.filter(|_| rendered.len() == 1 && request.n == 1 && prompt_logprobs.is_none());
         for (prompt, max_tokens) in rendered.into_iter().zip(lengths) {
             let Rendered { tokens, text } = prompt;
             answer.add_prompt(tokens.len(), text);
@@ -355,8 +374,14 @@ impl Gateway {
                     prompt_logprobs: prompt_logprobs.filter(|_| matches!(source, Source::Own(_))),
                     grammar: request.grammar.clone(),
                 };
+                let copied = silent.take().map(|silent| (silent, Request { adapter: None, logprobs: None, ..request.clone() }));
                 match inner.backend.submit_at(&mut places, request) {
-                    Ok(generation) => answer.add_sequence(generation, source),
+                    Ok(generation) => {
+                        answer.add_sequence(generation, source);
+                        if let Some((silent, request)) = copied {
+                            answer.copy(silent, request);
+                        }
+                    }
                     Err(error) => {
                         answer.refuse();
                         return Err(refused(error));

@@ -24,9 +24,11 @@ use super::openai::sender::{Head, Sender};
 use super::openai::{fine_tuning_request, repeated};
 use crate::convert::correction::{Change, answer, corrected, training_row};
 use crate::convert::{Reading, Schema};
+use crate::experiments::settings::Metric;
+use crate::experiments::{Opinion, Saying};
 use crate::tenants::Principal;
 use crate::training::jobs::JobsError;
-use crate::training::jobs::corrections::{Policy, PolicyRow, Right, Said, TextRow};
+use crate::training::jobs::corrections::{CorrectionRow, Policy, PolicyRow, Right, Said, TextRow};
 use crate::training::jobs::desk::JobRow;
 
 /// Most new corrections that a policy waits for.
@@ -93,6 +95,9 @@ async fn learn(server: &Server, sender: &Sender, id: &str, body: Value) -> Resul
     })?;
     let right = Right { tenant: Arc::clone(tenant), of, answer: answer(&right, &schema) };
     let (row, count) = corrections.add(right).await?;
+    if !row.was_right {
+        blame(server, &sender.caller, &row).await;
+    }
     let mut reply = json!({
         "success": true,
         "id": row.id,
@@ -113,6 +118,15 @@ async fn learn(server: &Server, sender: &Sender, id: &str, body: Value) -> Resul
         }
     }
     Ok(reply)
+}
+
+/// Tells the experiment that the answer's arm was wrong. Only answers of deployments belong to one.
+async fn blame(server: &Server, caller: &Principal, row: &CorrectionRow) {
+    let saying = Saying { tenant: &caller.tenant, key_id: &caller.key_id, request_id: &row.answer_id };
+    let opinion = Opinion { metric: Metric::Corrections, value: 1.0, text: Some(row.answer.clone()) };
+    if let Err(error) = server.results().recorder().feedback(saying, vec![opinion]).await {
+        tracing::warn!(%error, answer = row.answer_id, "a correction does not count in its experiment");
+    }
 }
 
 fn unknown_answer(server: &Server, error: JobsError) -> ApiError {

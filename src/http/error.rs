@@ -273,7 +273,9 @@ impl From<ExperimentError> for ApiError {
             ExperimentError::VersionGone { .. } => Self::invalid("to_revision", "version_gone", message),
             ExperimentError::Admin(error) => Self::from(error),
             ExperimentError::Store(error) => Self::from(AdminError::from(error)),
-            ExperimentError::Damaged { .. } | ExperimentError::Interrupted => Self::internal(&error),
+            ExperimentError::Damaged { .. } | ExperimentError::DamagedRollout { .. } | ExperimentError::Interrupted => {
+                Self::internal(&error)
+            }
         }
     }
 }

@@ -7,6 +7,7 @@ mod body;
 mod convert;
 mod convert_corrections;
 mod error;
+mod feedback;
 mod fields;
 mod form;
 mod health;
@@ -17,7 +18,11 @@ mod middleware;
 mod openai;
 mod openapi;
 mod openapi_convert;
+<<<<<<< HEAD
 mod openapi_corrections;
+=======
+mod openapi_experiments;
+>>>>>>> main
 mod openapi_schemas;
 mod openapi_training;
 mod routes;
@@ -32,7 +37,9 @@ pub use health::{Latch, Readiness};
 pub use routes::router;
 pub use serve::{Ended, serve};
 
-use crate::experiments::Deployments;
+use crate::experiments::rollout::Rollouts;
+use crate::experiments::shadow::Shadows;
+use crate::experiments::{Deployments, Results};
 use crate::gateway::Gateway;
 use crate::registry::Catalog;
 use crate::tenants::Tenants;
@@ -107,6 +114,12 @@ pub struct Parts {
     pub catalog: Catalog,
     /// Names that share traffic.
     pub deployments: Deployments,
+    /// What is learnt from them.
+    pub results: Results,
+    /// Candidates on their way.
+    pub rollouts: Rollouts,
+    /// What silent models would have said.
+    pub shadows: Shadows,
     /// Callers.
     pub tenants: Tenants,
     /// Fine-tuning, and the files for it.
@@ -149,6 +162,18 @@ impl Server {
 
     fn deployments(&self) -> &Deployments {
         &self.0.parts.deployments
+    }
+
+    fn results(&self) -> &Results {
+        &self.0.parts.results
+    }
+
+    fn rollouts(&self) -> &Rollouts {
+        &self.0.parts.rollouts
+    }
+
+    fn shadows(&self) -> &Shadows {
+        &self.0.parts.shadows
     }
 
     fn tenants(&self) -> &Tenants {

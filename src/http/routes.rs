@@ -9,7 +9,7 @@ use tower::ServiceBuilder;
 use super::auth::require;
 use super::error::ApiError;
 use super::openai::fine_tuning;
-use super::{Server, adapters, admin, convert, convert_corrections, health, metrics, middleware, openai, openapi};
+use super::{Server, adapters, admin, convert, convert_corrections, feedback, health, metrics, middleware, openai, openapi};
 use crate::tenants::Scope;
 
 /// Who may call a route.
@@ -74,6 +74,7 @@ pub fn routes() -> Vec<Route> {
         route(Method::POST, "/v1/uploads/{upload_id}/cancel", TRAIN, post(openai::uploads::cancel)),
         route(Method::POST, "/convert",                 USE,   post(convert::convert)),
         route(Method::POST, "/api/convert",             USE,   post(convert::convert)),
+        route(Method::POST, "/v1/feedback",             USE,   post(feedback::create)),
         route(Method::GET,  "/v1/convert/schemas",      LOOK,  get(convert::schemas::list)),
         route(Method::GET,  "/v1/convert/schemas/{name}", LOOK, get(convert::schemas::retrieve)),
         route(Method::PUT,  "/v1/convert/schemas/{name}", TRAIN, put(convert::schemas::put)),

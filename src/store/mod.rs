@@ -8,6 +8,7 @@ pub mod corrections;
 mod database;
 pub mod deployments;
 mod dir;
+pub mod experiments;
 pub mod files;
 pub mod idempotency;
 pub mod jobs;

@@ -117,6 +117,13 @@ pub async fn list(connection: &mut AnyConnection, which: &Which, paging: &Paging
     query.page(connection, &listed, paging, rollout).await
 }
 
+/// The rollout of a deployment that has not ended.
+pub async fn under_way(connection: &mut AnyConnection, owner: &str, deployment: &str) -> Result<Option<String>, StoreError> {
+    let query = Query::new("SELECT id FROM rollouts WHERE ended_at IS NULL").and("owner = ?", Some(owner));
+    let query = query.and("deployment = ?", Some(deployment));
+    query.read(connection, "look for a rollout under way", |row| row.try_get(0)).await.map(first)
+}
+
 /// How many rollouts a deployment has had.
 pub async fn count(connection: &mut AnyConnection, owner: &str, deployment: &str) -> Result<i64, StoreError> {
     sqlx::query_scalar("SELECT COUNT(*) FROM rollouts WHERE owner = $1 AND deployment = $2")

@@ -7,13 +7,17 @@ use sqlx::{AnyConnection, Row};
 use super::StoreError;
 use super::list::{Listed, Page, Paging, Query, number};
 
+/// Microseconds of a second.
+const MICROS: i64 = 1_000_000;
+
 /// Both answers to one prompt.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
 pub struct ShadowRow {
     /// `shadow_...`
     pub id: String,
-    /// Seconds since 1970.
-    pub created_at: i64,
+    /// Microseconds since 1970.
+    #[serde(skip)]
+    pub at_micros: i64,
     /// Owner of the deployment: a project's id; empty is shared.
     #[serde(skip)]
     pub owner: String,
@@ -52,14 +56,14 @@ pub struct ShadowRow {
     pub error: Option<String>,
 }
 
-const SHADOW: &str = "SELECT id, created_at, owner, deployment, model, request_id, project_id, prompt_digest, arm, version, \
+const SHADOW: &str = "SELECT id, at_micros, owner, deployment, model, request_id, project_id, prompt_digest, arm, version, \
                       shadow_version, text, shadow_text, prompt_tokens, tokens, shadow_tokens, millis, shadow_millis, error \
                       FROM shadows WHERE 1 = 1";
 
 fn shadow(row: &AnyRow) -> Result<ShadowRow, sqlx::Error> {
     Ok(ShadowRow {
         id: row.try_get(0)?,
-        created_at: row.try_get(1)?,
+        at_micros: row.try_get(1)?,
         owner: row.try_get(2)?,
         deployment: row.try_get(3)?,
         model: row.try_get(4)?,
@@ -83,12 +87,12 @@ fn shadow(row: &AnyRow) -> Result<ShadowRow, sqlx::Error> {
 /// Adds a pair.
 pub async fn insert(connection: &mut AnyConnection, row: &ShadowRow) -> Result<(), StoreError> {
     sqlx::query(
-        "INSERT INTO shadows (id, created_at, owner, deployment, model, request_id, project_id, prompt_digest, arm, version, \
+        "INSERT INTO shadows (id, at_micros, owner, deployment, model, request_id, project_id, prompt_digest, arm, version, \
          shadow_version, text, shadow_text, prompt_tokens, tokens, shadow_tokens, millis, shadow_millis, error) \
          VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19)",
     )
     .bind(row.id.clone())
-    .bind(row.created_at)
+    .bind(row.at_micros)
     .bind(row.owner.clone())
     .bind(row.deployment.clone())
     .bind(row.model.clone())
@@ -121,11 +125,11 @@ pub async fn list(
 ) -> Result<Page<ShadowRow>, StoreError> {
     let (owner, deployment) = place;
     let query = Query::new(SHADOW).and("owner = ?", Some(owner)).and("deployment = ?", Some(deployment)).and("model = ?", model);
-    let listed = Listed { table: "shadows", prefix: "", time: "created_at" };
+    let listed = Listed { table: "shadows", prefix: "", time: "at_micros" };
     query.page(connection, &listed, paging, shadow).await
 }
 
-/// What a silent model has done for a deployment since a time: answers, failed ones, tokens.
+/// What a silent model has done for a deployment since a time (seconds since 1970): answers, failed ones, tokens.
 pub async fn totals(
     connection: &mut AnyConnection,
     place: (&str, &str),
@@ -140,14 +144,14 @@ pub async fn totals(
         .and("owner = ?", Some(owner))
         .and("deployment = ?", Some(deployment))
         .and("model = ?", Some(model))
-        .and("created_at >= ?", Some(since));
+        .and("at_micros >= ?", Some(since.saturating_mul(MICROS)));
     let rows = query.read(connection, "count shadow answers", |row| Ok((number(row, 0)?, number(row, 1)?, number(row, 2)?)));
     Ok(rows.await?.into_iter().next().unwrap_or_default())
 }
 
-/// Forgets pairs from before a time; returns how many.
+/// Forgets pairs from before a time (seconds since 1970); returns how many.
 pub async fn forget(connection: &mut AnyConnection, before: i64) -> Result<u64, StoreError> {
-    let query = sqlx::query("DELETE FROM shadows WHERE created_at < $1").bind(before);
+    let query = sqlx::query("DELETE FROM shadows WHERE at_micros < $1").bind(before.saturating_mul(MICROS));
     let done = query.execute(connection).await.map_err(StoreError::sql("forget shadow answers"))?;
     Ok(done.rows_affected())
 }

@@ -16,7 +16,7 @@ use super::admin::{self, budgets, money};
 use super::{BudgetEvents, BudgetReached, Office, Subject, TenantError, clock};
 use crate::outbound::Caller;
 use crate::store::webhooks::{self as rows, DeliveryRow, WebhookRow};
-use crate::store::{StoreError, keys};
+use crate::store::{StoreError, Transaction, keys};
 
 /// How often it is asked what is to be sent.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -116,20 +116,8 @@ impl Deliveries {
         };
         let now = clock::unix();
         let event_id = format!("{}:{}:{}", budget.id, reached.period_start, reached.threshold);
-        let body = event(reached, &event_id, project.as_deref(), now).to_string();
-        for webhook_id in rows::listening(&mut transaction, project.as_deref()).await? {
-            let row = DeliveryRow {
-                event_id: event_id.clone(),
-                webhook_id,
-                body: body.clone(),
-                created_at: now,
-                attempts: 0,
-                next_attempt_at: Some(now),
-                delivered_at: None,
-                last_error: None,
-            };
-            rows::plan(&mut transaction, &row).await?;
-        }
+        let body = event(reached, &event_id, project.as_deref(), now);
+        tell(&mut transaction, project.as_deref(), &body, now).await?;
         Ok(transaction.commit().await?)
     }
 
@@ -228,6 +216,26 @@ impl Deliveries {
             _ => Ok(()),
         }
     }
+}
+
+/// Plans to tell the webhooks of a tenant, and those of the organization, of an event (a JSON object with its `id`): each of them
+/// once, however often this is called.
+pub async fn tell(transaction: &mut Transaction, project: Option<&str>, event: &Value, now: i64) -> Result<(), StoreError> {
+    let event_id = event["id"].as_str().unwrap_or_default();
+    for webhook_id in rows::listening(transaction, project).await? {
+        let row = DeliveryRow {
+            event_id: event_id.to_owned(),
+            webhook_id,
+            body: event.to_string(),
+            created_at: now,
+            attempts: 0,
+            next_attempt_at: Some(now),
+            delivered_at: None,
+            last_error: None,
+        };
+        rows::plan(transaction, &row).await?;
+    }
+    Ok(())
 }
 
 /// When to try again after so many attempts; `None` is never.

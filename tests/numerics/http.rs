@@ -7,7 +7,9 @@ use axum::body::Body;
 use axum::http::{Method, Request, StatusCode};
 use serde_json::{Value, json};
 use switchyard::engine::{EngineConfig, LeakCheck, start};
-use switchyard::experiments::{self, Deployments, Recorder};
+use switchyard::experiments::rollout::{self, Rollouts};
+use switchyard::experiments::shadow::Shadows;
+use switchyard::experiments::{self, Deployments, Recorder, Results};
 use switchyard::gateway::{self, Base, Gateway, Metrics};
 use switchyard::http::{Config, Parts, Readiness, Server, router};
 use switchyard::model::native::{Device, LoadOptions, load};
@@ -66,6 +68,7 @@ impl Served {
         };
         let setup = experiments::Setup { tenants: tenants.clone(), catalog: catalog.clone(), base: base.name.clone() };
         let deployments = Deployments::open(setup).await.unwrap();
+        let base_name = base.name.clone();
         let metrics = Metrics::new(&registry).unwrap();
         let gateway = Gateway::new(gateway::Parts {
             base: served,
@@ -73,15 +76,26 @@ impl Served {
             catalog: catalog.clone(),
             deployments: deployments.clone(),
             recorder: Recorder::default(),
+            copies: gateway::shadow::Copies::default(),
             tenants: tenants.clone(),
             metrics,
             cache: gateway::CacheConfig { bytes: 1 << 20, ttl: std::time::Duration::from_secs(600) },
             default_max_tokens: 2048,
         });
+        let rollouts = Rollouts::new(rollout::Setup {
+            deployments: deployments.clone(),
+            judge: Arc::new(rollout::Nothing),
+            catalog: catalog.clone(),
+            base: base_name.clone(),
+        });
+        let shadows = Shadows::new(tenants.database().clone(), std::time::Duration::from_secs(604_800));
         let server = Server::new(Parts {
+            rollouts: rollouts.clone(),
+            shadows: shadows.clone(),
             gateway,
             catalog,
             deployments,
+            results: Results::new(tenants.database().clone(), Recorder::default()),
             tenants,
             jobs: Jobs::new(DeskSetup { files, base: base.name.clone(), caps: Caps { seconds: 0 }, untrainable: None }),
             workshop: None,

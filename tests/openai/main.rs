@@ -13,6 +13,7 @@ mod completions;
 mod convert;
 mod corrections;
 mod deployments;
+mod experiments;
 mod file_reports;
 mod files;
 mod fine_tuning;
@@ -23,6 +24,7 @@ mod official_client;
 mod operations;
 #[path = "../store/postgres.rs"]
 mod postgres;
+mod rollouts;
 mod scripted;
 mod strangers;
 mod streams;

@@ -7,6 +7,7 @@ use std::sync::mpsc::{Receiver, Sender};
 use axum::Router;
 use axum::body::Body;
 use axum::http::{HeaderMap, HeaderName, Method, Request, StatusCode};
+use futures::future::BoxFuture;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use safetensors::tensor::{Dtype, TensorView};
@@ -14,7 +15,11 @@ use serde_json::{Value, json};
 use switchyard::engine::seeded::SeededModel;
 pub use switchyard::engine::seeded::SeededOptions;
 use switchyard::engine::{EngineConfig, EngineHandle, LeakCheck, start};
-use switchyard::experiments::{self, Deployments, Recorder};
+use switchyard::experiments::rollout::{self, Rollouts};
+use switchyard::experiments::settings::Settings;
+use switchyard::experiments::shadow::Shadows;
+use switchyard::experiments::verdict::{ArmVerdict, Standing};
+use switchyard::experiments::{self, Deployments, ExperimentError, Recorder, Results};
 use switchyard::gateway::{self, Base, Gateway, Metrics};
 use switchyard::http::{Config, Parts, Readiness, Server, router};
 use switchyard::model::chat_template::ChatTemplate;
@@ -71,13 +76,54 @@ pub struct Harness {
     pub files: Files,
     pub jobs: Jobs,
     pub catalog: Catalog,
+    pub rollouts: Rollouts,
+    pub judge: Judged,
     pub readiness: Readiness,
     /// Adapter root.
     pub root: TempDir,
     /// Data directory.
     pub data: TempDir,
+    silent: tokio::task::JoinHandle<()>,
     _leaks: LeakCheck,
     _leases: LeaseCheck,
+}
+
+impl Drop for Harness {
+    fn drop(&mut self) {
+        // What nobody waits for.
+        self.silent.abort();
+    }
+}
+
+/// A judge that says what a test wants.
+#[derive(Clone, Default)]
+pub struct Judged(Arc<std::sync::Mutex<Option<(Standing, u64)>>>);
+
+impl Judged {
+    pub fn say(&self, standing: Standing, answers: u64) {
+        *self.0.lock().unwrap() = Some((standing, answers));
+    }
+}
+
+impl rollout::Judge for Judged {
+    fn verdict<'a>(
+        &'a self,
+        settings: &'a Settings,
+        _experiment: &'a str,
+        arm: &'a str,
+    ) -> BoxFuture<'a, Result<Option<ArmVerdict>, ExperimentError>> {
+        let said = self.0.lock().unwrap().clone();
+        let why = format!("compared with {}", settings.control);
+        let verdict = said.map(|(standing, answers)| ArmVerdict {
+            arm: arm.to_owned(),
+            standing,
+            why,
+            answers,
+            goal: None,
+            guards: vec![],
+        });
+        Box::pin(std::future::ready(Ok(verdict)))
+    }
 }
 
 /// A file; with `SWITCHYARD_TEST_DATABASE=postgres` a database of its own on the test server.
@@ -171,13 +217,18 @@ impl Harness {
             Deployments::open(experiments::Setup { tenants: tenants.clone(), catalog: catalog.clone(), base: base.name.clone() });
         let deployments = deployments.await.unwrap();
         let registry = prometheus::Registry::new();
+        let base_name = base.name.clone();
+        let judge = Judged::default();
+        let (copies, waiting) = gateway::shadow::copies();
         let metrics = Metrics::new(&registry).unwrap();
+        let recorder = Recorder::new(tenants.database().clone(), tenants.node());
         let gateway = Gateway::new(gateway::Parts {
             base,
             backend: engine.clone().into(),
             catalog: catalog.clone(),
             deployments: deployments.clone(),
-            recorder: Recorder::default(),
+            recorder: recorder.clone(),
+            copies,
             tenants: tenants.clone(),
             metrics,
             cache: gateway::CacheConfig { bytes: 1 << 20, ttl: std::time::Duration::from_secs(600) },
@@ -185,10 +236,21 @@ impl Harness {
         });
         let leases = LeaseCheck(catalog.clone());
         let readiness = Readiness::default();
+        let rollouts = Rollouts::new(rollout::Setup {
+            deployments: deployments.clone(),
+            judge: Arc::new(judge.clone()),
+            catalog: catalog.clone(),
+            base: base_name.clone(),
+        });
+        let shadows = Shadows::new(tenants.database().clone(), std::time::Duration::from_secs(604_800));
+        let silent = tokio::spawn(gateway.clone().answer_in_silence(waiting, shadows.clone()));
         let server = Server::new(Parts {
+            rollouts: rollouts.clone(),
+            shadows: shadows.clone(),
             gateway,
             catalog: catalog.clone(),
             deployments: deployments.clone(),
+            results: Results::new(tenants.database().clone(), recorder),
             tenants: tenants.clone(),
             jobs: jobs.clone(),
             workshop: None,
@@ -200,7 +262,23 @@ impl Harness {
         .unwrap();
         let router = router(server.clone());
         let leaks = LeakCheck::new(engine.clone());
-        Self { router, server, engine, tenants, files, jobs, catalog, readiness, root, data, _leaks: leaks, _leases: leases }
+        Self {
+            router,
+            server,
+            engine,
+            tenants,
+            files,
+            jobs,
+            catalog,
+            rollouts,
+            judge,
+            readiness,
+            root,
+            data,
+            silent,
+            _leaks: leaks,
+            _leases: leases,
+        }
     }
 
     pub async fn send(&self, request: Request<Body>) -> Reply {

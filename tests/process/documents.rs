@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::process::Command;
 
-use crate::support::Home;
+use crate::support::{Home, Server};
 
 /// The shell blocks of a document, as one script.
 fn script(document: &str) -> String {
@@ -14,10 +14,15 @@ fn script(document: &str) -> String {
     format!("set -euxo pipefail\n{}", blocks.collect::<Vec<_>>().join("\n"))
 }
 
-/// What the examples of a document print, on a server of their own.
+/// What the examples of a document print, on a server over the tiny base.
 fn pasted(document: &str) -> String {
     let home = Home::new();
     let server = home.serve(&["--backend", "null", "--null-delay", "1ms"]);
+    pasted_to(document, &home, server)
+}
+
+/// What the examples of a document print, on this server.
+fn pasted_to(document: &str, home: &Home, server: Server) -> String {
     // The binary under its name.
     let bin = home.path("bin");
     std::fs::create_dir(&bin).unwrap();
@@ -36,7 +41,7 @@ fn pasted(document: &str) -> String {
         .output()
         .unwrap();
     let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    assert!(output.status.success() && !out.contains("\"error\""), "{out}\n{err}");
+    assert!(output.status.success() && !out.contains("\"error\":{"), "{out}\n{err}");
     server.stop();
     out.into_owned()
 }
@@ -53,4 +58,12 @@ fn the_examples_of_deployments_work_when_pasted() {
     assert!(out.contains("x-experiment-arm: canary") && out.contains("\"action\":\"rolled_back\""), "{out}");
     let last = out.lines().rfind(|line| line.starts_with('{')).unwrap();
     assert!(last.contains("\"action\":\"deleted\""), "{out}");
+}
+
+#[test]
+fn the_examples_of_rollouts_work_when_pasted() {
+    let home = Home::new();
+    let server = Server::start(home.command(&["serve", "--listen", "127.0.0.1:0", "--backend", "null", "--null-delay", "1ms"]));
+    let out = pasted_to("rollouts.md", &home, server);
+    assert!(out.contains("\"state\":\"promoted\"") && out.contains("\"shadow_text\""), "{out}");
 }

@@ -13,6 +13,7 @@ mod null_backend;
 #[path = "../store/postgres.rs"]
 mod postgres;
 mod refusals;
+mod rollouts;
 mod security;
 mod shared_database;
 mod support;

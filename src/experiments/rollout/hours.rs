@@ -10,8 +10,9 @@ use serde::{Deserialize, Serialize};
 
 /// Weekdays as they are written, Monday first.
 const DAYS: [&str; 7] = ["mon", "tue", "wed", "thu", "fri", "sat", "sun"];
-/// Days that are looked at for the next open hour: a week, and one for a day that a zone leaves out.
-const AHEAD: i64 = 9;
+/// Days that are looked at for the next open hour: two weeks, as a short window may be in the hour that a change of clocks leaves
+/// out, and two days for those that a zone leaves out.
+const AHEAD: i64 = 16;
 
 /// From one time of day to another, on some days, in a time zone. A window over midnight (`22:00-06:00`) counts by the day of the
 /// moment.

@@ -3,12 +3,10 @@
 use serde::{Deserialize, Serialize};
 
 use super::hours::Hours;
-use crate::experiments::ExperimentError;
+use crate::experiments::{ExperimentError, Weight};
 
-/// Steps that are usual, hundredths of a percent.
-const USUAL_STEPS: [u32; 4] = [100, 1_000, 5_000, WHOLE];
-/// All traffic, hundredths of a percent.
-pub const WHOLE: u32 = 10_000;
+/// Steps that are usual, percent.
+const USUAL_STEPS: [f64; 4] = [1.0, 10.0, 50.0, 100.0];
 /// Most steps.
 const MOST_STEPS: usize = 20;
 /// How long a step bakes where nothing is said, seconds.
@@ -42,8 +40,8 @@ pub struct Plan {
 /// Answers in silence.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Shadow {
-    /// Share of the traffic that is copied, hundredths of a percent.
-    pub share: u32,
+    /// Share of the traffic that is copied.
+    pub percent: Weight,
     /// How long, seconds.
     pub bake_seconds: i64,
     /// Pairs that it waits for.
@@ -55,8 +53,8 @@ pub struct Shadow {
 /// A share of the traffic for some time.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Step {
-    /// The candidate's share, hundredths of a percent.
-    pub weight: u32,
+    /// The candidate's share.
+    pub weight: Weight,
     /// How long, seconds.
     pub bake_seconds: i64,
     /// Answers of the candidate in this step that it waits for.
@@ -80,6 +78,11 @@ impl OnDeadline {
     /// The words, for those who ask.
     pub const WORDS: [(&'static str, Self); 3] =
         [("rollback", Self::Rollback), ("advance", Self::Advance), ("pause", Self::Pause)];
+
+    /// The one of this word.
+    pub fn named(word: &str) -> Option<Self> {
+        Self::WORDS.into_iter().find(|(known, _)| *known == word).map(|(_, value)| value)
+    }
 }
 
 /// What was asked for; what is missing becomes what is usual.
@@ -130,9 +133,7 @@ impl Draft {
     pub fn plan(self) -> Result<Plan, ExperimentError> {
         let bake = bounded("bake_seconds", self.bake_seconds, USUAL_BAKE)?;
         let samples = counted("min_samples", self.min_samples, USUAL_SAMPLES)?;
-        let usual = || {
-            USUAL_STEPS.iter().map(|weight| DraftStep { weight: f64::from(*weight) / 100.0, ..DraftStep::default() }).collect()
-        };
+        let usual = || USUAL_STEPS.map(|weight| DraftStep { weight, ..DraftStep::default() }).into();
         let drafts = self.steps.unwrap_or_else(usual);
         if drafts.is_empty() || drafts.len() > MOST_STEPS {
             return Err(ExperimentError::invalid("steps", format!("it has {} steps; 1 to {MOST_STEPS} are right", drafts.len())));
@@ -140,10 +141,9 @@ impl Draft {
         let mut steps: Vec<Step> = Vec::with_capacity(drafts.len());
         for (index, draft) in drafts.into_iter().enumerate() {
             let at = |field: &str| format!("steps[{index}].{field}");
-            let weight = hundredths(&at("weight"), draft.weight)?;
+            let weight = share(&at("weight"), draft.weight)?;
             if let Some(before) = steps.last().filter(|before| before.weight >= weight) {
-                let problem =
-                    format!("{} follows {}; each step is more than the one before", draft.weight, percent(before.weight));
+                let problem = format!("{} follows {}; each step is more than the one before", draft.weight, before.weight);
                 return Err(ExperimentError::invalid(at("weight"), problem));
             }
             steps.push(Step {
@@ -152,12 +152,12 @@ impl Draft {
                 min_samples: counted(&at("min_samples"), draft.min_samples, samples)?,
             });
         }
-        if let Some(last) = steps.last().filter(|last| last.weight != WHOLE) {
-            return Err(ExperimentError::invalid("steps", format!("the last step is {}%; 100 is right", percent(last.weight))));
+        if let Some(last) = steps.last().filter(|last| last.weight != Weight::ALL) {
+            return Err(ExperimentError::invalid("steps", format!("the last step is {}%; 100 is right", last.weight)));
         }
         let shadow = |draft: DraftShadow| -> Result<Shadow, ExperimentError> {
             Ok(Shadow {
-                share: hundredths("shadow.percent", draft.percent)?,
+                percent: share("shadow.percent", draft.percent)?,
                 bake_seconds: bounded("shadow.bake_seconds", draft.bake_seconds, bake)?,
                 min_samples: counted("shadow.min_samples", draft.min_samples, samples)?,
                 max_tokens_per_day: draft.max_tokens_per_day.unwrap_or(USUAL_SHADOW_TOKENS),
@@ -176,14 +176,11 @@ impl Draft {
     }
 }
 
-/// A share in percent, with at most two decimals.
-fn hundredths(field: &str, percent: f64) -> Result<u32, ExperimentError> {
-    let scaled = (percent * 100.0).round();
-    let exact = (percent * 100.0 - scaled).abs() < 1e-6;
-    if !exact || !(1.0..=f64::from(WHOLE)).contains(&scaled) {
-        return Err(ExperimentError::invalid(field, format!("it is {percent}; 0.01 to 100 with at most two decimals are right")));
-    }
-    Ok(scaled as u32)
+/// A share of the traffic that is something.
+fn share(field: &str, percent: f64) -> Result<Weight, ExperimentError> {
+    let weight = Weight::of_percent(percent).filter(|weight| !weight.is_none());
+    let problem = || format!("it is {percent}; 0.01 to 100 with at most two decimals are right");
+    weight.ok_or_else(|| ExperimentError::invalid(field, problem()))
 }
 
 fn bounded(field: &str, seconds: Option<i64>, usual: i64) -> Result<i64, ExperimentError> {
@@ -200,11 +197,6 @@ fn counted(field: &str, samples: Option<u64>, usual: u64) -> Result<u64, Experim
     }
 }
 
-/// Hundredths of a percent as people write percent.
-pub fn percent(hundredths: u32) -> String {
-    format!("{}", f64::from(hundredths) / 100.0)
-}
-
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
@@ -219,11 +211,11 @@ mod tests {
     #[test]
     fn what_is_not_said_is_what_is_usual() {
         let plan = Draft { bake_seconds: Some(60), ..Draft::default() }.plan().unwrap();
-        assert_eq!(plan.steps.iter().map(|step| step.weight).collect::<Vec<_>>(), [100, 1_000, 5_000, 10_000]);
+        assert_eq!(plan.steps.iter().map(|step| step.weight.percent()).collect::<Vec<_>>(), USUAL_STEPS);
         assert!(plan.steps.iter().all(|step| step.bake_seconds == 60 && step.min_samples == 50));
         assert_eq!((plan.shadow, plan.hours, plan.on_deadline), (None, None, OnDeadline::Rollback));
         let text = serde_json::to_string(&steps(&[0.01, 33.33, 100.0]).plan().unwrap()).unwrap();
-        assert_eq!(serde_json::from_str::<Plan>(&text).unwrap().steps[1].weight, 3_333);
+        assert_eq!(serde_json::from_str::<Plan>(&text).unwrap().steps[1].weight.percent(), 33.33);
     }
 
     #[test]
@@ -231,13 +223,13 @@ mod tests {
         let problem = |draft: Draft| draft.plan().unwrap_err().to_string();
         assert!(problem(steps(&[])).contains("0 steps"));
         assert!(problem(steps(&[10.0, 50.0])).contains("the last step is 50%; 100 is right"));
-        assert!(problem(steps(&[10.0, 10.0, 100.0])).contains("steps[1].weight: 10 follows 10"));
-        assert!(problem(steps(&[0.001, 100.0])).contains("steps[0].weight: it is 0.001"));
+        assert!(problem(steps(&[10.0, 10.0, 100.0])).contains("'steps[1].weight': 10 follows 10"));
+        assert!(problem(steps(&[0.001, 100.0])).contains("'steps[0].weight': it is 0.001"));
         assert!(problem(steps(&[f64::NAN, 100.0])).contains("NaN"));
         assert!(problem(steps(&[101.0])).contains("101"));
-        assert!(problem(Draft { bake_seconds: Some(-1), ..Draft::default() }).contains("bake_seconds: it is -1"));
-        assert!(problem(Draft { hours: Some("always".to_owned()), ..Draft::default() }).contains("hours: "));
+        assert!(problem(Draft { bake_seconds: Some(-1), ..Draft::default() }).contains("'bake_seconds': it is -1"));
+        assert!(problem(Draft { hours: Some("always".to_owned()), ..Draft::default() }).contains("'hours'"));
         let shadow = Some(DraftShadow { percent: 0.0, ..DraftShadow::default() });
-        assert!(problem(Draft { shadow, ..Draft::default() }).contains("shadow.percent: "));
+        assert!(problem(Draft { shadow, ..Draft::default() }).contains("'shadow.percent'"));
     }
 }

@@ -7,10 +7,14 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::plan::{OnDeadline, Plan, WHOLE, percent};
+use super::plan::{OnDeadline, Plan};
+use crate::experiments::settings::Settings;
+use crate::experiments::{Target as Model, Weight};
 
 /// Share of failed shadow answers above which a candidate is not shown to anybody.
 const MOST_FAILED_SHADOWS: f64 = 0.1;
+/// Most characters of a reason that deployments keep.
+const MAX_REASON: usize = 800;
 
 /// How far it has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -77,12 +81,8 @@ pub enum Target {
 pub struct Candidate {
     /// Name of its arm while it is compared.
     pub arm: String,
-    /// `support@4`, `ft:...`.
-    pub model: String,
-    /// Who approves it, where its gate asks for that.
-    pub approved_by: Option<String>,
-    /// Who waives its gate.
-    pub waived_by: Option<String>,
+    /// Its version, and on what ground it may be served.
+    pub model: Model,
 }
 
 /// A rollout. Kept as JSON.
@@ -100,6 +100,8 @@ pub struct Rollout {
     pub candidate: Candidate,
     /// How.
     pub plan: Plan,
+    /// What is compared.
+    pub experiment: Settings,
     /// How far it has come.
     pub stage: Stage,
     /// Whether it goes on.
@@ -326,7 +328,8 @@ impl Rollout {
     /// Why the deployment is changed.
     pub fn why(&self) -> String {
         let mark = self.mark();
-        if self.reason.is_empty() { mark } else { format!("{mark}: {}", self.reason) }
+        let reason = self.reason.chars().take(MAX_REASON);
+        if self.reason.is_empty() { mark } else { format!("{mark}: {}", reason.collect::<String>()) }
     }
 
     fn made(&self, seen: &SeenDeployment) -> bool {
@@ -338,12 +341,20 @@ impl Rollout {
         self.made(seen) && rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(':'))
     }
 
-    /// The candidate's share at this stage, hundredths of a percent.
-    pub fn weight(&self) -> u32 {
+    /// The candidate's share at this stage.
+    pub fn weight(&self) -> Weight {
         match self.target() {
-            Target::Base | Target::Shadow => 0,
-            Target::Promoted => WHOLE,
-            Target::Step(step) => self.plan.steps.get(step).map_or(0, |step| step.weight),
+            Target::Base | Target::Shadow => Weight::NONE,
+            Target::Promoted => Weight::ALL,
+            Target::Step(step) => self.plan.steps.get(step).map_or(Weight::NONE, |step| step.weight),
+        }
+    }
+
+    /// Number of the step, from 1; 0 before the first.
+    pub const fn step(&self) -> usize {
+        match self.stage {
+            Stage::Pending | Stage::Shadow => 0,
+            Stage::Step(step) => step + 1,
         }
     }
 
@@ -455,7 +466,7 @@ impl Rollout {
             return if self.applied { Act::Rest } else { Act::Apply };
         }
         if let Presence::Gone(why) = &seen.candidate {
-            return of(self.back(format!("the candidate {} cannot be served any more: {why}", self.candidate.model), now));
+            return of(self.back(format!("the candidate {} cannot be served any more: {why}", self.candidate.model.model), now));
         }
         // Also while it is paused: its users are there all the same.
         if let (Stage::Step(_), Standing::Breached(why)) = (self.stage, &seen.standing) {
@@ -526,13 +537,13 @@ impl Rollout {
                 let step = self.plan.steps.get(step)?;
                 let (of, needed) = (seen.samples.saturating_sub(self.samples_before), step.min_samples);
                 if of < needed {
-                    return Some(format!("{of} of {needed} answers of the candidate at {}%", percent(step.weight)));
+                    return Some(format!("{of} of {needed} answers of the candidate at {}%", step.weight));
                 }
                 // With all traffic it has nothing to be compared with any more.
                 let next = self.next().and_then(|stage| self.plan.steps.get(stage.index()));
                 match &seen.standing {
-                    _ if step.weight == WHOLE => None,
-                    Standing::Undecided(_) if next.is_some_and(|next| next.weight < WHOLE) => None,
+                    _ if step.weight == Weight::ALL => None,
+                    Standing::Undecided(_) if next.is_some_and(|next| next.weight < Weight::ALL) => None,
                     Standing::Good => None,
                     Standing::Unclear(what) | Standing::Undecided(what) | Standing::Breached(what) => Some(what.clone()),
                 }
@@ -575,4 +586,4 @@ fn shadow_fails(rollout: &Rollout, seen: &Seen) -> Option<String> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

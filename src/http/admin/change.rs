@@ -127,6 +127,11 @@ pub struct Planned {
 }
 
 impl Planned {
+    /// The server.
+    pub const fn server(&self) -> &Server {
+        &self.server
+    }
+
     /// For changes that another room makes as a whole.
     pub fn apart(self) -> (Server, Intent) {
         (self.server, self.intent)

@@ -53,7 +53,7 @@ fn shadow(path: String, value: Value) -> Result<Shadow<Named>, ApiError> {
 }
 
 /// Takes a model and the ground on which it may be served.
-fn named(fields: &mut Fields) -> Result<Named, ApiError> {
+pub fn named(fields: &mut Fields) -> Result<Named, ApiError> {
     let model = fields.required_string("model")?;
     let from_tenant = fields.string("from_tenant")?;
     let release = release(fields)?;
@@ -71,7 +71,7 @@ pub fn weight(fields: &mut Fields, name: &str) -> Result<Weight, ApiError> {
     })
 }
 
-fn experiment(value: Value) -> Result<Settings, ApiError> {
+pub fn experiment(value: Value) -> Result<Settings, ApiError> {
     if !value.is_object() {
         return Err(wrong_type("experiment", "an object", &value));
     }

@@ -16,6 +16,7 @@ mod keys;
 mod limits;
 pub(super) mod openapi;
 mod openapi_deployments;
+mod openapi_rollouts;
 mod openapi_schemas;
 mod plans;
 mod prices;
@@ -24,7 +25,10 @@ mod projects;
 mod promotions;
 pub(super) mod query;
 mod rate_limits;
+mod results;
+mod rollouts;
 mod service_accounts;
+mod shadows;
 mod spend;
 mod usage;
 mod webhooks;
@@ -114,7 +118,16 @@ pub fn routes() -> Vec<Route> {
         at("/admin/deployments/{name}",                                     ADMIN, d.clone(), delete(deployments::remove)),
         at("/admin/deployments/{name}/weights",                             ADMIN, p.clone(), post(deployments::weights)),
         at("/admin/deployments/{name}/rollback",                            ADMIN, p.clone(), post(deployments::rollback)),
+        at("/admin/deployments/{name}/rollouts",                            ADMIN, p.clone(), post(rollouts::create)),
+        at("/admin/deployments/{name}/shadow",                              LOOK,  g.clone(), get(shadows::list_all)),
+        at("/admin/rollouts",                                               LOOK,  g.clone(), get(rollouts::list_all)),
+        at("/admin/rollouts/{rollout_id}",                                  LOOK,  g.clone(), get(rollouts::retrieve)),
+        at("/admin/rollouts/{rollout_id}/pause",                            ADMIN, p.clone(), post(rollouts::pause)),
+        at("/admin/rollouts/{rollout_id}/resume",                           ADMIN, p.clone(), post(rollouts::resume)),
+        at("/admin/rollouts/{rollout_id}/promote",                          ADMIN, p.clone(), post(rollouts::promote)),
+        at("/admin/rollouts/{rollout_id}/abort",                            ADMIN, p.clone(), post(rollouts::abort)),
         at("/admin/deployments/{name}/history",                             LOOK,  g.clone(), get(deployments::history)),
+        at("/admin/deployments/{name}/results",                             LOOK,  g.clone(), get(results::retrieve)),
 
         at("/admin/training/plan",                                          ADMIN, p.clone(), post(plans::create)),
 

@@ -5,7 +5,8 @@ use serde_json::{Map, Value, json};
 /// All schemas by name.
 pub fn schemas() -> Value {
     let mut all = Map::new();
-    let parts = [organization(), spend(), usage(), own(), super::openapi_deployments::schemas()];
+    let parts =
+        [organization(), spend(), usage(), own(), super::openapi_deployments::schemas(), super::openapi_rollouts::schemas()];
     for (name, schema) in parts.iter().flat_map(|part| part.as_object().into_iter().flatten()) {
         all.insert(name.clone(), schema.clone());
     }

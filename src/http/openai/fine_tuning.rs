@@ -42,6 +42,7 @@ pub async fn create(State(server): State<Server>, Head(sender): Head, JsonBody(b
     let answer = async {
         let new = parse(body, &sender.caller)?;
         may_train(&server, &sender.caller, &new.model)?;
+        check_rollout(&server, &sender.caller, new.metadata.as_deref())?;
         Ok(Json(object(&server.jobs().create(new).await?)).into_response())
     };
     repeated::once(&server, &sender, "/v1/fine_tuning/jobs", &again, answer).await
@@ -55,6 +56,12 @@ pub(in crate::http) fn may_train(server: &Server, caller: &Principal, model: &st
     }
     let asked = server.tenants().admit(Ask { caller, model, input: 0, most_output: 0 });
     asked.map(drop).map_err(|refused| GatewayError::from(refused).into())
+}
+
+/// A rollout that could not be begun at the end is refused at the beginning.
+fn check_rollout(server: &Server, caller: &Principal, metadata: Option<&str>) -> Result<(), ApiError> {
+    let metadata: Option<Map<String, Value>> = metadata.and_then(|text| serde_json::from_str(text).ok());
+    Ok(metadata.map_or(Ok(()), |metadata| server.rollouts().check_job(caller, &metadata))?)
 }
 
 /// `GET /v1/fine_tuning/jobs`

@@ -34,6 +34,98 @@ CREATE TABLE deployment_revisions (
 
 INSERT INTO revisions (name, value) VALUES ('deployments', 0);
 
+-- What experiments measure. --------------------------------------------------------------------------------------------------------
+
+-- Each process adds its own up; a reader adds all of them up.
+CREATE TABLE experiment_sums (
+    experiment TEXT NOT NULL,           -- exp_...
+    revision BIGINT NOT NULL,           -- of the deployment
+    arm TEXT NOT NULL,
+    metric TEXT NOT NULL,
+    node TEXT NOT NULL,                 -- the process's data directory
+    n BIGINT NOT NULL,
+    total TEXT NOT NULL,                -- as compared: of ratios, sum of logarithms
+    squares TEXT NOT NULL,
+    plain TEXT NOT NULL,                -- sum of the values as they came
+    PRIMARY KEY (experiment, revision, arm, metric, node)
+);
+
+-- Whether units come to arms as they should: a check by every start of every process.
+CREATE TABLE experiment_splits (
+    experiment TEXT NOT NULL,
+    node TEXT NOT NULL,
+    start BIGINT NOT NULL,              -- when the process began
+    state TEXT NOT NULL,                -- JSON
+    PRIMARY KEY (experiment, node, start)
+);
+
+CREATE TABLE feedback (
+    project_id TEXT NOT NULL,
+    request_id TEXT NOT NULL,
+    metric TEXT NOT NULL,               -- thumbs, score, corrections, feedback:NAME
+    value TEXT NOT NULL,
+    text TEXT,                          -- the correction
+    key_id TEXT NOT NULL,
+    experiment TEXT,
+    revision BIGINT,
+    arm TEXT,
+    at BIGINT NOT NULL,
+    PRIMARY KEY (project_id, request_id, metric)
+);
+CREATE INDEX feedback_of_experiment ON feedback (experiment, revision, arm, metric);
+-- Feedback names requests.
+CREATE INDEX ledger_of_arms ON ledger (request_id, project_id, at_micros) WHERE arm IS NOT NULL;
+
+-- Rollouts. ------------------------------------------------------------------------------------------------------------------------
+
+CREATE TABLE rollouts (
+    id TEXT NOT NULL PRIMARY KEY,       -- rollout_...
+    owner TEXT NOT NULL,                -- of the deployment: a project's id; empty: shared
+    deployment TEXT NOT NULL,           -- its name
+    state TEXT NOT NULL,                -- pending, shadow, progressing, paused, inconclusive, promoted, rolled_back, aborted
+    open BIGINT NOT NULL,               -- 1: something is still to be done about it
+    body TEXT NOT NULL,                 -- the rollout
+    created_at BIGINT NOT NULL,
+    ended_at BIGINT,
+    version BIGINT NOT NULL
+);
+-- One at a time.
+CREATE UNIQUE INDEX rollouts_under_way ON rollouts (owner, deployment) WHERE ended_at IS NULL;
+CREATE INDEX rollouts_open ON rollouts (open, created_at);
+CREATE INDEX rollouts_of_deployment ON rollouts (owner, deployment, created_at, id);
+
+-- What came of jobs that ask for a rollout; without an id it was refused, and the job's events say why.
+CREATE TABLE job_rollouts (
+    job_id TEXT NOT NULL PRIMARY KEY REFERENCES jobs (id),
+    rollout_id TEXT,
+    looked_at BIGINT NOT NULL
+);
+
+-- Shadow traffic: what was said, and what a silent model would have said.
+CREATE TABLE shadows (
+    id TEXT NOT NULL PRIMARY KEY,       -- shadow_...
+    at_micros BIGINT NOT NULL,
+    owner TEXT NOT NULL,                -- of the deployment: a project's id; empty: shared
+    deployment TEXT NOT NULL,
+    model TEXT NOT NULL,                -- the silent one, as the deployment names it
+    request_id TEXT NOT NULL,
+    project_id TEXT NOT NULL,           -- the tenant that asked
+    prompt_digest TEXT NOT NULL,
+    arm TEXT NOT NULL,
+    version TEXT NOT NULL,
+    shadow_version TEXT NOT NULL,
+    text TEXT NOT NULL,
+    shadow_text TEXT NOT NULL,
+    prompt_tokens BIGINT NOT NULL,
+    tokens BIGINT NOT NULL,
+    shadow_tokens BIGINT NOT NULL,
+    millis BIGINT NOT NULL,
+    shadow_millis BIGINT NOT NULL,
+    error TEXT
+);
+CREATE INDEX shadows_of_deployment ON shadows (owner, deployment, at_micros, id);
+CREATE INDEX shadows_by_age ON shadows (at_micros);
+
 -- /convert. ------------------------------------------------------------------------------------------------------------------------
 
 -- What a project's own texts can mean.

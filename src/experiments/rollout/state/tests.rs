@@ -5,10 +5,11 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::experiments::rollout::plan::{Draft, DraftShadow, DraftStep};
+use crate::registry::Release;
 
 const START: i64 = 1_800_000_000;
 
-fn plan() -> Plan {
+pub(in super::super) fn plan() -> Plan {
     let step = |weight: f64| DraftStep { weight, ..DraftStep::default() };
     let draft = Draft {
         steps: Some(vec![step(1.0), step(10.0), step(100.0)]),
@@ -20,14 +21,18 @@ fn plan() -> Plan {
     draft.plan().unwrap()
 }
 
-fn rollout(plan: Plan) -> Rollout {
+pub(in super::super) fn rollout(plan: Plan) -> Rollout {
     Rollout {
         id: "rollout_1".to_owned(),
         tenant: None,
         deployment: "support".to_owned(),
         control: "stable".to_owned(),
-        candidate: Candidate { arm: "canary".to_owned(), model: "support@4".to_owned(), approved_by: None, waived_by: None },
+        candidate: Candidate {
+            arm: "canary".to_owned(),
+            model: Model { model: "support@4".to_owned(), version: None, release: Release::Gate },
+        },
         plan,
+        experiment: Settings::usual("stable"),
         stage: Stage::Pending,
         phase: Phase::Running,
         base_revision: 7,
@@ -158,16 +163,16 @@ impl World {
 fn a_good_candidate_goes_step_by_step_to_all_traffic() {
     let mut world = World::new(plan());
     world.settle();
-    assert_eq!((world.row.state(), world.row.weight(), world.is()), ("progressing", 100, Some(Target::Step(0))));
+    assert_eq!((world.row.state(), world.row.weight().percent(), world.is()), ("progressing", 1.0, Some(Target::Step(0))));
     world.pass(59);
     world.samples = 20;
     world.settle();
     assert_eq!(world.row.stage, Stage::Step(0), "it bakes");
     world.pass(1);
-    assert_eq!((world.row.weight(), world.row.samples_before), (1_000, 20));
+    assert_eq!((world.row.weight().percent(), world.row.samples_before), (10.0, 20));
     world.samples = 40;
     world.pass(60);
-    assert_eq!(world.row.weight(), 10_000);
+    assert_eq!(world.row.weight().percent(), 100.0);
     world.samples = 60;
     world.pass(60);
     assert_eq!((world.row.state(), world.is()), ("promoted", Some(Target::Promoted)));
@@ -231,13 +236,13 @@ fn an_open_goal_is_enough_for_more_and_not_for_all() {
     world.standing = Standing::Undecided("the goal is open".to_owned());
     world.samples = 20;
     world.pass(60);
-    assert_eq!(world.row.weight(), 1_000);
+    assert_eq!(world.row.weight().percent(), 10.0);
     world.samples = 40;
     world.pass(60);
-    assert_eq!((world.row.state(), world.row.weight()), ("inconclusive", 1_000));
+    assert_eq!((world.row.state(), world.row.weight().percent()), ("inconclusive", 10.0));
     world.standing = Standing::Good;
     world.pass(1);
-    assert_eq!(world.row.weight(), WHOLE);
+    assert_eq!(world.row.weight().percent(), 100.0);
     // There is nothing to compare with any more.
     world.standing = Standing::Undecided("the goal is open".to_owned());
     world.samples = 60;
@@ -272,7 +277,7 @@ fn shadow_comes_first_and_what_fails_in_silence_is_shown_to_nobody() {
     let mut draft = Draft { shadow: Some(shadow), bake_seconds: Some(60), min_samples: Some(20), ..Draft::default() };
     let mut world = World::new(draft.clone().plan().unwrap());
     world.settle();
-    assert_eq!((world.row.state(), world.row.weight(), world.is()), ("shadow", 0, Some(Target::Shadow)));
+    assert_eq!((world.row.state(), world.row.weight().percent(), world.is()), ("shadow", 0.0, Some(Target::Shadow)));
     world.pairs = 20;
     world.pass(60);
     assert_eq!((world.row.state(), world.is()), ("progressing", Some(Target::Step(0))));
@@ -414,7 +419,7 @@ proptest! {
                 prop_assert!(to == from || to == from + 1);
                 if to > from && row.phase == Phase::Running {
                     prop_assert!(row.applied && world.now - row.since >= 60 && world.samples - row.samples_before >= 20);
-                    let whole = world.row.weight() == WHOLE;
+                    let whole = world.row.weight().percent() == 100.0;
                     prop_assert!(world.standing == Standing::Good || !whole && matches!(world.standing, Standing::Undecided(_)));
                 }
             }

@@ -197,13 +197,11 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
         tokio::time::sleep(LAST_WORDS).await;
     }
     tenants.ledger().close(LAST_ROWS).await;
-<<<<<<< HEAD
     if let Err(error) = jobs.corrections().flush().await {
         tracing::warn!(%error, "the last texts of /convert are not kept");
-=======
+    }
     if let Err(error) = built.results.recorder().flush().await {
         tracing::warn!(%error, "the last outcomes were not added up");
->>>>>>> main
     }
     tenants.database().close().await;
     outcome

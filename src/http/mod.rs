@@ -18,11 +18,8 @@ mod middleware;
 mod openai;
 mod openapi;
 mod openapi_convert;
-<<<<<<< HEAD
 mod openapi_corrections;
-=======
 mod openapi_experiments;
->>>>>>> main
 mod openapi_schemas;
 mod openapi_training;
 mod routes;

@@ -6,11 +6,8 @@ use serde_json::{Map, Value, json};
 
 use super::admin;
 use super::openapi_convert;
-<<<<<<< HEAD
 use super::openapi_corrections;
-=======
 use super::openapi_experiments;
->>>>>>> main
 use super::openapi_schemas::schemas;
 use super::openapi_training;
 use super::routes::{Access, Route, routes};
@@ -54,11 +51,8 @@ fn operations() -> Vec<Operation> {
     let mut operations = own_operations();
     operations.extend(openapi_training::operations());
     operations.extend(openapi_convert::operations());
-<<<<<<< HEAD
     operations.extend(openapi_corrections::operations());
-=======
     operations.extend(openapi_experiments::operations());
->>>>>>> main
     operations
 }
 

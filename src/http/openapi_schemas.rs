@@ -14,11 +14,8 @@ pub fn schemas() -> Value {
         super::admin::openapi::schemas(),
         super::openapi_training::schemas(),
         super::openapi_convert::schemas(),
-<<<<<<< HEAD
         super::openapi_corrections::schemas(),
-=======
         super::openapi_experiments::schemas(),
->>>>>>> main
     ] {
         for (name, schema) in part.as_object().into_iter().flatten() {
             all[name] = schema.clone();

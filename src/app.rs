@@ -80,6 +80,7 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
     let mut forgetting = tokio::spawn(shadows.clone().keep_up());
     let mut silent = tokio::spawn(built.gateway.clone().answer_in_silence(built.waiting, shadows.clone()));
     let mut expiry = tokio::spawn(jobs.files().clone().keep_up());
+    let mut corrections = tokio::spawn(jobs.corrections().clone().keep_up());
     let address = listener.local_addr().context("the address of the listening socket")?;
     let readiness = Readiness::default();
     let starting = readiness.latch("start");
@@ -153,6 +154,7 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
         ended = &mut ledger => Err(anyhow!("what moves the ledger into the database ended by itself: {ended:?}")),
         ended = &mut webhooks => Err(anyhow!("what calls webhooks ended by itself: {ended:?}")),
         ended = &mut expiry => Err(anyhow!("what removes files that have expired ended by itself: {ended:?}")),
+        ended = &mut corrections => Err(anyhow!("what keeps texts of /convert ended by itself: {ended:?}")),
         () = training::ended(&mut driver) => Err(anyhow!("what trains ended by itself")),
         _ = health.wait_for(Health::is_over) => Err(anyhow!("the engine ended by itself")),
     };
@@ -195,6 +197,9 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
         tokio::time::sleep(LAST_WORDS).await;
     }
     tenants.ledger().close(LAST_ROWS).await;
+    if let Err(error) = jobs.corrections().flush().await {
+        tracing::warn!(%error, "the last texts of /convert are not kept");
+    }
     if let Err(error) = built.results.recorder().flush().await {
         tracing::warn!(%error, "the last outcomes were not added up");
     }

@@ -65,6 +65,7 @@ impl Config {
             "default_max_tokens" => self.default_max_tokens.to_string(),
             "convert_model" => self.convert.model.clone(),
             "convert_timezone" => self.convert.timezone.clone(),
+            "convert_keep_texts" => (self.convert.keep_texts.as_secs() / 86_400).to_string(),
             "convert_unknown_below" => self.convert.unknown_below.to_string(),
             "adapter_roots" => list(self.roots().iter().map(|root| path(root))),
             "adapters" => {

@@ -175,7 +175,12 @@ impl Reader<'_> {
             let percent = text.parse::<u8>().ok().filter(|percent| *percent <= 100);
             percent.ok_or_else(|| "a whole number from 0 to 100 is right".to_owned())
         });
-        Some(ConvertConfig { model: model?, timezone: timezone?, unknown_below: unknown_below? })
+        let days = self.value("convert_keep_texts", 7, |text| {
+            let days = text.parse::<u64>().ok().filter(|days| *days <= 365);
+            days.ok_or_else(|| "a whole number of days from 0 to 365 is right".to_owned())
+        });
+        let keep_texts = days.map(|days| Duration::from_secs(days * 86_400));
+        Some(ConvertConfig { model: model?, timezone: timezone?, unknown_below: unknown_below?, keep_texts: keep_texts? })
     }
 
     fn training(&mut self) -> Option<TrainingConfig> {

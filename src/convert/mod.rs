@@ -6,6 +6,7 @@
 
 pub mod clean;
 pub mod confidence;
+pub mod correction;
 pub mod reading;
 pub mod schema;
 pub mod spans;

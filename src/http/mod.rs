@@ -5,6 +5,7 @@ mod admin;
 mod auth;
 mod body;
 mod convert;
+mod convert_corrections;
 mod error;
 mod feedback;
 mod fields;
@@ -17,6 +18,7 @@ mod middleware;
 mod openai;
 mod openapi;
 mod openapi_convert;
+mod openapi_corrections;
 mod openapi_experiments;
 mod openapi_schemas;
 mod openapi_training;
@@ -72,11 +74,18 @@ pub struct ConvertConfig {
     pub timezone: String,
     /// Readings with less confidence are `unknown`, per cent.
     pub unknown_below: u8,
+    /// How long texts are kept, so that their answers can be corrected; zero keeps none.
+    pub keep_texts: std::time::Duration,
 }
 
 impl Default for ConvertConfig {
     fn default() -> Self {
-        Self { model: "convert".to_owned(), timezone: "UTC".to_owned(), unknown_below: 20 }
+        Self {
+            model: "convert".to_owned(),
+            timezone: "UTC".to_owned(),
+            unknown_below: 20,
+            keep_texts: std::time::Duration::from_secs(7 * 86_400),
+        }
     }
 }
 

@@ -6,6 +6,7 @@ use serde_json::{Map, Value, json};
 
 use super::admin;
 use super::openapi_convert;
+use super::openapi_corrections;
 use super::openapi_experiments;
 use super::openapi_schemas::schemas;
 use super::openapi_training;
@@ -50,6 +51,7 @@ fn operations() -> Vec<Operation> {
     let mut operations = own_operations();
     operations.extend(openapi_training::operations());
     operations.extend(openapi_convert::operations());
+    operations.extend(openapi_corrections::operations());
     operations.extend(openapi_experiments::operations());
     operations
 }
@@ -297,6 +299,7 @@ fn parameters(operation: &Operation) -> Vec<Value> {
         |name: &str, place: &str| json!({"name": name, "in": place, "required": place == "path", "schema": {"type": "string"}});
     let in_path = operation.path.split('{').skip(1).filter_map(|rest| Some(rest.split_once('}')?.0));
     let in_query: &[&str] = match operation.id {
+        "exportCorrections" | "retrieveCorrectionPolicy" | "setCorrectionPolicy" | "deleteCorrectionPolicy" => &["schema"],
         "deleteAdapter" => &["tenant", "expected_version"],
         "listAdapterVersions" => &["tenant"],
         other => openapi_training::query(other),

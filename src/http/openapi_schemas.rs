@@ -14,6 +14,7 @@ pub fn schemas() -> Value {
         super::admin::openapi::schemas(),
         super::openapi_training::schemas(),
         super::openapi_convert::schemas(),
+        super::openapi_corrections::schemas(),
         super::openapi_experiments::schemas(),
     ] {
         for (name, schema) in part.as_object().into_iter().flatten() {

@@ -2,14 +2,14 @@
 
 use axum::http::{Method, StatusCode};
 use axum::middleware::{from_fn, from_fn_with_state};
-use axum::routing::{MethodRouter, delete, get, post};
+use axum::routing::{MethodRouter, delete, get, post, put};
 use axum::{Router, extract::DefaultBodyLimit};
 use tower::ServiceBuilder;
 
 use super::auth::require;
 use super::error::ApiError;
 use super::openai::fine_tuning;
-use super::{Server, adapters, admin, convert, feedback, health, metrics, middleware, openai, openapi};
+use super::{Server, adapters, admin, convert, convert_corrections, feedback, health, metrics, middleware, openai, openapi};
 use crate::tenants::Scope;
 
 /// Who may call a route.
@@ -77,8 +77,16 @@ pub fn routes() -> Vec<Route> {
         route(Method::POST, "/v1/feedback",             USE,   post(feedback::create)),
         route(Method::GET,  "/v1/convert/schemas",      LOOK,  get(convert::schemas::list)),
         route(Method::GET,  "/v1/convert/schemas/{name}", LOOK, get(convert::schemas::retrieve)),
-        route(Method::PUT,  "/v1/convert/schemas/{name}", TRAIN, axum::routing::put(convert::schemas::put)),
+        route(Method::PUT,  "/v1/convert/schemas/{name}", TRAIN, put(convert::schemas::put)),
         route(Method::DELETE, "/v1/convert/schemas/{name}", TRAIN, delete(convert::schemas::remove)),
+        route(Method::POST, "/convert/{id}/correction",     USE, post(convert_corrections::correct)),
+        route(Method::POST, "/api/convert/{id}/correction", USE, post(convert_corrections::correct)),
+        route(Method::GET,  "/v1/convert/corrections",  LOOK,  get(convert_corrections::export)),
+        route(Method::DELETE, "/v1/convert/corrections/{correction_id}", TRAIN, delete(convert_corrections::remove)),
+        route(Method::POST, "/v1/convert/corrections/jobs", TRAIN, post(convert_corrections::start_job)),
+        route(Method::GET,  "/v1/convert/corrections/policy", LOOK, get(convert_corrections::policy)),
+        route(Method::PUT,  "/v1/convert/corrections/policy", TRAIN, put(convert_corrections::set_policy)),
+        route(Method::DELETE, "/v1/convert/corrections/policy", TRAIN, delete(convert_corrections::remove_policy)),
         route(Method::POST, "/tokenize",                USE,   post(openai::tokenize)),
         route(Method::POST, "/detokenize",              USE,   post(openai::detokenize)),
         route(Method::POST, "/v1/load_lora_adapter",    ADMIN, post(adapters::load)),

@@ -4,6 +4,7 @@
 pub mod audit;
 pub mod blobs;
 pub mod budgets;
+pub mod corrections;
 mod database;
 pub mod deployments;
 mod dir;

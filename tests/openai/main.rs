@@ -11,6 +11,7 @@ mod cards;
 mod chat;
 mod completions;
 mod convert;
+mod corrections;
 mod deployments;
 mod experiments;
 mod file_reports;

@@ -15,12 +15,13 @@ use serde_json::{Value, json};
 
 use super::Server;
 use super::body::JsonBody;
+use super::convert_corrections::{self, Answered};
 use super::error::ApiError;
 use super::limits;
 use super::openai::reply::{COST, write_served};
 use super::openai::sender::{Head, Sender, ShowCost};
 use super::openai::{repeated, wire};
-use crate::convert::{Schema, clean, leading};
+use crate::convert::{Reading, Schema, clean, leading};
 use crate::gateway::{Extent, Meaning, Question, Usage};
 pub use request::is_time_zone;
 use request::{Asked, Input};
@@ -145,7 +146,15 @@ async fn understand(
         }
         error
     })?;
-    Ok(Understood { schema, model, meaning })
+    let understood = Understood { schema, model, meaning };
+    if !input.is_partial {
+        let (schema, unknown) = (&understood.schema, Reading::unknown(&understood.schema));
+        let reading = if understood.meaning.counts { &understood.meaning.reading } else { &unknown };
+        let (text, model) = (leading(&cleaned), understood.model.as_str());
+        let schema_name = input.schema.as_ref().map_or("", |(_, name)| name);
+        convert_corrections::keep(server, &sender.caller, &Answered { id, text, reading, schema, schema_name, model });
+    }
+    Ok(understood)
 }
 
 /// What a text means, and what is made of that.

@@ -50,7 +50,7 @@ pub async fn create(State(server): State<Server>, Head(sender): Head, JsonBody(b
 
 /// Whoever may not use a model may not train it either, and who has spent a budget may not spend more. What it will cost is not
 /// known yet: the job's own limits hold that.
-fn may_train(server: &Server, caller: &Principal, model: &str) -> Result<(), ApiError> {
+pub(in crate::http) fn may_train(server: &Server, caller: &Principal, model: &str) -> Result<(), ApiError> {
     if !server.gateway().may_use(caller, model) {
         return Err(GatewayError::UnknownModel(model.to_owned()).into());
     }
@@ -247,7 +247,7 @@ impl Following {
 }
 
 /// The job object.
-fn object(row: &JobRow) -> Value {
+pub(in crate::http) fn object(row: &JobRow) -> Value {
     let resolved = row.settings.as_deref().and_then(|text| serde_json::from_str::<Resolved>(text).ok());
     // Only this server writes the column.
     let asked = serde_json::from_str::<Method>(&row.method).unwrap_or(Method::auto(MethodKind::Supervised));

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use serde_json::Value;
 use tokio::sync::watch;
 
+use super::corrections::Corrections;
 use super::files::{Files, Purpose};
 use super::job::{Method, Phase, Status, check_suffix, model_name};
 use super::record::{self, Event, Notes};
@@ -88,6 +89,7 @@ pub struct Jobs {
 
 pub(super) struct Inner {
     pub(super) files: Files,
+    corrections: Corrections,
     pub(super) database: Database,
     pub(super) node: String,
     pub(super) base: String,
@@ -107,13 +109,19 @@ impl Jobs {
         let DeskSetup { files, base, caps, untrainable } = setup;
         let (database, node) = (files.inner.database.clone(), files.inner.node.clone());
         let (changes, closing, current) = (watch::Sender::new(0), AtomicBool::new(false), Mutex::default());
-        let inner = Inner { files, database, node, base, caps, untrainable, changes, closing, current };
+        let corrections = Corrections::new(files.clone());
+        let inner = Inner { files, corrections, database, node, base, caps, untrainable, changes, closing, current };
         Self { inner: Arc::new(inner) }
     }
 
     /// Files of clients.
     pub fn files(&self) -> &Files {
         &self.inner.files
+    }
+
+    /// Answers of /convert, and what would have been right.
+    pub fn corrections(&self) -> &Corrections {
+        &self.inner.corrections
     }
 
     /// Wakes whenever a job has changed in this process.

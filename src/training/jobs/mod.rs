@@ -1,5 +1,6 @@
 //! Files that clients send, and the life of a training job: queue, states, events. Knows nothing of gradients.
 
+pub mod corrections;
 pub mod desk;
 pub mod driver;
 mod error;

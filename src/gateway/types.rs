@@ -165,7 +165,9 @@ pub struct Steering {
 
 /// Says of an answer whether it did what it was for.
 #[derive(Clone)]
-pub struct Judge(Arc<dyn Fn(&str, f64) -> bool + Send + Sync>);
+pub struct Judge(Arc<Judging>);
+
+type Judging = dyn Fn(&str, f64) -> bool + Send + Sync;
 
 impl Judge {
     /// Asked with the whole text, and the probability of its choices among those that its grammar allowed.

@@ -69,10 +69,13 @@ pub(super) fn schemas() -> Value {
     }});
     request["user"] = json!({"type": "string"});
     request["safety_identifier"] = json!({"type": "string"});
-    let when = json!({"type": "object", "required": ["text", "iso", "recurrence"], "properties": {
+    let when = json!({"type": "object", "required": ["text", "iso", "recurrence", "end", "bound", "ambiguous"], "properties": {
         "text": {"type": "string", "description": "Words of the text: one run, or two."},
         "iso": {"type": ["string", "null"], "description": "ISO 8601; null where the words name no time that is known."},
         "recurrence": {"type": ["string", "null"], "description": "A rule of RFC 5545."},
+        "end": {"type": ["string", "null"], "description": "The end of a stretch, ISO 8601."},
+        "bound": {"enum": ["by", "before", "after", "from", "until", "between", "around", null], "description": "Null is at it."},
+        "ambiguous": {"type": "array", "items": {"type": "string"}, "description": "What else could be meant, and what was assumed."},
     }});
     let one = json!({
         "success": {"type": "boolean"},
@@ -121,7 +124,8 @@ pub(super) fn schemas() -> Value {
         "Convert": {"type": "object", "required": ["success", "object"], "properties": one, "examples": [{
             "success": true, "id": "req_0123", "object": "convert",
             "structured_data": {"intent": "set_reminder", "task": "call mum",
-                "when": {"text": "tomorrow at six", "iso": "2026-03-29T18:00:00+01:00", "recurrence": null}, "confidence": 0.97},
+                "when": {"text": "tomorrow at six", "iso": "2026-03-29T18:00:00+01:00", "recurrence": null,
+                    "end": null, "bound": null, "ambiguous": ["2026-03-29T06:00:00+01:00: in the morning"]}, "confidence": 0.97},
             "converted": "call mum tomorrow 18:00", "model": "convert",
             "usage": {"prompt_tokens": 20, "completion_tokens": 25, "total_tokens": 45, "prompt_tokens_details": {"cached_tokens": 0}},
         }]},

@@ -61,6 +61,18 @@ async fn a_sentence_is_an_intent_with_words_of_its_own_whatever_the_content_type
 }
 
 #[tokio::test]
+async fn what_has_one_way_to_go_on_takes_no_steps_of_its_own() {
+    let server = bundled_server().await;
+    let text = "remind me to call mum tomorrow at six";
+    server.ok("/convert", &json!({"text": text})).await;
+    let before = server.engine.stats().steps;
+    let answer = server.ok("/convert", &json!({"text": text})).await;
+    let (steps, tokens) = (server.engine.stats().steps - before, answer["usage"]["completion_tokens"].as_u64().unwrap());
+    eprintln!("{steps} steps for {tokens} tokens");
+    assert!(steps < tokens, "{steps} steps for {tokens} tokens");
+}
+
+#[tokio::test]
 async fn several_sentences_are_answered_in_order_and_what_is_refused_says_so_in_its_place() {
     let server = bundled_server().await;
     let texts = ["add milk to my list", "", "what's on today"];

@@ -26,7 +26,7 @@ pub(super) struct Compiler {
 }
 
 /// Where an answer is in a compiled grammar.
-pub(super) struct Place(Matcher);
+pub(super) struct Place(Box<Matcher>);
 
 impl Compiler {
     pub(super) fn new(trie: &Arc<TokTrie>, tokenizer: &Tokenizer) -> Result<Self, GrammarError> {
@@ -62,7 +62,7 @@ impl Compiler {
         };
         let known = known.lock().unwrap_or_else(PoisonError::into_inner);
         // Its own tables: requests do not wait for each other, nor fill each other's.
-        Ok(Place(known.deep_clone()))
+        Ok(Place(Box::new(known.deep_clone())))
     }
 }
 
@@ -82,7 +82,7 @@ impl Clone for Place {
 impl Place {
     /// The same place with tables of its own.
     pub(super) fn apart(&self) -> Self {
-        Self(self.0.deep_clone())
+        Self(Box::new(self.0.deep_clone()))
     }
 
     pub(super) fn read(&mut self, id: u32) {

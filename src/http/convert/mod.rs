@@ -118,7 +118,9 @@ async fn understand(
         None => (Schema::built_in(), None),
         Some(spec) => (Arc::new(spec.schema), spec.model),
     };
-    let model = input.model.clone().or(model).unwrap_or_else(|| server.config().convert.model.clone());
+    let model = input.model.clone().or(model);
+    let is_default = model.is_none();
+    let model = model.unwrap_or_else(|| server.config().convert.model.clone());
     let cleaned = clean(&input.text);
     let question = Question {
         caller: Arc::clone(&sender.caller),
@@ -132,7 +134,12 @@ async fn understand(
     };
     let meaning = server.gateway().understand(question).await;
     let meaning = meaning.map_err(|error| {
-        let error = ApiError::from(error).with_prompt_field("text");
+        let mut error = ApiError::from(error).with_prompt_field("text");
+        if is_default && error.code == Some("model_not_found") {
+            error
+                .message
+                .push_str(" It is what the setting convert_model says; name another 'model', or load an adapter of that name.");
+        }
         if error.status == StatusCode::TOO_MANY_REQUESTS {
             server.metrics().refused(error.code.unwrap_or_default());
         }

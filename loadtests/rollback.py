@@ -7,7 +7,7 @@ Between a rollback's answer and the next change every request must be answered b
 next rollback by the canary; requests that were on their way may be on either. Prints one JSON line: requests, errors, answers of the
 wrong arm, the time of each rollback call (client and server together), until it took effect as the server says
 (effective_after_us), and as seen from outside: how long after the call's beginning the last request was sent that still got the
-canary. Exits with 1 on an error, a wrong answer, or an effect that took longer than --most-ms.
+canary. Exits with 1 on an error, a wrong answer, or an effect that took the server longer than --most-ms.
 """
 import argparse
 import http.client
@@ -62,8 +62,9 @@ def main():
     parser.add_argument("--most-ms", type=float, default=10.0, help="until a rollback takes effect")
     args = parser.parse_args()
     admin = Client(args.url, args.key)
-    models = [model["id"] for model in admin.done("GET", "/v1/models")["data"]]
-    base, canary = models[0], args.canary or next((model for model in models[1:] if model != args.name), models[0])
+    base = admin.done("GET", "/v1/models")["data"][0]["id"]
+    adapters = [adapter["name"] for adapter in admin.done("GET", "/v1/lora_adapters")["data"]]
+    canary = args.canary or (adapters + [base])[0]
     place = "/admin/deployments/" + args.name
     arms = [{"name": "stable", "model": base, "weight": 100}, {"name": "canary", "model": canary, "weight": 0}]
     first = admin.done("PUT", place, {"arms": arms})["revision"]
@@ -132,7 +133,8 @@ def main():
     if errors:
         report["first_error"] = errors[0]
     print(json.dumps(report))
-    slow = max(max(effects), max(said) / 1e6) * 1e3 > args.most_ms
+    # What is seen from outside has this program's own pauses in it, and the way there.
+    slow = max(said) / 1e3 > args.most_ms
     raise SystemExit(1 if errors or wrong or mixed or slow else 0)
 
 

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
-use super::deployment::{BASE, Draft, Made, Named, Revision, Spec, Target, Weight};
+use super::deployment::{BASE, Draft, Made, Named, Revision, Spec, Target, Weight, previous};
 use super::live::{self, Deployment, Deployments, REMEMBERED};
 use super::{ExperimentError, restore};
 use crate::registry::{Owner, RegistryError, Release, check_name};
@@ -113,8 +113,10 @@ impl Deployments {
 
     async fn make(self, wish: Wish, answer: Answering) -> Result<(Option<Changed>, KeptAnswer), ExperimentError> {
         let began = Instant::now();
-        if wish.reason.as_ref().is_some_and(|reason| reason.chars().count() > MAX_REASON) {
-            return Err(ExperimentError::invalid("reason", format!("at most {MAX_REASON} characters are right")));
+        check_text(&wish.owner, &wish.name)?;
+        if wish.reason.as_ref().is_some_and(|reason| reason.chars().count() > MAX_REASON || reason.contains('\0')) {
+            let problem = format!("at most {MAX_REASON} characters without NUL are right");
+            return Err(ExperimentError::invalid("reason", problem));
         }
         let tenants = &self.0.tenants;
         let repeated = match &wish.intent.claim {
@@ -209,6 +211,7 @@ impl Deployments {
         below: i64,
         limit: i64,
     ) -> Result<Vec<Arc<Revision>>, ExperimentError> {
+        check_text(owner, name)?;
         let mut connection = self.0.tenants.database().connection().await?;
         let row = rows::find(&mut connection, owner.tenant().unwrap_or_default(), name).await?;
         let row = row.ok_or_else(|| ExperimentError::NotFound { name: name.to_owned() })?;
@@ -223,6 +226,12 @@ impl Deployments {
 
 fn at(field: String, source: RegistryError) -> ExperimentError {
     ExperimentError::Model { field, source }
+}
+
+/// There is nothing with a NUL in its name, and some databases do not even look for it.
+fn check_text(owner: &Owner, name: &str) -> Result<(), ExperimentError> {
+    let sound = !name.contains('\0') && !owner.tenant().unwrap_or_default().contains('\0');
+    if sound { Ok(()) } else { Err(ExperimentError::NotFound { name: name.to_owned() }) }
 }
 
 /// What the audit log says of a state.
@@ -273,9 +282,16 @@ async fn write(change: &mut Change, wish: &Wish, ready: &Ready) -> Result<Deploy
             let before = before.as_ref().ok_or_else(not_found)?;
             (Made::Changed, None, before.spec.clone().weighted(weights)?)
         }
-        (Action::Rollback { .. }, Ready::Ahead(ahead)) => {
-            before.as_ref().ok_or_else(not_found)?;
-            (Made::RolledBack, Some(ahead.target.origin()), ahead.target.spec.clone())
+        (Action::Rollback { to }, Ready::Ahead(ahead)) => {
+            let before = before.as_ref().ok_or_else(not_found)?;
+            let target = match to {
+                // Somebody else was a moment earlier: what was there before that is meant.
+                None if before.number != ahead.instead_of => {
+                    previous(&history).ok_or_else(|| ExperimentError::NothingBefore { name: wish.name.clone() })?
+                }
+                _ => &ahead.target,
+            };
+            (Made::RolledBack, Some(target.origin()), target.spec.clone())
         }
         (Action::Delete, _) => (Made::Deleted, None, before.as_ref().ok_or_else(not_found)?.spec.clone()),
         // The key was there a moment ago, and whoever had it has given up.

@@ -11,9 +11,9 @@ use super::conversations::{Conversations, Kept};
 use super::deployment::{self, Made, Revision, Spec, USUAL_RESIDENT};
 use super::{Assigned, By, ExperimentError};
 use crate::ids::VersionId;
-use crate::registry::{Catalog, Owner, Pinned, Resident, Viewer};
+use crate::registry::{Catalog, Owner, Pinned, RegistryError, Resident, Viewer};
 use crate::store::deployments::{self as rows, DeploymentRow, RevisionRow};
-use crate::tenants::Tenants;
+use crate::tenants::{Tenants, unix};
 
 /// How often the database is asked whether another process has changed something.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
@@ -100,6 +100,8 @@ pub(super) struct Inner {
     /// Count of changes up to which the table is true.
     seen: AtomicI64,
     conversations: Conversations,
+    /// When it was last said that an arm cannot serve, seconds since 1970.
+    warned: AtomicI64,
     /// Versions in memory, and until when where no traffic goes to them any more.
     residents: Mutex<HashMap<VersionId, (Resident, Option<Instant>)>>,
 }
@@ -137,6 +139,7 @@ impl Deployments {
             table: RwLock::default(),
             seen: AtomicI64::new(0),
             conversations: Conversations::default(),
+            warned: AtomicI64::new(0),
             residents: Mutex::default(),
         };
         let deployments = Self(Arc::new(inner));
@@ -229,6 +232,14 @@ impl Deployments {
             self.0.conversations.keep(id, Kept { arm, epoch: deployment.epoch });
         }
         Ok(assigned(arm, By::Weight))
+    }
+
+    /// Tells the operator that an arm cannot serve, once a second at most: it may be true of every request.
+    pub fn cannot_serve(&self, deployment: &Deployment, arm: &str, error: &RegistryError) {
+        let now = unix();
+        if self.0.warned.swap(now, Ordering::AcqRel) != now {
+            tracing::warn!(%error, deployment = &*deployment.name, arm, "an arm cannot serve");
+        }
     }
 
     /// Takes over what was changed, by any process.

@@ -2,6 +2,7 @@
 //! microseconds, however busy the database is.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::deployment::{self, Made, Revision};
 use super::live::{self, Deployment, Deployments, REMEMBERED};
@@ -11,10 +12,15 @@ use crate::store::deployments as rows;
 /// More revisions than this are not looked through for one to go back to.
 const MOST_REVISIONS: i64 = 10_000;
 
+/// Longest wait for what other processes have changed, before it takes effect.
+const MOST_WAIT: Duration = Duration::from_millis(5);
+
 /// A rollback that holds in this process. Dropped, what the database says holds again.
 pub(super) struct Ahead {
     deployments: Deployments,
     deployment: Arc<Deployment>,
+    /// The revision that was in force, as far as this process knew.
+    pub(super) instead_of: i64,
     /// The revision whose spec it brings back.
     pub(super) target: Arc<Revision>,
 }
@@ -28,6 +34,10 @@ impl Drop for Ahead {
 /// Goes back in memory: to a revision, or to what was there before.
 pub(super) async fn begin(deployments: &Deployments, wish: &Wish, to: Option<i64>) -> Result<Ahead, ExperimentError> {
     let not_found = || ExperimentError::NotFound { name: wish.name.clone() };
+    if deployments.0.tenants.database().is_shared() {
+        // What another process did a moment ago counts; but nobody waits long for it.
+        let _ = tokio::time::timeout(MOST_WAIT, deployments.refresh()).await;
+    }
     let now = deployments.durable(&wish.owner, &wish.name).ok_or_else(not_found)?;
     wish.intent.expected.check(now.current.number)?;
     let target = match find(&now.history, to) {
@@ -59,7 +69,7 @@ pub(super) async fn begin(deployments: &Deployments, wish: &Wish, to: Option<i64
     if !deployments.set_ahead(&deployment) {
         return Err(not_found());
     }
-    Ok(Ahead { deployments: deployments.clone(), deployment, target })
+    Ok(Ahead { deployments: deployments.clone(), deployment, instead_of: now.current.number, target })
 }
 
 fn find(history: &[Arc<Revision>], to: Option<i64>) -> Option<Arc<Revision>> {

@@ -129,7 +129,7 @@ impl Gateway {
                     let silent = self.silent(deployment);
                     return Ok(Serving { served: served(version, Some(by)), lease, assigned, fell_back: index > 0, silent });
                 }
-                Err(error) => tracing::warn!(%error, deployment = &*deployment.name, arm = name, "an arm cannot serve"),
+                Err(error) => self.0.deployments.cannot_serve(deployment, name, &error),
             }
         }
         Err(GatewayError::ArmUnavailable { deployment: deployment.name.to_string(), assigned: chosen.assigned })

@@ -310,6 +310,21 @@ async fn what_was_left_is_in_memory_and_what_is_running_ends_as_it_began() {
 }
 
 #[tokio::test]
+async fn a_rollback_that_cannot_be_written_down_did_not_happen() {
+    let server = deployed([0.0, 100.0]).await;
+    set_weights(&server, json!({"stable": 50, "canary": 50})).await;
+    set_weights(&server, json!({"stable": 100})).await;
+    server.policy("ALTER TABLE deployment_revisions RENAME TO lost").await;
+    let failed = roll_back(&server, json!({"to_revision": 1})).await;
+    assert_eq!(failed.error().2, "internal_error");
+    assert_eq!(answered(&ask(&server, json!({}), &[]).await).0, "stable", "what was in force is in force again");
+    server.policy("ALTER TABLE lost RENAME TO deployment_revisions").await;
+    assert_eq!(server.get(SUPPORT).await.json()["revision"], 3);
+    assert_eq!(roll_back(&server, json!({"to_revision": 1})).await.json()["revision"], 4);
+    assert_eq!(answered(&ask(&server, json!({}), &[]).await).0, "canary");
+}
+
+#[tokio::test]
 async fn what_another_process_changes_is_taken_over_and_a_restart_finds_it() {
     let server = deployed([90.0, 10.0]).await;
     let setup = || Setup { tenants: server.tenants.clone(), catalog: server.catalog.clone(), base: BASE.to_owned() };

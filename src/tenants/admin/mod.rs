@@ -293,7 +293,9 @@ fn unchanged(updated: bool) -> Result<(), AdminError> {
 /// Whether a change with this key was made before, or is being made. Waits for nobody.
 pub async fn is_repeated(office: &Office, claim: &Claim) -> Result<bool, AdminError> {
     let mut connection = office.database.connection().await?;
-    Ok(idempotency::find(&mut connection, &claim.owner, &claim.key).await?.is_some())
+    let kept = idempotency::find(&mut connection, &claim.owner, &claim.key).await?;
+    // What is older is forgotten when it is claimed again.
+    Ok(kept.is_some_and(|kept| kept.created_at >= clock::unix() - KEPT))
 }
 
 /// Forgets answers that are too old to be repeated.

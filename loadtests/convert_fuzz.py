@@ -93,7 +93,7 @@ def main():
     lock, numbers, wrong = threading.Lock(), iter(range(options.count)), []
 
     def run():
-        connection = http.client.HTTPConnection(url.hostname, url.port, timeout=120)
+        connection = http.client.HTTPConnection(url.hostname, url.port, timeout=600)
         while True:
             with lock:
                 number = next(numbers, None)

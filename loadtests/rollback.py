@@ -7,7 +7,7 @@ Between a rollback's answer and the next change every request must be answered b
 next rollback by the canary; requests that were on their way may be on either. Prints one JSON line: requests, errors, answers of the
 wrong arm, the time of each rollback call (client and server together), until it took effect as the server says
 (effective_after_us), and as seen from outside: how long after the call's beginning the last request was sent that still got the
-canary. Exits with 1 on an error, a wrong answer, or an effect that took longer than --most-ms.
+canary. Exits with 1 on an error, a wrong answer, or an effect that took the server longer than --most-ms.
 """
 import argparse
 import http.client
@@ -133,7 +133,8 @@ def main():
     if errors:
         report["first_error"] = errors[0]
     print(json.dumps(report))
-    slow = max(max(effects), max(said) / 1e6) * 1e3 > args.most_ms
+    # What is seen from outside has this program's own pauses in it, and the way there.
+    slow = max(said) / 1e3 > args.most_ms
     raise SystemExit(1 if errors or wrong or mixed or slow else 0)
 
 

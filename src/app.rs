@@ -268,6 +268,9 @@ async fn build(config: &Config, data: &Arc<DataDir>, tenants: &Tenants) -> anyho
     for adapter in skipped {
         tracing::warn!(name = adapter.name, reason = adapter.reason, "an adapter of an earlier start is not served on this base");
     }
+    // Before anything is put into service: what deployments may have to go back to is not forgotten for it.
+    let setup = experiments::Setup { tenants: tenants.clone(), catalog: catalog.clone(), base: loaded.base.name.clone() };
+    let deployments = Deployments::open(setup).await?;
     for (name, path) in &config.adapters {
         put_into_service(&catalog, name, path.clone()).await?;
     }
@@ -279,8 +282,6 @@ async fn build(config: &Config, data: &Arc<DataDir>, tenants: &Tenants) -> anyho
         }
         put_into_service(&catalog, name, path.clone()).await?;
     }
-    let setup = experiments::Setup { tenants: tenants.clone(), catalog: catalog.clone(), base: loaded.base.name.clone() };
-    let deployments = Deployments::open(setup).await?;
     let recorder = Recorder::new(tenants.database().clone(), tenants.node());
     let results = Results::new(tenants.database().clone(), recorder);
     let (copies, waiting) = shadow::copies();

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
-use super::deployment::{BASE, Draft, Made, Named, Revision, Spec, Target, Weight, previous};
+use super::deployment::{Arm, BASE, Draft, Made, Named, Revision, Spec, Target, Weight, previous};
 use super::live::{self, Deployment, Deployments, REMEMBERED};
 use super::{ExperimentError, restore};
 use crate::registry::{Owner, RegistryError, Release, check_name};
@@ -158,14 +158,25 @@ impl Deployments {
             }
             Action::Pinned(spec) => {
                 spec.check()?;
-                for version in spec.versions() {
+                for version in spec.versions_in_use() {
                     self.0.catalog.resolve_pinned(version).await.map_err(|source| at("arms".to_owned(), source))?;
                 }
                 self.hold(spec.versions()).await;
                 Ready::Spec(spec.clone())
             }
             Action::Rollback { to } => Ready::Ahead(restore::begin(self, wish, *to).await?),
-            Action::Weights(_) | Action::Delete => Ready::Nothing,
+            Action::Weights(weights) => {
+                if let Some(deployment) = self.durable(&wish.owner, &wish.name) {
+                    let wanted = |arm: &&Arm| weights.iter().any(|(name, weight)| *name == arm.name && !weight.is_none());
+                    for arm in deployment.spec().arms.iter().filter(wanted) {
+                        let Some(version) = &arm.target.version else { continue };
+                        let resolved = self.0.catalog.resolve_pinned(version).await;
+                        resolved.map_err(|source| at(format!("weights.{}", arm.name), source))?;
+                    }
+                }
+                Ready::Nothing
+            }
+            Action::Delete => Ready::Nothing,
         })
     }
 

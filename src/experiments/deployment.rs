@@ -280,6 +280,11 @@ impl Spec {
         self.arms.iter().map(|arm| &arm.target).chain(shadow).filter_map(|target| target.version.as_ref())
     }
 
+    /// Those that somebody is sent to.
+    pub fn versions_in_use(&self) -> impl Iterator<Item = &Pinned> {
+        self.arms.iter().filter(|arm| !arm.weight.is_none()).filter_map(|arm| arm.target.version.as_ref())
+    }
+
     /// The ground on which this deployment serves a content already; a change of weights asks nobody again.
     pub fn release_of(&self, content: VersionId) -> Option<&Release> {
         let shadow = self.shadow.as_ref().map(|shadow| &shadow.target);
@@ -287,7 +292,8 @@ impl Spec {
         targets.find(|target| target.content() == Some(content)).map(|target| &target.release)
     }
 
-    /// Name of the comparison: it changes with the set of arms and models, not with weights.
+    /// Name of the comparison: it changes with the set of arms and models and with what is asked of them, not with weights. (Asking
+    /// something else of answers that were looked at already would not be an honest test.)
     pub fn experiment_id(&self, deployment_id: &str) -> String {
         let arms: BTreeSet<(&str, String)> = self
             .arms
@@ -302,6 +308,9 @@ impl Spec {
         hash.update(deployment_id);
         for (name, content) in arms {
             hash.update(format!("\n{name}={content}"));
+        }
+        if let Some(settings) = &self.experiment {
+            hash.update(format!("\n{}", serde_json::json!(settings)));
         }
         let digest: [u8; 32] = hash.finalize().into();
         format!("exp_{}", digest[..10].iter().map(|byte| format!("{byte:02x}")).collect::<String>())

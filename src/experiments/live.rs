@@ -251,7 +251,7 @@ impl Deployments {
             return Ok(());
         }
         for row in rows::changed_since(&mut connection, seen).await? {
-            let history = rows::revisions(&mut connection, &row.id, i64::MAX, REMEMBERED).await?;
+            let history = rows::revisions(&mut connection, &row.id, row.revision + 1, REMEMBERED).await?;
             let (id, gone) = (row.id.clone(), row.deleted);
             match revisions(&row.id, history).and_then(|history| Deployment::new(row, history)) {
                 Ok(deployment) => {

@@ -315,13 +315,11 @@ fn values(outcome: &Outcome) -> Vec<(Metric, f64)> {
     let yes = |value: bool| f64::from(u8::from(value));
     let millis = |time: Duration| time.as_secs_f64() * 1e3;
     let mut values = vec![(Metric::Errors, yes(outcome.failed))];
-    if let Some(success) = outcome.task_success {
-        values.push((Metric::TaskSuccess, yes(success)));
-    }
     if outcome.failed {
         // How long a failure took, and what somebody else has answered, says nothing about this arm.
         return values;
     }
+    values.extend(outcome.task_success.map(|success| (Metric::TaskSuccess, yes(success))));
     values.extend(outcome.first_token.map(|time| (Metric::FirstToken, millis(time))));
     values.extend(outcome.gap.map(|time| (Metric::InterToken, millis(time))));
     // Where there is no text, somebody left before the end: tokens and money are those of a piece.

@@ -53,7 +53,8 @@ pub(super) async fn begin(deployments: &Deployments, wish: &Wish, to: Option<i64
             })?
         }
     };
-    if let Some(gone) = target.spec.versions().find(|version| !deployments.0.catalog.has(version)) {
+    // An arm that gets nothing, and silence, can be missing.
+    if let Some(gone) = target.spec.versions_in_use().find(|version| !deployments.0.catalog.has(version)) {
         let (name, model) = (wish.name.clone(), gone.model.clone());
         return Err(ExperimentError::VersionGone { name, revision: target.number, model });
     }

@@ -75,9 +75,12 @@ impl Gateway {
         self.check_model(&question.caller, &question.model)?;
         let Question { caller, origin, model, mut steering, mut text, schema, unknown_below, extent } = question;
         let counts = move |confidence: f64| confidence * 100.0 >= f64::from(unknown_below);
+        let had_words = !Spans::of(&text).is_empty();
         let (prompt, tokens, most) = loop {
             if Spans::of(&text).is_empty() {
-                return Ok(Meaning::nothing(&schema));
+                // Of words for which there is no room nothing is known.
+                let sure = if had_words { 0.0 } else { 1.0 };
+                return Ok(Meaning { probability: sure, confidence: sure, ..Meaning::nothing(&schema) });
             }
             let said = Message { role: Role::User, content: text.clone() };
             let prompt = Prompt::Chat { messages: vec![said], turn: Turn::Open, special: SpecialTokens::Omit };

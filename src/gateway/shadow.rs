@@ -11,7 +11,7 @@ use super::assemble::Assembler;
 use super::choose::version_of;
 use super::types::Stops;
 use super::{Gateway, StopText};
-use crate::backends::{Event, Generation, Request};
+use crate::backends::{Event, Generation, Request, SubmitError};
 use crate::experiments::shadow::{Place, ShadowRow, Shadows};
 use crate::experiments::{Assigned, Target};
 use crate::model::tokenizer::{Position, Specials};
@@ -146,7 +146,7 @@ impl Gateway {
                 return Fate::Dropped;
             }
             match self.say(copy).await {
-                Err(Unsaid::GaveWay) => {}
+                Err(Unsaid::GaveWay) => tokio::time::sleep(ASK_EVERY).await,
                 Ok((version, said)) => break Ok((version, said)),
                 Err(Unsaid::Failed(reason)) => break Err(reason),
             }
@@ -188,7 +188,11 @@ impl Gateway {
         let adapter = lease.as_ref().map(|lease| Arc::clone(&lease.adapter));
         let began = Instant::now();
         let request = Request { adapter, ..copy.request.clone() };
-        let generation = self.0.backend.submit_at(&mut places, request).map_err(|error| Unsaid::Failed(error.to_string()))?;
+        let generation = self.0.backend.submit_at(&mut places, request).map_err(|error| match error {
+            // Nothing that the candidate could help.
+            SubmitError::Overloaded { .. } | SubmitError::Stopping | SubmitError::Unhealthy(_) => Unsaid::GaveWay,
+            error => Unsaid::Failed(error.to_string()),
+        })?;
         let (text, tokens) = self.listen(copy, generation).await?;
         let version = lease.as_ref().map_or_else(|| "base".to_owned(), version_of);
         Ok((version, Said { text, tokens, took: began.elapsed() }))

@@ -19,6 +19,10 @@ use crate::tenants::Principal;
 const MAX_CORRECTION: usize = 64 * 1024;
 /// Longest request id, bytes: no longer one is taken over from callers.
 const MAX_REQUEST_ID: usize = 128;
+/// What the id of an answer in a list has more: `-63`.
+const OF_LIST: usize = 3;
+/// Smaller values, either way, are none.
+const LEAST: f64 = 1e-100;
 /// Beyond it a value would drown all others.
 const MOST: f64 = 1e9;
 
@@ -34,7 +38,7 @@ pub async fn create(
     fields.finish(&[])?;
     let kept: Vec<String> = opinions.iter().map(|opinion| opinion.metric.to_string()).collect();
     let saying = Saying { tenant: &caller.tenant, key_id: &caller.key_id, request_id: &request_id };
-    let known = request_id.len() <= MAX_REQUEST_ID && server.results().recorder().feedback(saying, opinions).await?;
+    let known = request_id.len() <= MAX_REQUEST_ID + OF_LIST && server.results().recorder().feedback(saying, opinions).await?;
     if !known {
         return Err(unknown(&request_id));
     }
@@ -54,7 +58,8 @@ fn unknown(request_id: &str) -> ApiError {
 
 fn opinions(fields: &mut Fields) -> Result<Vec<Opinion>, ApiError> {
     let mut opinions = Vec::new();
-    let plain = |metric, value| Opinion { metric, value, text: None };
+    // Squares are added up, by databases that take a square that is too small for an error.
+    let plain = |metric, value: f64| Opinion { metric, value: if value.abs() < LEAST { 0.0 } else { value }, text: None };
     if let Some(thumbs) = fields.string("thumbs")? {
         opinions.push(plain(Metric::Thumbs, fields::word("thumbs", &thumbs, &[("up", 1.0), ("down", 0.0)])?));
     }

@@ -117,9 +117,9 @@ pub async fn list(connection: &mut AnyConnection, which: &Which, paging: &Paging
     query.page(connection, &listed, paging, rollout).await
 }
 
-/// The rollout of a deployment that has not ended.
+/// The rollout of a deployment that has not ended, or that the deployment is still to be taken back from.
 pub async fn under_way(connection: &mut AnyConnection, owner: &str, deployment: &str) -> Result<Option<String>, StoreError> {
-    let query = Query::new("SELECT id FROM rollouts WHERE ended_at IS NULL").and("owner = ?", Some(owner));
+    let query = Query::new("SELECT id FROM rollouts WHERE open = 1").and("owner = ?", Some(owner));
     let query = query.and("deployment = ?", Some(deployment));
     query.read(connection, "look for a rollout under way", |row| row.try_get(0)).await.map(first)
 }

@@ -86,5 +86,9 @@ async fn convert_understands_requests_that_its_training_never_saw() {
         }
     }
     let share = |count: usize| count as f64 / rows.len() as f64;
-    assert!(share(intents) >= INTENT_FLOOR && share(exact) >= EXACT_FLOOR, "intent {intents}, task and when {exact} of {}", rows.len());
+    assert!(
+        share(intents) >= INTENT_FLOOR && share(exact) >= EXACT_FLOOR,
+        "intent {intents}, task and when {exact} of {}",
+        rows.len()
+    );
 }

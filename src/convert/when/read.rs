@@ -154,6 +154,10 @@ fn put_end(p: &mut Phrase, mut end: Phrase) {
         if morning < stop {
             start.hour = if morning + 720 < stop { start.hour % 12 + 12 } else { start.hour % 12 };
             start.half = Half::Known;
+        } else if stop < 720 {
+            // "11 to 1 am" begins in the evening.
+            start.hour = start.hour % 12 + 12;
+            start.half = Half::Known;
         }
     }
     p.end = Some(Box::new(end));

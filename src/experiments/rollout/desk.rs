@@ -68,10 +68,10 @@ fn not_found(id: &str) -> ExperimentError {
 }
 
 impl Rollouts {
-    /// Asks for a rollout. It begins when the change is committed.
+    /// Asks for a rollout. It begins when the change is committed. What is in memory of deployments must be fresh: see
+    /// [`super::super::Deployments::refresh`], which is not for the inside of a transaction.
     pub async fn create(&self, change: &mut Change, new: NewRollout) -> Result<Rollout, ExperimentError> {
         let plan = new.plan.plan()?;
-        self.0.deployments.refresh().await?;
         let not_found = || ExperimentError::NotFound { name: new.deployment.clone() };
         let deployment = self.0.deployments.get(&new.owner, &new.deployment).ok_or_else(not_found)?;
         let spec = deployment.spec();

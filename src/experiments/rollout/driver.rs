@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::state::{Act, Move, Presence, Rollout, Seen, SeenDeployment, Stage, Standing};
 use super::{Rollouts, record, spec};
 use crate::experiments::{Action, ExperimentError, Wish, verdict};
-use crate::registry::Owner;
+use crate::registry::{Owner, RegistryError};
 use crate::store::{deployments, rollouts as rows, shadows};
 use crate::tenants::admin::{AdminError, Begun, Change, Expected, Intent};
 use crate::tenants::unix_now;
@@ -166,6 +166,8 @@ impl Rollouts {
             }
             _ => (0, 0),
         };
+        // The verdict takes a connection of its own.
+        drop(connection);
         let (standing, samples) = match (rollout.stage, &newest) {
             (Stage::Step(_), Some(newest)) => self.judge(rollout, &newest.experiment).await?,
             _ => (Standing::Unclear("nothing is compared yet".to_owned()), 0),
@@ -213,7 +215,7 @@ fn is_final(error: &ExperimentError) -> bool {
     matches!(
         error,
         ExperimentError::Invalid { .. }
-            | ExperimentError::Model { .. }
+            | ExperimentError::Model { source: RegistryError::NotFound { .. } | RegistryError::NotReleased { .. }, .. }
             | ExperimentError::VersionGone { .. }
             | ExperimentError::NoRevision { .. }
             | ExperimentError::NothingBefore { .. }

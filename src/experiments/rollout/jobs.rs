@@ -150,6 +150,7 @@ fn is_refusal(error: &ExperimentError) -> bool {
         error,
         ExperimentError::Admin(AdminError::Tenant(_) | AdminError::Changed | AdminError::Outdated { .. })
             | ExperimentError::Interrupted
+            | ExperimentError::Store(_)
     )
 }
 

@@ -57,6 +57,8 @@ fn promoted(base: &Spec, rollout: &Rollout) -> Spec {
             *arm = Arm { name: arm.name.clone(), target: rollout.candidate.model.clone(), weight: Weight::ALL };
         }
     }
+    let (candidate, control) = (&rollout.candidate.arm, &rollout.control);
+    spec.fallback.retain(|name| name != candidate || name == control);
     spec
 }
 

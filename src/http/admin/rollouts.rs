@@ -33,6 +33,7 @@ pub async fn create(Path(name): Path<String>, changing: ChangingAt) -> Result<Re
     let plan = plan(&mut fields)?;
     fields.finish(&[])?;
     let server = planned.server().clone();
+    server.deployments().refresh().await.map_err(ApiError::from)?;
     let mut change = planned.begin().await?;
     let new = NewRollout { owner, deployment: name, model, arm, plan, experiment, job: None };
     let rollout = server.rollouts().create(&mut change, new).await.map_err(ApiError::from)?;

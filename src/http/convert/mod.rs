@@ -10,7 +10,7 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::{HeaderName, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
-use futures::future::join_all;
+use futures::StreamExt;
 use serde_json::{Value, json};
 
 use super::Server;
@@ -28,6 +28,8 @@ use request::{Asked, Input};
 
 /// In the ledger and the metrics.
 const ENDPOINT: &str = "convert";
+/// Texts of a list whose grammars exist at the same time.
+const AT_ONCE: usize = 8;
 
 /// The probability of the model's choices, as it is before calibration.
 const PROBABILITY: HeaderName = HeaderName::from_static("x-convert-probability");
@@ -70,7 +72,9 @@ async fn one(server: &Server, sender: &Sender, asked: &Asked, input: &Input) -> 
 /// Each on its own, side by side: what is refused says so in its place, unless all are.
 async fn many(server: &Server, sender: &Sender, asked: &Asked, inputs: &[Input]) -> Result<Response, ApiError> {
     let ids: Vec<String> = (0..inputs.len()).map(|index| format!("{}-{index}", sender.request_id)).collect();
-    let meanings = join_all(inputs.iter().zip(&ids).map(|(input, id)| understand(server, sender, asked, (input, id)))).await;
+    let meanings: Vec<_> = inputs.iter().zip(&ids).map(|(input, id)| understand(server, sender, asked, (input, id))).collect();
+    // A grammar is many times the size of its text, and a body has many texts.
+    let meanings: Vec<_> = futures::stream::iter(meanings).buffered(AT_ONCE).collect().await;
     let mut usage = Usage::default();
     let mut cost = 0i64;
     let mut results = Vec::with_capacity(inputs.len());

@@ -90,7 +90,7 @@ CREATE TABLE rollouts (
     version BIGINT NOT NULL
 );
 -- One at a time.
-CREATE UNIQUE INDEX rollouts_under_way ON rollouts (owner, deployment) WHERE ended_at IS NULL;
+CREATE UNIQUE INDEX rollouts_under_way ON rollouts (owner, deployment) WHERE open = 1;
 CREATE INDEX rollouts_open ON rollouts (open, created_at);
 CREATE INDEX rollouts_of_deployment ON rollouts (owner, deployment, created_at, id);
 

@@ -26,6 +26,8 @@ const EXPIRE_EVERY: u32 = 60;
 const CLAIM: Duration = Duration::from_secs(600);
 /// Bytes that are copied at once.
 const PIECE: usize = 256 * 1024;
+/// Longest id that is looked for, bytes.
+const MOST_ID: usize = 256;
 /// Name of the files.
 const FILENAME: &str = "convert-corrections.jsonl";
 
@@ -203,6 +205,9 @@ impl Corrections {
         if let Some(row) = waiting {
             return Ok(row);
         }
+        if !is_id(id) {
+            return Err(JobsError::not_found("answer that is still kept", id));
+        }
         let mut connection = self.files.inner.database.connection().await?;
         rows::find(&mut connection, tenant, id, now).await?.ok_or_else(|| JobsError::not_found("answer that is still kept", id))
     }
@@ -237,6 +242,9 @@ impl Corrections {
 
     /// Removes a tenant's correction. Files that have its row keep it.
     pub async fn delete(&self, tenant: &str, id: &str) -> Result<(), JobsError> {
+        if !is_id(id) {
+            return Err(JobsError::not_found("correction", id));
+        }
         let mut transaction = self.files.inner.database.begin().await?;
         if !rows::delete(&mut transaction, tenant, id).await? {
             return Err(JobsError::not_found("correction", id));
@@ -343,6 +351,11 @@ impl Corrections {
         let problem = format!("{shown:?} has the purpose '{}'; 'fine-tune' is right", row.purpose);
         Err(JobsError::invalid("training_file", problem))
     }
+}
+
+/// Whether the database may be asked for it: PostgreSQL takes no NUL.
+fn is_id(id: &str) -> bool {
+    id.len() <= MOST_ID && !id.contains('\0')
 }
 
 fn size(row: &TextRow) -> usize {

@@ -13,6 +13,8 @@ use crate::tenants::unix_now;
 
 pub use crate::store::shadows::ShadowRow;
 
+/// How long answers wait for others before they are written.
+const GATHER: Duration = Duration::from_millis(500);
 /// How often what is old is forgotten.
 const FORGET_EVERY: Duration = Duration::from_secs(600);
 /// How often it is asked what other processes have spent, seconds.
@@ -29,6 +31,8 @@ struct Inner {
     /// How long answers are kept, seconds.
     retention: i64,
     spent: Mutex<HashMap<Place, Spent>>,
+    /// Answers that are written together.
+    waiting: Mutex<Vec<ShadowRow>>,
 }
 
 /// Whose budget it is.
@@ -55,7 +59,7 @@ impl Shadows {
     /// Keeps answers in this database for so long.
     pub fn new(database: Database, retention: Duration) -> Self {
         let retention = i64::try_from(retention.as_secs()).unwrap_or(i64::MAX);
-        Self(Arc::new(Inner { database, retention, spent: Mutex::default() }))
+        Self(Arc::new(Inner { database, retention, spent: Mutex::default(), waiting: Mutex::default() }))
     }
 
     /// Whether so many more tokens may be spent today.
@@ -81,14 +85,35 @@ impl Shadows {
         Ok(spent.saturating_add(tokens) <= most)
     }
 
-    /// Keeps an answer.
-    pub async fn keep(&self, place: &Place, row: ShadowRow) -> Result<(), ExperimentError> {
+    /// Keeps an answer, with others that come in the same moment: a transaction for each would be felt by those who are served. A kill
+    /// loses those of the moment.
+    pub fn keep(&self, place: &Place, row: ShadowRow) {
         let tokens = u64::try_from(row.prompt_tokens.saturating_add(row.shadow_tokens)).unwrap_or(0);
         if let Some(spent) = self.spent().get_mut(place) {
             spent.tokens = spent.tokens.saturating_add(tokens);
         }
+        let is_first = {
+            let mut waiting = self.0.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+            waiting.push(row);
+            waiting.len() == 1
+        };
+        if is_first {
+            let shadows = self.clone();
+            tokio::spawn(async move {
+                tokio::time::sleep(GATHER).await;
+                if let Err(error) = shadows.write().await {
+                    tracing::warn!(%error, "shadow answers are not kept");
+                }
+            });
+        }
+    }
+
+    async fn write(&self) -> Result<(), ExperimentError> {
+        let waiting = std::mem::take(&mut *self.0.waiting.lock().unwrap_or_else(PoisonError::into_inner));
         let mut transaction = self.0.database.begin().await?;
-        rows::insert(&mut transaction, &row).await?;
+        for row in &waiting {
+            rows::insert(&mut transaction, row).await?;
+        }
         Ok(transaction.commit().await?)
     }
 

@@ -153,11 +153,7 @@ impl Gateway {
         };
         let fate = if said.is_ok() { Fate::Answered } else { Fate::Failed };
         match row(&heard, said) {
-            Ok(row) => {
-                if let Err(error) = shadows.keep(&copy.silent.place, row).await {
-                    tracing::warn!(%error, "a shadow answer is not kept");
-                }
-            }
+            Ok(row) => shadows.keep(&copy.silent.place, row),
             Err(error) => tracing::warn!(%error, "a shadow answer is not kept"),
         }
         fate

@@ -1,7 +1,7 @@
 """The whole loop on one server, through its public API: CSV -> file -> job -> gate -> canary at 10 % -> live traffic -> promoted; then a
 bad version: the gate refuses it, an operator waives it by name, its canary is taken back by itself. Prints the story as it happens.
 
-usage: loop.py --url http://127.0.0.1:8080 --key ADMIN_KEY [--deployment house] [--rows 400] [--bake 5]
+usage: loop.py --url http://127.0.0.1:8080 --key ADMIN_KEY [--deployment house] [--rows 640] [--bake 5]
 needs: the package openai.
 
 The task is spoken commands for a home, answered by JSON, which the bundled base was not made for. "Users" call the deployment's name
@@ -102,8 +102,7 @@ class Traffic(threading.Thread):
 def train(client, base, name, rows, suffix, metadata=None):
     """A job to its end; its model, and what its events say."""
     file = client.files.create(file=(name, io.BytesIO(as_csv(rows))), purpose="fine-tune")
-    job = client.fine_tuning.jobs.create(model=base, training_file=file.id, suffix=suffix, seed=1, metadata=metadata,
-                                         method={"type": "supervised", "supervised": {"hyperparameters": {"n_epochs": 4}}})
+    job = client.fine_tuning.jobs.create(model=base, training_file=file.id, suffix=suffix, seed=1, metadata=metadata)
     while job.status not in ("succeeded", "failed", "cancelled"):
         time.sleep(0.5)
         job = client.fine_tuning.jobs.retrieve(job.id)
@@ -140,7 +139,7 @@ def main():
     parser.add_argument("--url", required=True)
     parser.add_argument("--key", required=True)
     parser.add_argument("--deployment", default="house")
-    parser.add_argument("--rows", type=int, default=400)
+    parser.add_argument("--rows", type=int, default=640)
     parser.add_argument("--bake", type=int, default=5)
     given = parser.parse_args()
     client = OpenAI(base_url=f"{given.url}/v1", api_key=given.key, max_retries=0)
@@ -159,6 +158,7 @@ def main():
     job, events = train(client, base, "home.csv", learn, "home", {
         "rollout": name, "rollout_steps": "10,100", "rollout_bake_seconds": str(given.bake), "rollout_min_samples": "20"})
     print(f"job {job.id} -> {job.fine_tuned_model}")
+    print("gate:", *[event for event in events if "gate" in event or "ollout" in event], sep="\n  ", flush=True)
     good, steps = follow(admin, name)
     loop_seconds = round(time.monotonic() - began, 1)
     after = exact(client, name, judge)
@@ -167,7 +167,8 @@ def main():
     bad_job, bad_events = train(client, base, "corrupted.csv", corrupted, "home", {"rollout": name, "rollout_steps": "10,100"})
     refused = [event for event in bad_events if "gate" in event.lower() or "rollout" in event.lower()]
     print("gate:", *refused[-2:], sep="\n  ")
-    body = {"model": bad_job.fine_tuned_model, "steps": [10, 100], "bake_seconds": 3600, "min_samples": 10_000}
+    # The deployment is everybody's, the model its tenant's: whose it is has to be said.
+    body = {"model": bad_job.fine_tuned_model, "from_tenant": bad_job.organization_id, "steps": [10, 100], "bake_seconds": 3600, "min_samples": 10_000}
     status, answer = admin("POST", f"/admin/deployments/{name}/rollouts", body)
     assert 400 <= status < 500, (status, answer)
     print("without a name:", answer["error"]["message"])
@@ -178,13 +179,15 @@ def main():
     traffic.stopped.set()
     traffic.join()
 
-    _, results = admin("GET", f"/admin/deployments/{name}/results?experiment={back['experiment']}" if back.get("experiment") else f"/admin/deployments/{name}/results")
     _, history = admin("GET", f"/admin/deployments/{name}/history?limit=100")
+    canary = next(revision for revision in history["data"] if any(arm["model"].startswith(bad_job.fine_tuned_model) for arm in revision["arms"]))
+    _, results = admin("GET", f"/admin/deployments/{name}/results?experiment={canary['experiment_id']}")
     _, audit = admin("GET", "/v1/organization/audit_logs?limit=100")
     print("results:", json.dumps(results)[:3000])
     for revision in reversed(history["data"]):
         print("revision", revision.get("revision"), revision.get("reason") or "", flush=True)
-    story = [(entry.get("type"), entry.get("actor")) for entry in audit["data"]]
+    story = [entry["type"] for entry in reversed(audit["data"]) if entry["type"].startswith(("deployment", "rollout"))]
+    print("audit:", *story, sep="\n  ")
     print(json.dumps({
         "base_exact": before, "exact": after, "exact_after_rollback": still, "seconds_from_csv_to_promoted": loop_seconds,
         "good": good["state"], "bad": back["state"], "reason": back.get("reason"), "states": [steps, back_steps],

@@ -8,6 +8,9 @@ use std::time::Duration;
 use super::memory::human;
 use crate::config::API_KEY_VARIABLE;
 
+/// The bundled adapter that `/convert` asks.
+const CONVERT: &str = "convert";
+
 /// Facts for the announcement.
 pub(super) struct Announcement<'a> {
     pub(super) address: SocketAddr,
@@ -70,7 +73,12 @@ impl Announcement<'_> {
         self.curl(text, url, &key, self.base)?;
         if let Some(adapter) = self.example_adapter() {
             writeln!(text, "\nand an adapter on the same base:\n")?;
-            self.curl(text, url, &key, adapter)?;
+            if adapter == CONVERT && self.has_chat_template {
+                writeln!(text, "  curl {url}/api/convert -H \"Authorization: Bearer {key}\" \\")?;
+                writeln!(text, "    -d '{{\"text\": \"remind me to call mum tomorrow at six\"}}'")?;
+            } else {
+                self.curl(text, url, &key, adapter)?;
+            }
         }
         writeln!(text)
     }
@@ -78,7 +86,7 @@ impl Announcement<'_> {
     /// The bundled `convert` where it is served: it shows most.
     fn example_adapter(&self) -> Option<&str> {
         let name = |version: &'_ String| version.split('@').next().map(str::to_owned);
-        let convert = self.adapters.iter().find(|version| name(version).as_deref() == Some("convert"));
+        let convert = self.adapters.iter().find(|version| name(version).as_deref() == Some(CONVERT));
         convert.or(self.adapters.first())?.split('@').next()
     }
 
@@ -141,6 +149,6 @@ mod tests {
         let later = announcement(None).text();
         assert!(later.contains("Bearer $SWITCHYARD_API_KEY") && !later.contains("sk-sy"), "{later}");
         assert!(later.contains("http://127.0.0.1:8080/v1/chat/completions"), "{later}");
-        assert!(later.contains(r#""model": "convert""#), "{later}");
+        assert!(later.contains("http://127.0.0.1:8080/api/convert"), "{later}");
     }
 }

@@ -319,7 +319,7 @@ mod tests {
             Err(error) => error.to_string(),
             Ok(settings) => settings.check(&["stable"]).unwrap_err().to_string(),
         };
-        assert!(problem(r#"{"control":"x"}"#).contains("'experiment.control': \"x\" is no arm"));
+        assert!(problem(r#"{"control":"x"}"#).contains("experiment.control: \"x\" is no arm"));
         assert!(
             problem(r#"{"control":"stable","goal":{"metric":"speed"}}"#).contains("\"speed\" is no metric; right are errors")
         );

@@ -55,8 +55,9 @@ async fn the_first_command_serves_the_bundled_base_and_its_adapters() {
     assert!(answer["choices"][0]["message"]["content"].as_str().unwrap().contains("call mum"), "{answer}");
     let answer = pasted(convert);
     assert_eq!(answer["model"], "convert");
-    let task: Value = serde_json::from_str(answer["choices"][0]["message"]["content"].as_str().unwrap()).unwrap();
-    assert_eq!(task, json!({"intent": "set_reminder", "task": "call mum", "when": "tomorrow at six"}));
+    let meant = &answer["structured_data"];
+    assert_eq!((&meant["intent"], &meant["task"]), (&json!("set_reminder"), &json!("call mum")), "{answer}");
+    assert_eq!(meant["when"]["text"], "tomorrow at six");
 }
 
 #[tokio::test]

@@ -105,8 +105,7 @@ async fn a_deployment_that_is_changed_on_one_is_changed_on_the_other() {
     let Some(database) = new_database().await else { return };
     let (home_a, home_b) = (Home::new(), Home::new());
     let (a, b) = (serve(&home_a, &database), serve(&home_b, &database));
-    let arms =
-        json!([{"name": "one", "model": "switchyard-base", "weight": 100}, {"name": "two", "model": "convert", "weight": 0}]);
+    let arms = json!([{"name": "one", "model": "llama3", "weight": 100}, {"name": "two", "model": "llama3", "weight": 0}]);
     post(&a, "/admin/deployments", json!({"name": "front", "arms": arms})).await;
     for (from, body, arm) in [
         ("weights", json!({"weights": {"two": 100}}), "two"),

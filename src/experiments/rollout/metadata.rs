@@ -137,13 +137,13 @@ mod tests {
     #[test]
     fn what_is_wrong_is_named() {
         for (metadata, part) in [
-            (json!({"rollout_steps": "100"}), "'metadata.rollout': the metadata has 'rollout_steps'"),
-            (json!({"rollout": ""}), "'metadata.rollout'"),
-            (json!({"rollout": "a", "rollout_step": "100"}), "'metadata.rollout_step': it is not known; rollout, rollout_steps"),
+            (json!({"rollout_steps": "100"}), "metadata.rollout: the metadata has 'rollout_steps'"),
+            (json!({"rollout": ""}), "metadata.rollout"),
+            (json!({"rollout": "a", "rollout_step": "100"}), "metadata.rollout_step: it is not known; rollout, rollout_steps"),
             (json!({"rollout": "a", "rollout_steps": "1,x,100"}), "\"x\" is not a number"),
             (json!({"rollout": "a", "rollout_steps": "1,50"}), "the last step is 50%"),
-            (json!({"rollout": "a", "rollout_bake_seconds": "1h"}), "'metadata.rollout_bake_seconds': it is \"1h\""),
-            (json!({"rollout": "a", "rollout_create": "yes"}), "'metadata.rollout_create'"),
+            (json!({"rollout": "a", "rollout_bake_seconds": "1h"}), "metadata.rollout_bake_seconds: it is \"1h\""),
+            (json!({"rollout": "a", "rollout_create": "yes"}), "metadata.rollout_create"),
             (json!({"rollout": "a", "rollout_on_deadline": "x"}), "'rollback', 'advance', 'pause' are right"),
             (json!({"rollout": "a", "rollout_hours": "9"}), "(hours)"),
         ] {

@@ -223,13 +223,13 @@ mod tests {
         let problem = |draft: Draft| draft.plan().unwrap_err().to_string();
         assert!(problem(steps(&[])).contains("0 steps"));
         assert!(problem(steps(&[10.0, 50.0])).contains("the last step is 50%; 100 is right"));
-        assert!(problem(steps(&[10.0, 10.0, 100.0])).contains("'steps[1].weight': 10 follows 10"));
-        assert!(problem(steps(&[0.001, 100.0])).contains("'steps[0].weight': it is 0.001"));
+        assert!(problem(steps(&[10.0, 10.0, 100.0])).contains("steps[1].weight: 10 follows 10"));
+        assert!(problem(steps(&[0.001, 100.0])).contains("steps[0].weight: it is 0.001"));
         assert!(problem(steps(&[f64::NAN, 100.0])).contains("NaN"));
         assert!(problem(steps(&[101.0])).contains("101"));
-        assert!(problem(Draft { bake_seconds: Some(-1), ..Draft::default() }).contains("'bake_seconds': it is -1"));
-        assert!(problem(Draft { hours: Some("always".to_owned()), ..Draft::default() }).contains("'hours'"));
+        assert!(problem(Draft { bake_seconds: Some(-1), ..Draft::default() }).contains("bake_seconds: it is -1"));
+        assert!(problem(Draft { hours: Some("always".to_owned()), ..Draft::default() }).contains("hours"));
         let shadow = Some(DraftShadow { percent: 0.0, ..DraftShadow::default() });
-        assert!(problem(Draft { shadow, ..Draft::default() }).contains("'shadow.percent'"));
+        assert!(problem(Draft { shadow, ..Draft::default() }).contains("shadow.percent"));
     }
 }

@@ -2,10 +2,10 @@
 //! answers mean.
 //!
 //! A [`Grammar`] belongs to one request, over a [`Vocabulary`]. It is a [`Pattern`] (bytes, choices, runs of a text that is at hand), or
-//! written down in llguidance's dialect of Lark ([`lark`]), compiled once. Both are walked in bytes, so that every way of spelling an
+//! written down in llguidance's dialect of Lark (`lark`), compiled once. Both are walked in bytes, so that every way of spelling an
 //! allowed answer is allowed and the model may choose the one that it was trained on. What has only one way to go on is not sampled:
-//! it is spelled as the tokenizer spells it ([`walk`]) and goes through the next step as one chunk. The tokens that are allowed after
-//! it are found on a thread beside ([`masks`]) while that step runs.
+//! it is spelled as the tokenizer spells it (`walk`) and goes through the next step as one chunk. The tokens that are allowed after
+//! it are found on a thread beside (`masks`) while that step runs.
 
 mod lark;
 mod masks;

@@ -129,15 +129,17 @@ async fn a_plan_is_measured_and_a_trained_version_has_a_card() {
     let server = home.serve_bundled();
     let rows = std::fs::read(held_out(&home, 40)).unwrap();
     let file = upload(&server, rows).await;
-    let asked = json!({"training_file": file, "hyperparameters": {"n_epochs": 2}, "limits": {"hours": 1}});
+    let asked = json!({"training_file": file, "hyperparameters": {"n_epochs": 40}, "limits": {"hours": 1}});
     let (status, plan) = post(&server, "/admin/training/plan", &asked).await;
     assert_eq!(status, 200, "{plan}");
     assert_eq!((&plan["rows"]["train"], &plan["rows"]["held_out"]), (&json!(32), &json!(8)));
     assert_eq!((&plan["method"]["value"], &plan["adapter"]["value"]), (&json!("supervised"), &json!("qlora")));
-    assert_eq!((&plan["hyperparameters"]["epochs"]["value"], &plan["steps"]), (&json!(2), &json!(16)));
+    assert_eq!((&plan["hyperparameters"]["epochs"]["value"], &plan["steps"]), (&json!(40), &json!(320)));
     assert!(plan["speed"]["train_tokens_per_second"].as_f64().unwrap() > 0.0, "{plan}");
     assert!(plan["estimate"]["memory_bytes"].as_u64().unwrap() > 1 << 20, "{plan}");
-    assert!(plan["alternatives"][0]["text"].as_str().unwrap().starts_with("1 epoch instead of 2 saves"), "{plan}");
+    // Of what takes seconds: less is not worth a line.
+    let mut alternatives = plan["alternatives"].as_array().unwrap().iter().map(|other| other["text"].as_str().unwrap());
+    assert!(alternatives.any(|text| text.starts_with("20 epochs instead of 40 saves")), "{plan}");
     assert!(plan["text"].as_str().unwrap().contains("measured over"), "{plan}");
     let (status, refused) = post(&server, "/admin/training/plan", &json!({"training_file": "file-none"})).await;
     assert_eq!((status, &refused["error"]["param"]), (400, &json!("training_file")));

@@ -263,6 +263,7 @@ async fn build(config: &Config, data: &Arc<DataDir>, tenants: &Tenants) -> anyho
         reserved_names,
         base: backend.facts().model.clone(),
         preparer: backend.adapter_preparer(),
+        memory: config.adapter_memory.map(|bytes| usize::try_from(bytes).unwrap_or(usize::MAX)),
     })
     .await?;
     for adapter in skipped {

@@ -89,8 +89,14 @@ pub(super) fn add(matches: &ArgMatches, config: &Config) -> anyhow::Result<()> {
             let active = store::policy::read(&office.database).await?.active;
             anyhow::ensure!(active.iter().any(|id| id == tenant), "there is no project {tenant:?}, or it is archived (--tenant)");
         }
-        let setup =
-            Setup { data, roots, reserved_names: vec![base.name], base: base.checkpoint.config, preparer: Arc::new(CheckOnly) };
+        let setup = Setup {
+            data,
+            roots,
+            reserved_names: vec![base.name],
+            base: base.checkpoint.config,
+            preparer: Arc::new(CheckOnly),
+            memory: None,
+        };
         let (catalog, _) = Catalog::open(setup).await?;
         let request = LoadRequest {
             owner: owner.clone(),

@@ -162,6 +162,8 @@ pub struct Config {
     pub adapters: Vec<(String, PathBuf)>,
     /// Memory for keys and values.
     pub kv_memory: KvMemory,
+    /// Most bytes of adapters in memory; `None` is no bound.
+    pub adapter_memory: Option<u64>,
     /// Most tokens in one step.
     pub max_batch_tokens: usize,
     /// Most running sequences.

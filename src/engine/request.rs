@@ -48,7 +48,7 @@ impl Default for Sampling {
 
 /// Whose computed prefixes a sequence may find, and who may find its own: those of the same realm. Otherwise the time of an
 /// answer, and the count of reused tokens, would tell what others have asked.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Realm(u128);
 
 impl Realm {

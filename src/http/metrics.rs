@@ -12,7 +12,7 @@ use super::error::ApiError;
 use super::kubernetes_metrics::{Facts, PrefixCaching};
 use super::{auth, kubernetes_metrics};
 use crate::gateway::{BLOCK_TOKENS, PrefixCache, Stats};
-use crate::registry::{AdapterInfo, Owner, Viewer};
+use crate::registry::{AdapterInfo, Owner, Residency, Viewer};
 
 /// Counters of this room.
 pub struct HttpMetrics {
@@ -73,6 +73,7 @@ pub async fn render(State(server): State<Server>, headers: HeaderMap) -> Result<
     let stats = gateway.engine_stats();
     text.push_str(&engine(&stats));
     text.push_str(&sums);
+    text.push_str(&residency(&server.catalog().residency()));
     text.push_str(&ledger(&server));
     text.push_str(&kubernetes_metrics::render(&router_facts(&server), &stats, &listed));
     let kind = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
@@ -140,6 +141,21 @@ fn engine(stats: &Stats) -> String {
     counter("cancelled_sequences_total", "Sequences whose client left.", &stats.cancelled);
     counter("step_seconds_total", "All steps together.", &stats.total_step.as_secs_f64());
     counter("forward_seconds_total", "The part of all steps that the model took.", &stats.total_forward.as_secs_f64());
+    out
+}
+
+fn residency(now: &Residency) -> String {
+    let mut out = String::new();
+    for (kind, name, help, value) in [
+        ("gauge", "adapter_memory_bytes", "Bytes of all adapter versions in memory.", now.bytes as u64),
+        ("gauge", "adapter_memory_versions", "Adapter versions in memory.", now.versions as u64),
+        ("gauge", "adapter_memory_limit_bytes", "Most bytes (adapter_memory); 0 is no bound.", now.budget.unwrap_or(0) as u64),
+        ("counter", "adapter_arrivals_total", "Adapter versions that were brought into memory.", now.counts.loaded),
+        ("counter", "adapter_evictions_total", "Adapter versions that left memory for others.", now.counts.evicted),
+    ] {
+        // Writing to a string does not fail.
+        let _ = write!(out, "# HELP switchyard_{name} {help}\n# TYPE switchyard_{name} {kind}\nswitchyard_{name} {value}\n");
+    }
     out
 }
 

@@ -4,10 +4,10 @@
 //! so that what is on disk and what is in memory cannot part. Two locks, never taken in the other order: `changes` (one durable
 //! change at a time, held over disk writes), then `state` (held for moments only).
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
@@ -15,6 +15,7 @@ use super::files::VersionFiles;
 use super::name::{self, Selector};
 use super::owner::PerOwner;
 use super::records::{Facts, Records};
+use super::residents::{Residency, Residents};
 use super::roots::Roots;
 use super::uploads::{Upload, Uploads};
 use super::{AdapterInfo, IfLoaded, Lease, LoadRequest, Loaded, LoadedBy, Owner, RegistryError, Source, Versions, Viewer};
@@ -24,10 +25,15 @@ use crate::model::lora::{LoraWeights, PreparedAdapter};
 use crate::model::{AdapterPreparer, ModelConfig, ModelError};
 use crate::store::DataDir;
 
-/// Old versions kept ready after their last lease, so that requests for an exact version do not read it from disk each time.
-const KEPT_READY: usize = 4;
 /// Adapters that are read and packed at the same time: each takes a processor and, for a moment, its size in memory twice.
 const PREPARED_TOGETHER: usize = 2;
+/// With a budget: one, so that what comes in is counted before the next, and other processors go on answering.
+const PREPARED_TOGETHER_IN_BUDGET: usize = 1;
+/// How long an adapter waits for those in use to leave it room. After that it comes in all the same: a budget that is too small for
+/// what is asked at once must not end answers.
+const LONGEST_WAIT: Duration = Duration::from_secs(10);
+/// How often it is looked whether there is room: leases end in the engine, which tells nobody.
+const LOOK_EVERY: Duration = Duration::from_millis(2);
 
 /// What a catalog is made of.
 pub struct Setup {
@@ -41,6 +47,8 @@ pub struct Setup {
     pub base: ModelConfig,
     /// Packs adapters for the base.
     pub preparer: Arc<dyn AdapterPreparer>,
+    /// Most bytes of adapters in memory; `None` keeps all that are in service.
+    pub memory: Option<usize>,
 }
 
 /// An adapter that was in service before the restart and is not now.
@@ -69,6 +77,8 @@ pub(super) struct Inner {
     base: ModelConfig,
     preparer: Arc<dyn AdapterPreparer>,
     preparations: Arc<Semaphore>,
+    /// Held by whoever brings a version into memory; others who want it wait without taking anybody's place.
+    arrivals: Mutex<HashMap<VersionId, Weak<tokio::sync::Mutex<()>>>>,
     pub(super) changes: Mutex<()>,
     state: Mutex<State>,
 }
@@ -80,12 +90,9 @@ pub(super) struct State {
     served: PerOwner<Served>,
     /// Names on record that cannot be served, with the reason as clients may read it.
     unavailable: PerOwner<String>,
-    /// Every version that somebody holds.
-    resident: HashMap<VersionId, Weak<PreparedAdapter>>,
+    residents: Residents,
     /// Held by whoever prepares the version, so that others wait instead of doing the work again.
     preparing: HashMap<VersionId, Arc<Mutex<()>>>,
-    /// Old versions that were brought back from disk, the last one used first.
-    ready: VecDeque<Arc<PreparedAdapter>>,
     /// Lease counters by owner, name and number.
     tokens: HashMap<(Owner, String, u32), Weak<()>>,
     /// Versions that stay on disk.
@@ -94,7 +101,10 @@ pub(super) struct State {
 
 struct Served {
     number: u32,
-    adapter: Arc<PreparedAdapter>,
+    id: VersionId,
+    /// Stays in memory, where there is no budget.
+    #[expect(dead_code, reason = "holding it is its use")]
+    adapter: Option<Arc<PreparedAdapter>>,
     #[expect(dead_code, reason = "the catalog's own hold, which its counts of leases leave out")]
     token: Arc<()>,
 }
@@ -108,12 +118,20 @@ impl Catalog {
                 files: VersionFiles::open(&setup.data)?,
                 roots: Roots::new(setup.roots)?,
                 uploads: Uploads::open(&setup.data)?,
-                state: Mutex::new(State { records: Records::read(setup.data.path())?, ..State::default() }),
+                state: Mutex::new(State {
+                    records: Records::read(setup.data.path())?,
+                    residents: Residents::new(setup.memory),
+                    ..State::default()
+                }),
                 data: setup.data,
                 reserved_names: setup.reserved_names,
                 base: setup.base,
                 preparer: setup.preparer,
-                preparations: Arc::new(Semaphore::new(PREPARED_TOGETHER)),
+                preparations: Arc::new(Semaphore::new(match setup.memory {
+                    Some(_) => PREPARED_TOGETHER_IN_BUDGET,
+                    None => PREPARED_TOGETHER,
+                })),
+                arrivals: Mutex::default(),
                 changes: Mutex::new(()),
             };
             let skipped = inner.restore()?;
@@ -172,18 +190,35 @@ impl Catalog {
     /// A lease on the version that `name`, `name@number` or `name@digest` means now to this tenant: its own adapter of that name,
     /// else the shared one.
     pub async fn resolve(&self, tenant: &str, model: &str) -> Result<Lease, RegistryError> {
-        match self.inner.look_up(tenant, model)? {
-            Found::InMemory(lease) => Ok(lease),
-            Found::OnDisk(selected) => {
-                let inner = Arc::clone(&self.inner);
-                let permit = self.inner.preparation().await?;
-                blocking(move || {
-                    let _permit = permit;
-                    inner.bring_back(selected)
-                })
-                .await
-            }
-        }
+        let found = self.inner.look_up(tenant, model)?;
+        self.lease(found).await
+    }
+
+    /// A lease on what was found; read from disk where it is not in memory. Of those who ask for the same version one reads it.
+    pub(super) async fn lease(&self, found: Found) -> Result<Lease, RegistryError> {
+        let selected = match found {
+            Found::InMemory(lease) => return Ok(lease),
+            Found::OnDisk(selected) => selected,
+        };
+        let arrival = self.inner.arrival(selected.id);
+        let _arriving = arrival.lock().await;
+        let selected = match self.inner.state().take(selected) {
+            Found::InMemory(lease) => return Ok(lease),
+            Found::OnDisk(selected) => selected,
+        };
+        let permit = self.inner.preparation().await?;
+        self.inner.wait_for_room(&selected).await;
+        let inner = Arc::clone(&self.inner);
+        blocking(move || {
+            let _permit = permit;
+            inner.bring_back(selected)
+        })
+        .await
+    }
+
+    /// What adapters take in memory.
+    pub fn residency(&self) -> Residency {
+        self.inner.state().residents.residency()
     }
 
     /// The adapter that `model` means a version of to this tenant: whose it is, and its name. Reads nothing from disk.
@@ -256,34 +291,29 @@ impl State {
 
     /// A lease on what is in memory.
     pub(super) fn take(&mut self, selected: Selected) -> Found {
-        let Some(adapter) = self.resident(&selected.id) else { return Found::OnDisk(selected) };
-        if self.ready.iter().any(|kept| kept.id == selected.id) {
-            self.keep_ready(&adapter);
+        match self.residents.take(&selected.id) {
+            Some(adapter) => Found::InMemory(self.lease(selected, adapter)),
+            None => Found::OnDisk(selected),
         }
-        Found::InMemory(self.lease(selected, adapter))
-    }
-
-    fn resident(&self, id: &VersionId) -> Option<Arc<PreparedAdapter>> {
-        self.resident.get(id).and_then(Weak::upgrade)
-    }
-
-    /// Notes that an old version was used; the one that was not used for longest may leave memory.
-    fn keep_ready(&mut self, adapter: &Arc<PreparedAdapter>) {
-        self.ready.retain(|kept| kept.id != adapter.id);
-        self.ready.push_front(Arc::clone(adapter));
-        self.ready.truncate(KEPT_READY);
     }
 
     /// Takes changed records over; versions that nothing mentions any more leave memory with their leases.
     pub(super) fn replace_records(&mut self, records: Records, referenced: &BTreeSet<VersionId>) {
-        self.ready.retain(|kept| referenced.contains(&kept.id));
+        self.residents.forget_all_but(referenced);
         self.records = records;
     }
 
-    fn serve(&mut self, owner: &Owner, name: &str, number: u32, adapter: Arc<PreparedAdapter>) {
+    /// Puts a version into service. With a budget it may be on the disk only.
+    fn serve(&mut self, owner: &Owner, name: &str, (number, id): (u32, VersionId), adapter: Option<Arc<PreparedAdapter>>) {
         let token = self.token(owner, name, number);
         self.unavailable.remove(owner, name);
-        self.served.insert(owner, name, Served { number, adapter, token });
+        if self.residents.has_budget()
+            && let Some(adapter) = &adapter
+        {
+            self.residents.keep(adapter);
+        }
+        let adapter = adapter.filter(|_| !self.residents.has_budget());
+        self.served.insert(owner, name, Served { number, id, adapter, token });
     }
 }
 
@@ -299,10 +329,17 @@ impl Inner {
         let mut skipped = Vec::new();
         for (owner, name, adapter) in records.adapters.iter() {
             let Some(current) = adapter.current().filter(|current| !current.loaded_by.is_on_call()) else { continue };
-            let restored =
-                name::check(name, &self.reserved_names).and_then(|()| self.prepared(current.id, || self.stored(current.id)));
+            let restored = name::check(name, &self.reserved_names).and_then(|()| {
+                // With a budget as many as fit; the others are read when they are asked for.
+                let fits = {
+                    let state = self.state();
+                    let Residency { budget, bytes, .. } = state.residents.residency();
+                    budget.is_none_or(|most| bytes + state.residents.size(&current.id, current.file_bytes) <= most)
+                };
+                fits.then(|| self.prepared(current.id, || self.stored(current.id))).transpose()
+            });
             match restored {
-                Ok(adapter) => self.state().serve(owner, name, current.number, adapter),
+                Ok(adapter) => self.state().serve(owner, name, (current.number, current.id), adapter),
                 Err(error) => {
                     self.state().unavailable.insert(owner, name, error.public_reason());
                     skipped.push(Skipped { owner: owner.clone(), name: name.to_owned(), reason: error.to_string() });
@@ -367,8 +404,8 @@ impl Inner {
             let mut state = self.state();
             state.replace_records(records, &referenced);
             match on_call {
-                true => state.keep_ready(&adapter),
-                false => state.serve(&owner, &name, number, adapter),
+                true => state.residents.keep(&adapter),
+                false => state.serve(&owner, &name, (number, id), Some(adapter)),
             }
         }
         self.sweep(&referenced);
@@ -380,12 +417,7 @@ impl Inner {
         let state = self.state();
         let served = state.served.get(owner, name)?;
         let known = state.records.adapters.get(owner, name)?.versions.iter().any(|version| version.id == id);
-        known.then(|| Loaded {
-            name: name.to_owned(),
-            number: served.number,
-            id: served.adapter.id,
-            replaced: Some(served.number),
-        })
+        known.then(|| Loaded { name: name.to_owned(), number: served.number, id: served.id, replaced: Some(served.number) })
     }
 
     fn unload(&self, owner: &Owner, name: &str, expected: Option<&str>) -> Result<(), RegistryError> {
@@ -412,6 +444,45 @@ impl Inner {
     pub(super) async fn preparation(&self) -> Result<OwnedSemaphorePermit, RegistryError> {
         // It is never closed.
         Arc::clone(&self.preparations).acquire_owned().await.map_err(|_| RegistryError::Interrupted)
+    }
+
+    /// The place of whoever brings a version into memory.
+    fn arrival(&self, id: VersionId) -> Arc<tokio::sync::Mutex<()>> {
+        let mut arrivals = self.arrivals.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(arrival) = arrivals.get(&id).and_then(Weak::upgrade) {
+            return arrival;
+        }
+        arrivals.retain(|_, arrival| arrival.strong_count() > 0);
+        let arrival = Arc::default();
+        arrivals.insert(id, Arc::downgrade(&arrival));
+        arrival
+    }
+
+    /// Waits until a version fits beside those in use.
+    async fn wait_for_room(&self, selected: &Selected) {
+        let file_bytes = {
+            let state = self.state();
+            let adapter = state.records.adapters.get(&selected.owner, &selected.name);
+            adapter.and_then(|adapter| adapter.numbered(selected.number)).map_or(0, |version| version.file_bytes)
+        };
+        let since = Instant::now();
+        loop {
+            {
+                let mut state = self.state();
+                let bytes = state.residents.size(&selected.id, file_bytes);
+                if state.residents.make_room(bytes) {
+                    return;
+                }
+            }
+            if since.elapsed() > LONGEST_WAIT {
+                tracing::warn!(
+                    adapter = selected.name,
+                    "adapters in use take more memory than adapter_memory; one more comes in"
+                );
+                return;
+            }
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
     }
 
     fn look_up(&self, tenant: &str, model: &str) -> Result<Found, RegistryError> {
@@ -453,7 +524,7 @@ impl Inner {
         })?;
         let mut state = self.state();
         if state.records.referenced().contains(&id) {
-            state.keep_ready(&adapter);
+            state.residents.keep(&adapter);
         }
         Ok(state.lease(selected, adapter))
     }
@@ -479,13 +550,13 @@ impl Inner {
     ) -> Result<Arc<PreparedAdapter>, RegistryError> {
         let turn = {
             let mut state = self.state();
-            if let Some(adapter) = state.resident(&id) {
+            if let Some(adapter) = state.residents.get(&id) {
                 return Ok(adapter);
             }
             Arc::clone(state.preparing.entry(id).or_default())
         };
         let _my_turn = turn.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(adapter) = self.state().resident(&id) {
+        if let Some(adapter) = self.state().residents.get(&id) {
             return Ok(adapter);
         }
         let made = read().and_then(|weights| {
@@ -497,8 +568,7 @@ impl Inner {
         let mut state = self.state();
         state.preparing.remove(&id);
         let adapter = Arc::new(made?);
-        state.resident.retain(|_, held| held.strong_count() > 0);
-        state.resident.insert(id, Arc::downgrade(&adapter));
+        state.residents.came(&adapter);
         Ok(adapter)
     }
 
@@ -547,7 +617,7 @@ impl Inner {
                 number: record.number,
                 id: record.id,
                 rank: record.rank,
-                bytes: state.resident(&record.id).map_or(0, |adapter| adapter.bytes),
+                bytes: state.residents.get(&record.id).map_or(0, |adapter| adapter.bytes),
                 loaded_at: record.loaded_at,
                 loaded_by: record.loaded_by.clone(),
                 // The catalog itself holds one of what is served.

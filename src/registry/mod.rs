@@ -4,7 +4,8 @@
 //! A version is immutable and its id is the digest of its content; versions are numbered per adapter (`support@3`). A name moves
 //! from version to version by compare-and-set. What was loaded is copied into the data directory, so that it is there again
 //! after a restart even if the source is gone. A [`Lease`] keeps a version in memory; the current version of each name is kept
-//! by the [`Catalog`], with the few older ones that were asked for last.
+//! by the [`Catalog`], with the few older ones that were asked for last; where memory is bounded, those of all that were asked for last
+//! and fit.
 
 mod catalog;
 mod error;
@@ -13,6 +14,7 @@ mod name;
 mod owner;
 mod pinned;
 mod records;
+mod residents;
 mod roots;
 #[cfg(test)]
 mod tests;
@@ -28,6 +30,7 @@ pub use name::check as check_name;
 pub use owner::{Owner, Viewer};
 pub use pinned::{Pinned, Resident};
 pub use records::{InService, Offline, VersionRecord, in_service};
+pub use residents::{Counts, Residency};
 pub use trained::{Gate, Judged, Promotion, Release};
 pub use uploads::{AdapterFile, Upload, Writing};
 

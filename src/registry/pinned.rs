@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::catalog::{Catalog, Found, Inner, Selected, State, blocking};
+use super::catalog::{Catalog, Found, Inner, Selected, State};
 use super::trained::{Release, may_release};
 use super::{Lease, LoadedBy, Owner, RegistryError};
 use crate::ids::VersionId;
@@ -70,18 +70,8 @@ impl Catalog {
 
     /// A lease on a pinned version; read from disk where nobody holds it.
     pub async fn resolve_pinned(&self, pinned: &Pinned) -> Result<Lease, RegistryError> {
-        match self.inner.look_up_pinned(pinned)? {
-            Found::InMemory(lease) => Ok(lease),
-            Found::OnDisk(selected) => {
-                let inner = Arc::clone(&self.inner);
-                let permit = self.inner.preparation().await?;
-                blocking(move || {
-                    let _permit = permit;
-                    inner.bring_back(selected)
-                })
-                .await
-            }
-        }
+        let found = self.inner.look_up_pinned(pinned)?;
+        self.lease(found).await
     }
 
     /// Whether a pinned version is still here, in memory or on disk.

@@ -85,12 +85,17 @@ impl Fixture {
     }
 
     async fn open_on(&self, hidden_size: usize) -> (Catalog, Vec<Skipped>) {
+        self.open_within(hidden_size, None).await
+    }
+
+    async fn open_within(&self, hidden_size: usize, memory: Option<usize>) -> (Catalog, Vec<Skipped>) {
         Catalog::open(Setup {
             data: Arc::new(DataDir::open(&self.dir.path().join("data")).unwrap()),
             roots: vec![self.dir.path().join("root")],
             reserved_names: vec!["base".to_owned()],
             base: base(hidden_size),
             preparer: Arc::clone(&self.preparer) as Arc<dyn AdapterPreparer>,
+            memory,
         })
         .await
         .unwrap()
@@ -425,6 +430,7 @@ async fn two_adapters_are_prepared_at_a_time() {
         reserved_names: Vec::new(),
         base: base(8),
         preparer: Arc::clone(&crowd) as Arc<dyn AdapterPreparer>,
+        memory: None,
     })
     .await
     .unwrap();
@@ -527,4 +533,59 @@ async fn what_broken_uploads_left_is_gone_after_a_start_and_only_a_few_are_taken
     assert_eq!(catalog.load(request("x", "one")).await.unwrap().id, loaded.id);
     drop(uploads);
     assert_eq!(std::fs::read_dir(fixture.dir.path().join("data/uploads")).unwrap().count(), 0);
+}
+
+#[tokio::test]
+async fn within_a_budget_adapters_in_service_come_and_go() {
+    let fixture = Fixture::new();
+    let size = {
+        let (catalog, _) = fixture.open_within(8, Some(usize::MAX)).await;
+        for (name, path) in [("a", "one"), ("b", "two"), ("c", "three")] {
+            catalog.load(request(name, path)).await.unwrap();
+        }
+        assert_eq!(catalog.residency().versions, 3);
+        catalog.residency().bytes / 3
+    };
+    let before = fixture.prepared();
+    let (catalog, skipped) = fixture.open_within(8, Some(2 * size)).await;
+    assert_eq!(skipped, []);
+    assert!(fixture.prepared() - before <= 2, "what does not fit is not read at the start");
+    assert_eq!(catalog.list(Viewer::Operator).len(), 3, "and is in service all the same");
+    for name in ["a", "b", "c", "a", "b", "c"] {
+        assert_eq!(catalog.resolve(TENANT, name).await.unwrap().name, name);
+        assert!(catalog.residency().bytes <= 2 * size);
+    }
+    assert!(catalog.residency().counts.evicted >= 3);
+    let warm = fixture.prepared();
+    for _ in 0..3 {
+        catalog.resolve(TENANT, "c").await.unwrap();
+        catalog.resolve(TENANT, "b").await.unwrap();
+    }
+    assert_eq!(fixture.prepared(), warm, "those used last stay");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_cold_adapter_waits_for_those_in_use_and_a_burst_reads_it_once() {
+    let fixture = Fixture::new();
+    let (catalog, _) = fixture.open_within(8, Some(1)).await;
+    catalog.load(request("a", "one")).await.unwrap();
+    catalog.load(request("b", "two")).await.unwrap();
+    let held = catalog.resolve(TENANT, "a").await.unwrap();
+    let before = fixture.prepared();
+    let burst: Vec<_> = (0..20)
+        .map(|_| {
+            let catalog = catalog.clone();
+            tokio::spawn(async move { catalog.resolve(TENANT, "b").await.unwrap() })
+        })
+        .collect();
+    // Of the adapter in use new leases are had at once.
+    assert_eq!(catalog.resolve(TENANT, "a").await.unwrap().number, 1);
+    assert!(burst.iter().all(|waiting| !waiting.is_finished()));
+    drop(held);
+    let mut leases = Vec::new();
+    for waiting in burst {
+        leases.push(waiting.await.unwrap());
+    }
+    assert_eq!(fixture.prepared(), before + 1);
+    assert!(leases.iter().all(|lease| Arc::ptr_eq(&lease.adapter, &leases[0].adapter)));
 }

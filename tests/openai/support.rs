@@ -171,6 +171,7 @@ impl Harness {
             reserved_names: vec![base.name.clone()],
             base: config,
             preparer,
+            memory: None,
         };
         let (catalog, _) = Catalog::open(setup).await.unwrap();
         let deployments =

@@ -196,3 +196,106 @@ proptest! {
         prop_assert_eq!(scheduler.pool.counts().held, 0);
     }
 }
+
+fn push_for(scheduler: &mut Scheduler<Toy>, account: &str, (number, prompt_len, answer): (usize, usize, usize)) {
+    let prompt = (0..prompt_len).map(|position| (number * 1000 + position) as u32).collect();
+    let sharing = Sharing { realm: Realm::named(account), ..Sharing::default() };
+    scheduler.push(prompt, sharing, PromptRows::Last, Toy { number, full_len: prompt_len + answer });
+}
+
+#[test]
+fn an_account_with_many_requests_does_not_hold_up_another() {
+    let mut scheduler = scheduler(limits(16, 4), 100);
+    for number in 0..20 {
+        push_for(&mut scheduler, "many", (number, 8, 30));
+    }
+    for _ in 0..6 {
+        step(&mut scheduler);
+    }
+    assert_eq!((scheduler.running().len(), scheduler.waiting()), (4, 16));
+    push_for(&mut scheduler, "few", (100, 8, 3));
+    let (chunks, _) = step(&mut scheduler);
+    assert!(chunks.contains(&(100, 0, 8)), "it starts in the next step, in the place of the youngest: {chunks:?}");
+    let running: Vec<usize> = scheduler.running().iter().map(|sequence| sequence.payload.number).collect();
+    assert_eq!(running, [0, 1, 2, 100]);
+    step(&mut scheduler);
+    let (_, done) = step(&mut scheduler);
+    assert_eq!(done, [100]);
+    step(&mut scheduler);
+    assert_eq!(scheduler.running()[3].payload.number, 3, "and who gave way goes on before those behind it");
+}
+
+#[test]
+fn nobody_gives_way_to_an_account_that_has_its_part() {
+    let mut scheduler = scheduler(limits(64, 4), 100);
+    for number in 0..4 {
+        push_for(&mut scheduler, "a", (number, 4, 50));
+    }
+    step(&mut scheduler);
+    for number in 10..16 {
+        push_for(&mut scheduler, "b", (number, 4, 50));
+    }
+    for _ in 0..12 {
+        step(&mut scheduler);
+        let places = scheduler.running().iter().filter(|sequence| sequence.payload.number >= 10).count();
+        assert_eq!((places, scheduler.running().len()), (2, 4));
+    }
+}
+
+#[test]
+fn time_away_is_no_credit() {
+    let mut shares = Shares::default();
+    let [one, two] = ["one", "two"].map(Realm::named);
+    shares.arrive(one, &[]);
+    shares.served(one, Work::Prompt(1_000));
+    shares.arrive(two, &[one]);
+    assert_eq!(shares.of(two), 1_000);
+    shares.served(two, Work::Generated);
+    // One goes and comes back: it is behind by what two was served, and no more.
+    shares.arrive(one, &[two]);
+    assert_eq!(shares.of(one), 1_002);
+    // Ahead of the others it stays ahead, though it was away.
+    shares.served(one, Work::Prompt(50));
+    shares.arrive(one, &[two]);
+    assert_eq!((shares.of(one), shares.of(two)), (1_052, 1_002));
+    shares.arrive(two, &[]);
+    assert_eq!((shares.of(one), shares.of(two)), (0, 0), "alone there is nobody to be fair to");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    /// Of accounts that always have something to do none is served more than others by more than what a few steps carry.
+    #[test]
+    fn backlogged_accounts_are_served_alike(
+        prompts in proptest::collection::vec(1..60usize, 3),
+        answers in proptest::collection::vec(1..20usize, 3),
+    ) {
+        let mut scheduler = scheduler(limits(32, 6), 400);
+        let names = ["a", "b", "c"];
+        let mut number = 0;
+        let mut served = [0u64; 3];
+        let mut owner = std::collections::HashMap::new();
+        for round in 0..300 {
+            for account in 0..3 {
+                let there = scheduler.running().iter().chain(&scheduler.waiting);
+                let mine = there.filter(|sequence| sequence.account == Realm::named(names[account])).count();
+                for _ in mine..8 {
+                    push_for(&mut scheduler, names[account], (number, prompts[account], answers[account]));
+                    owner.insert(number, account);
+                    number += 1;
+                }
+            }
+            let (chunks, _) = step(&mut scheduler);
+            prop_assert!(!chunks.is_empty());
+            if round >= 100 {
+                for (number, start, len) in chunks {
+                    let account = owner[&number];
+                    served[account] += if len == 1 && start >= prompts[account] { 2 } else { len as u64 };
+                }
+            }
+        }
+        let (least, most) = (served.iter().min().unwrap(), served.iter().max().unwrap());
+        prop_assert!(most - least <= 600, "{served:?}");
+    }
+}

@@ -7,7 +7,7 @@ use sha2::{Digest, Sha256};
 
 use super::ExperimentError;
 use super::settings::Settings;
-use crate::ids::VersionId;
+use crate::ids::{VersionId, hex};
 use crate::registry::{Pinned, Release};
 
 /// Most arms.
@@ -313,7 +313,7 @@ impl Spec {
             hash.update(format!("\n{}", serde_json::json!(settings)));
         }
         let digest: [u8; 32] = hash.finalize().into();
-        format!("exp_{}", digest[..10].iter().map(|byte| format!("{byte:02x}")).collect::<String>())
+        format!("exp_{}", hex(&digest[..10]))
     }
 }
 

@@ -9,6 +9,7 @@ use super::types::{Prompt, Role, Served, ServedBy, Steering};
 use super::{Gateway, GatewayError, unresolved};
 use crate::experiments::shadow::Place;
 use crate::experiments::{Ask, Assigned, Deployment, Target};
+use crate::ids::hex;
 use crate::registry::{AdapterInfo, Lease, Owner, Viewer};
 use crate::tenants::Principal;
 
@@ -198,5 +199,5 @@ pub(super) fn conversation(caller: &Principal, prompts: &[Prompt]) -> Option<Str
         hash.update(&message.content);
     }
     let digest: [u8; 32] = hash.finalize().into();
-    Some(digest[..16].iter().map(|byte| format!("{byte:02x}")).collect())
+    Some(hex(&digest[..16]))
 }

@@ -14,6 +14,7 @@ use super::{Gateway, StopText};
 use crate::backends::{Event, Generation, Request, SubmitError};
 use crate::experiments::shadow::{Place, ShadowRow, Shadows};
 use crate::experiments::{Assigned, Target};
+use crate::ids::hex;
 use crate::model::tokenizer::{Position, Specials};
 use crate::tenants::{Priority, new_id, unix_micros};
 
@@ -257,7 +258,7 @@ fn row(heard: &Heard, said: Result<(String, Said), String>) -> Result<ShadowRow,
         model: silent.target.model.clone(),
         request_id: request_id.to_string(),
         project_id: tenant.to_string(),
-        prompt_digest: digest.iter().map(|byte| format!("{byte:02x}")).collect(),
+        prompt_digest: hex(&digest),
         arm: arm.to_string(),
         version: version.clone(),
         shadow_version,

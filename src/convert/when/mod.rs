@@ -69,6 +69,28 @@ pub struct Context {
     pub now: Zoned,
     /// The speaker's English.
     pub locale: Locale,
+    /// What the time is for.
+    pub purpose: Purpose,
+}
+
+/// What a time is for: says which half of the day is meant where that is not said.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Purpose {
+    /// Anything.
+    #[default]
+    Any,
+    /// Getting up: "wake me up at six" is in the morning.
+    Waking,
+}
+
+impl Purpose {
+    /// What the time of a task is for.
+    pub fn of(task: &str) -> Self {
+        let task = task.to_ascii_lowercase();
+        let is_waking = task.split_whitespace().next().is_some_and(|verb| matches!(verb, "wake" | "waking" | "rouse"))
+            || ["get me up", "get us up", "get up"].iter().any(|words| task == *words);
+        if is_waking { Self::Waking } else { Self::Any }
+    }
 }
 
 /// How exact an answer is.

@@ -225,7 +225,7 @@ fn often(rule: &mut Rule, repeat: &Repeat, phrase: &Phrase, s: &mut Settler<'_>)
     }
     if let Some(clock) = phrase.clocks.first() {
         let choices = s.choices(*clock, phrase.part);
-        let (minutes, other) = Settler::usual(&choices)?;
+        let (minutes, other) = s.usual(&choices)?;
         return occurrence(s, s.now.date(), minutes, other, |_| true);
     }
     let seconds = i64::from(rule.interval) * if rule.every == Every::Hour { 3600 } else { 60 };
@@ -258,7 +258,7 @@ fn first(rule: &mut Rule, phrase: &Phrase, s: &mut Settler<'_>, from: Date) -> O
         ([], Some(part)) => vec![vec![part.usual]],
         (clocks, part) => clocks.iter().map(|clock| on_its_day(s, *clock, part)).collect(),
     };
-    let usual: Vec<(i32, Option<i32>)> = choices.iter().filter_map(|choices| Settler::usual(choices)).collect();
+    let usual: Vec<(i32, Option<i32>)> = choices.iter().filter_map(|choices| s.usual(choices)).collect();
     let (mut minutes, mut other) = *usual.first()?;
     if usual.len() > 1 {
         let minute = minutes.rem_euclid(60);

@@ -2,10 +2,12 @@
 //!
 //! Owns the rules for hours that are not said and for clocks that are put forward and back.
 
+use std::ops::Range;
+
 use jiff::{Span, Zoned, civil::Date, tz::AmbiguousOffset};
 
 use super::{
-    Bound, Context, Grain, Point, Resolved,
+    Bound, Context, Grain, Point, Purpose, Resolved,
     calendar::{plus, plus_days},
     days::{Days, days},
     phrase::{Clock, Day, Half, Lapse, Part, Period, Phrase, TONIGHT},
@@ -13,7 +15,9 @@ use super::{
 };
 
 /// Hours in which people are awake, in minutes after midnight.
-const WAKING: std::ops::Range<i32> = 7 * 60..24 * 60;
+const AWAKE: Range<i32> = 7 * 60..24 * 60;
+/// Hours in which they get up.
+const RISING: Range<i32> = 4 * 60..12 * 60;
 const PAST: &str = "already past";
 const HALVES: &str = "the other half of the day";
 
@@ -182,7 +186,8 @@ impl Settler<'_> {
             return Some((first, other));
         }
         let ahead = |minutes: &i32| date != self.now.date() || self.quietly(date, *minutes).is_some_and(|time| time > *self.now);
-        let waking = |minutes: &&i32| WAKING.contains(*minutes);
+        let likely = self.likely_hours();
+        let waking = |minutes: &&i32| likely.contains(*minutes);
         let chosen = choices
             .iter()
             .filter(waking)
@@ -209,11 +214,13 @@ impl Settler<'_> {
         let mut found: Vec<(Zoned, i32)> =
             choices.iter().filter_map(|minutes| Some((self.soonest_quietly(*minutes)?, *minutes))).collect();
         found.sort();
+        let likely = self.likely_hours();
         if phrase.end.is_some() && found.len() > 1 {
             // "from nine to five" is a day's
-            found.sort_by_key(|(_, minutes)| (!WAKING.contains(minutes), *minutes));
+            found.sort_by_key(|(_, minutes)| (!likely.contains(minutes), *minutes));
         } else {
-            found.sort_by_key(|(_, minutes)| found_late(*minutes));
+            // Likely hours come before the others, whatever their day.
+            found.sort_by_key(|(_, minutes)| !likely.contains(minutes));
         }
         let (_, minutes) = found.first()?.clone();
         let time = self.soonest(minutes)?;
@@ -364,16 +371,20 @@ impl Settler<'_> {
         }
     }
 
-    /// The first of these that is in waking hours, else the first; and the other.
-    pub(super) fn usual(choices: &[i32]) -> Option<(i32, Option<i32>)> {
-        let chosen = choices.iter().find(|minutes| WAKING.contains(minutes)).or(choices.first()).copied()?;
+    /// Hours that are meant where the half of the day is not said, in minutes after midnight.
+    const fn likely_hours(&self) -> Range<i32> {
+        match self.context.purpose {
+            Purpose::Any => AWAKE,
+            Purpose::Waking => RISING,
+        }
+    }
+
+    /// The first of these that is in likely hours, else the first; and the other.
+    pub(super) fn usual(&self, choices: &[i32]) -> Option<(i32, Option<i32>)> {
+        let likely = self.likely_hours();
+        let chosen = choices.iter().find(|minutes| likely.contains(minutes)).or(choices.first()).copied()?;
         Some((chosen, choices.iter().copied().find(|minutes| *minutes != chosen)))
     }
-}
-
-/// Times in waking hours come before the others, whatever their day.
-fn found_late(minutes: i32) -> bool {
-    !WAKING.contains(&minutes)
 }
 
 /// The day and the clock time of minutes after a midnight, which may be the next day's.

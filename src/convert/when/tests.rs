@@ -11,7 +11,7 @@ const TABLE: &str = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/gol
 fn context(now: &str, zone: &str, locale: &str) -> Context {
     let now: Timestamp = now.parse().expect("the time of a row");
     let zone = TimeZone::get(zone).expect("the zone of a row");
-    Context { now: now.to_zoned(zone), locale: Locale::named(locale).expect("the locale of a row") }
+    Context { now: now.to_zoned(zone), locale: Locale::named(locale).expect("the locale of a row"), purpose: Purpose::Any }
 }
 
 fn shown(of: &Option<Resolved>) -> String {
@@ -72,6 +72,7 @@ fn speaker() -> impl Strategy<Value = Context> {
     (0i64..4_102_444_800, 0..ZONES.len(), any::<bool>()).prop_map(|(second, zone, british)| Context {
         now: Timestamp::from_second(second).unwrap().to_zoned(TimeZone::get(ZONES[zone]).unwrap()),
         locale: if british { Locale::British } else { Locale::American },
+        purpose: Purpose::Any,
     })
 }
 
@@ -186,4 +187,20 @@ fn the_short_text_is_what_the_table_says() {
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn who_wants_to_be_woken_at_six_gets_up_in_the_morning() {
+    let mut context = context("2026-11-21T10:00:00Z", "UTC", "en-GB");
+    let iso = |context: &Context, text: &str| resolve(text, context).and_then(|when| when.iso).unwrap_or_default();
+    assert_eq!(iso(&context, "at six"), "2026-11-21T18:00:00+00:00");
+    context.purpose = Purpose::of("wake me up");
+    assert_eq!(iso(&context, "at six"), "2026-11-22T06:00:00+00:00");
+    assert_eq!(iso(&context, "tomorrow at half six"), "2026-11-22T06:30:00+00:00");
+    assert_eq!(iso(&context, "every day at six"), "2026-11-22T06:00:00+00:00");
+    assert_eq!(iso(&context, "at six in the evening"), "2026-11-21T18:00:00+00:00");
+    assert_eq!(
+        ["Wake me", "get up", "get me up", "call mum", "wakeboarding"].map(Purpose::of).map(|it| it == Purpose::Waking),
+        [true, true, true, false, false]
+    );
 }

@@ -6,7 +6,7 @@ use super::Understood;
 use super::request::Input;
 use crate::convert::Reading;
 use crate::convert::schema::{Kind, UNKNOWN};
-use crate::convert::when::{Context, Resolved, converted, resolve};
+use crate::convert::when::{Context, Purpose, Resolved, converted, resolve};
 use crate::http::openai::wire;
 
 /// The answer to one text.
@@ -14,7 +14,9 @@ pub(super) fn body(id: &str, input: &Input, understood: &Understood) -> Value {
     let Understood { schema, model, meaning } = understood;
     let unknown = Reading::unknown(schema);
     let reading = if meaning.counts { &meaning.reading } else { &unknown };
-    let context = Context { now: input.now.clone(), locale: input.locale };
+    let mut spans = schema.entities.iter().zip(&reading.values).filter(|(entity, _)| matches!(entity.kind, Kind::Span));
+    let purpose = spans.find_map(|(_, value)| value.as_deref()).map(Purpose::of).unwrap_or_default();
+    let context = Context { now: input.now.clone(), locale: input.locale, purpose };
     let mut data = Map::new();
     data.insert("intent".to_owned(), if reading.is_unknown() { UNKNOWN } else { &reading.intent }.into());
     let (mut task, mut said, mut when): (Option<&str>, Option<&str>, Option<Resolved>) = (None, None, None);

@@ -101,6 +101,7 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
             body_limit: config.max_body_bytes,
             upload_limit: config.max_upload_bytes,
             convert: config.convert.clone(),
+            pooling: config.embeddings_pooling,
             hardware: hardware::of(&config, &built.backend.facts().model),
             ..http::Config::default()
         },

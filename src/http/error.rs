@@ -167,6 +167,20 @@ impl From<GatewayError> for ApiError {
     fn from(error: GatewayError) -> Self {
         match error {
             GatewayError::UnknownModel(name) => Self::model_not_found(&name),
+            GatewayError::EmbeddingsOnly(name) => {
+                let message = format!("The model '{name}' makes embeddings only; it is for /v1/embeddings.");
+                Self::invalid("model", "model_not_supported", message)
+            }
+            GatewayError::Dimensions { asked, most } => {
+                let message =
+                    format!("Invalid 'dimensions': value above maximum. Expected a value <= {most}, but got {asked} instead.");
+                Self::invalid("dimensions", "value_out_of_range", message)
+            }
+            GatewayError::NoVocabulary(model) => {
+                let message =
+                    format!("Invalid 'input': the model '{model}' has no vocabulary. Expected text instead of token ids.");
+                Self::invalid("input", "invalid_type", message)
+            }
             GatewayError::Registry(error) => Self::from(error),
             GatewayError::NoDeployment(model) => {
                 let message =

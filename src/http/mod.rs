@@ -19,6 +19,7 @@ mod openai;
 mod openapi;
 mod openapi_convert;
 mod openapi_corrections;
+mod openapi_embeddings;
 mod openapi_experiments;
 mod openapi_schemas;
 mod openapi_training;
@@ -37,7 +38,7 @@ pub use serve::{Ended, serve};
 use crate::experiments::rollout::Rollouts;
 use crate::experiments::shadow::Shadows;
 use crate::experiments::{Deployments, Results};
-use crate::gateway::Gateway;
+use crate::gateway::{Gateway, Pooling};
 use crate::registry::Catalog;
 use crate::tenants::Tenants;
 use crate::tenants::jwt::TokenVerifier;
@@ -63,6 +64,8 @@ pub struct Config {
     pub hardware: Hardware,
     /// What `/convert` asks, and how.
     pub convert: ConvertConfig,
+    /// How hidden states become an embedding where a request does not say.
+    pub pooling: Pooling,
 }
 
 /// Settings of `/convert`.
@@ -99,6 +102,7 @@ impl Default for Config {
             keep_alive: std::time::Duration::from_secs(15),
             hardware: Hardware::default(),
             convert: ConvertConfig::default(),
+            pooling: Pooling::Mean,
         }
     }
 }

@@ -7,6 +7,7 @@ use serde_json::{Map, Value, json};
 use super::admin;
 use super::openapi_convert;
 use super::openapi_corrections;
+use super::openapi_embeddings;
 use super::openapi_experiments;
 use super::openapi_schemas::schemas;
 use super::openapi_training;
@@ -52,6 +53,7 @@ fn operations() -> Vec<Operation> {
     operations.extend(openapi_training::operations());
     operations.extend(openapi_convert::operations());
     operations.extend(openapi_corrections::operations());
+    operations.extend(openapi_embeddings::operations());
     operations.extend(openapi_experiments::operations());
     operations
 }

@@ -51,6 +51,7 @@ pub fn routes() -> Vec<Route> {
     let mut routes = vec![
         route(Method::POST, "/v1/chat/completions",     USE,   post(openai::chat)),
         route(Method::POST, "/v1/completions",          USE,   post(openai::completions)),
+        route(Method::POST, "/v1/embeddings",           USE,   post(openai::embeddings)),
         route(Method::GET,  "/v1/models",               LOOK,  get(openai::list_models)),
         route(Method::GET,  "/v1/models/{*id}",         LOOK,  get(openai::get_model)),
         route(Method::DELETE, "/v1/models/{*id}",       TRAIN, delete(openai::delete_model)),

@@ -229,6 +229,21 @@ def wrong_fields(s):
 
 
 @check
+def embeddings(s):
+    # The package asks for base 64 by itself.
+    answer = s.client.embeddings.create(model=s.base, input=["one text", "another"])
+    numbers = s.client.embeddings.create(model=s.base, input=["one text", "another"], encoding_format="float")
+    assert [item.index for item in answer.data] == [0, 1] and answer.usage.prompt_tokens > 0, answer
+    for one, other in zip(answer.data, numbers.data):
+        assert abs(sum(value * value for value in one.embedding) - 1) < 1e-5, one
+        assert max(abs(a - b) for a, b in zip(one.embedding, other.embedding)) < 1e-6, (one, other)
+    hashed = s.client.embeddings.create(model="hash-embedding-256", input="one text", dimensions=64, user="me")
+    assert len(hashed.data[0].embedding) == 64 and hashed.model == "hash-embedding-256", hashed
+    error = fails(openai.BadRequestError, lambda: s.client.embeddings.create(model=s.base, input=""))
+    assert error.param == "input", error
+
+
+@check
 def leaving_early(s):
     stream = s.chat(stream=True, max_tokens=64)
     next(iter(stream))

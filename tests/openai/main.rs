@@ -13,6 +13,7 @@ mod completions;
 mod convert;
 mod corrections;
 mod deployments;
+mod embeddings;
 mod experiments;
 mod file_reports;
 mod files;

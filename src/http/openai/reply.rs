@@ -18,11 +18,12 @@ use super::frames::{Frames, Head, KEEP_ALIVE, Reports};
 use super::generation::Delivery;
 use super::sender::ShowCost;
 use super::wire::{self, Endpoint, Logprobs};
-use crate::gateway::{Answer, FinishReason, GenerationRequest, ReportedToken, Served};
+use crate::gateway::{Answer, FinishReason, GatewayError, GenerationRequest, ReportedToken, Served};
 use crate::http::Server;
 use crate::http::error::ApiError;
 use crate::http::limits;
 use crate::http::middleware::random_hex;
+use crate::tenants::{CacheUse, Rate};
 
 /// Says which version answered.
 const ADAPTER_VERSION: HeaderName = HeaderName::from_static("x-adapter-version");
@@ -56,13 +57,7 @@ pub async fn reply(server: &Server, wanted: Wanted, request: GenerationRequest) 
     let reports = if request.logprobs.is_some() { Reports::Sent } else { Reports::Omitted };
     let arrived = request.origin.arrived;
     let answer = server.gateway().generate(request).await;
-    let answer = answer.map_err(|error| {
-        let error = ApiError::from(error).with_prompt_field(endpoint.prompt_field());
-        if error.status == StatusCode::TOO_MANY_REQUESTS {
-            server.metrics().refused(error.code.unwrap_or_default());
-        }
-        error
-    })?;
+    let answer = answer.map_err(|error| refused(server, error, endpoint.prompt_field()))?;
     let submitted = Instant::now();
     let (served, rate, cache) = (answer.served().clone(), answer.rate(), answer.cache());
     let id = format!("{}{}", endpoint.id_prefix(), random_hex());
@@ -74,15 +69,41 @@ pub async fn reply(server: &Server, wanted: Wanted, request: GenerationRequest) 
             (streamed(frames, answer, server.config().keep_alive), submitted)
         }
     };
-    let headers = response.headers_mut();
-    write_served(headers, &served)?;
-    headers.insert(CACHE, HeaderValue::from_static(cache.name()));
-    limits::write(headers, rate);
     // Of a stream, what is known when its head leaves.
     let overhead = submitted.duration_since(arrived) + waited.elapsed();
-    server.gateway().metrics().overhead(overhead);
-    headers.insert(OVERHEAD, HeaderValue::from(u64::try_from(overhead.as_micros()).unwrap_or(u64::MAX)));
+    write_facts(server, response.headers_mut(), &Facts { served: &served, rate, cache, overhead })?;
     Ok(response)
+}
+
+/// The error for a client, counted where it is over a limit; `field` is the one that holds the prompt.
+pub fn refused(server: &Server, error: GatewayError, field: &str) -> ApiError {
+    let error = ApiError::from(error).with_prompt_field(field);
+    if error.status == StatusCode::TOO_MANY_REQUESTS {
+        server.metrics().refused(error.code.unwrap_or_default());
+    }
+    error
+}
+
+/// What a response's head says about its answer.
+pub struct Facts<'a> {
+    /// What answered.
+    pub served: &'a Served,
+    /// What is left of the caller's limits.
+    pub rate: Rate,
+    /// What the response cache did.
+    pub cache: CacheUse,
+    /// What the request took here besides waiting for the backend.
+    pub overhead: Duration,
+}
+
+/// Says it.
+pub fn write_facts(server: &Server, headers: &mut HeaderMap, facts: &Facts<'_>) -> Result<(), ApiError> {
+    write_served(headers, facts.served)?;
+    headers.insert(CACHE, HeaderValue::from_static(facts.cache.name()));
+    limits::write(headers, facts.rate);
+    server.gateway().metrics().overhead(facts.overhead);
+    headers.insert(OVERHEAD, HeaderValue::from(u64::try_from(facts.overhead.as_micros()).unwrap_or(u64::MAX)));
+    Ok(())
 }
 
 /// Says what answered.
@@ -152,12 +173,17 @@ async fn whole(wanted: Wanted, head: &Head<'_>, mut answer: Answer, reports: Rep
         usage: wire::usage(answer.usage()),
     };
     let mut response = Json(body).into_response();
-    if wanted.cost == ShowCost::Shown
-        && let Some(Ok(cost)) = answer.cost_nanos().map(|nanos| HeaderValue::try_from(limits::usd(nanos)))
-    {
-        response.headers_mut().insert(COST, cost);
-    }
+    write_cost(response.headers_mut(), wanted.cost, answer.cost_nanos());
     Ok((response, answer.ended_at()))
+}
+
+/// Says what an answer costs, nano-dollars, where that was asked for.
+pub fn write_cost(headers: &mut HeaderMap, asked: ShowCost, nanos: Option<i64>) {
+    if asked == ShowCost::Shown
+        && let Some(Ok(cost)) = nanos.map(|nanos| HeaderValue::try_from(limits::usd(nanos)))
+    {
+        headers.insert(COST, cost);
+    }
 }
 
 #[derive(Serialize)]

@@ -105,6 +105,7 @@ pub const SETTINGS: &[Setting] = &[
     one("convert_model", "convert-model", "NAME", "convert", "What answers /convert where a request names no model."),
     one("convert_timezone", "convert-timezone", "ZONE", "UTC", "Time zone of /convert where a request names none, like Europe/Berlin."),
     one("convert_unknown_below", "convert-unknown-below", "PERCENT", "20", "Readings of /convert with less confidence are `unknown`; 0 lets all pass."),
+    one("responses_keep", "responses-keep", "DAYS", "30", "Days for which answers of /v1/responses are kept, so that others can go on from them; 0 keeps none."),
     one("convert_keep_texts", "convert-keep-texts", "DAYS", "7", "Days for which texts of /convert are kept, so that answers can be corrected; 0 keeps none."),
     one("max_body_bytes", "max-body-bytes", "BYTES", "8MiB", "Largest request body."),
     one("max_upload_bytes", "max-upload-bytes", "BYTES", "1GiB", "Largest adapter (both files together) or file that is taken over HTTP."),

@@ -127,8 +127,8 @@ impl ApiError {
 
     /// The same error; where it is about the prompt, which has different names, with the field's name.
     pub fn with_prompt_field(self, name: &str) -> Self {
-        let about_prompt =
-            matches!(self.code, Some("context_length_exceeded" | "empty_prompt")) || self.param.as_deref() == Some("prompt");
+        let about_prompt = matches!(self.code, Some("context_length_exceeded" | "empty_prompt"))
+            || matches!(self.param.as_deref(), Some("prompt" | "messages"));
         if about_prompt { Self { param: Some(name.to_owned()), ..self } } else { self }
     }
 

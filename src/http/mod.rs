@@ -21,6 +21,7 @@ mod openapi_convert;
 mod openapi_corrections;
 mod openapi_embeddings;
 mod openapi_experiments;
+mod openapi_responses;
 mod openapi_schemas;
 mod openapi_training;
 mod routes;
@@ -42,6 +43,7 @@ use crate::gateway::{Gateway, Pooling};
 use crate::registry::Catalog;
 use crate::tenants::Tenants;
 use crate::tenants::jwt::TokenVerifier;
+use crate::tenants::responses::Responses;
 use crate::training::card::Hardware;
 use crate::training::jobs::desk::Jobs;
 use crate::training::jobs::files::Files;
@@ -66,6 +68,8 @@ pub struct Config {
     pub convert: ConvertConfig,
     /// How hidden states become an embedding where a request does not say.
     pub pooling: Pooling,
+    /// How long responses are kept that are to be; zero keeps none.
+    pub keep_responses: std::time::Duration,
 }
 
 /// Settings of `/convert`.
@@ -103,6 +107,7 @@ impl Default for Config {
             hardware: Hardware::default(),
             convert: ConvertConfig::default(),
             pooling: Pooling::Mean,
+            keep_responses: std::time::Duration::from_secs(30 * 86_400),
         }
     }
 }
@@ -142,6 +147,7 @@ pub struct Parts {
 pub struct Server(Arc<State>);
 
 struct State {
+    responses: Responses,
     parts: Parts,
     metrics: metrics::HttpMetrics,
 }
@@ -150,7 +156,13 @@ impl Server {
     /// Wires the handlers; fails only when the registry has the room's metrics already.
     pub fn new(parts: Parts) -> Result<Self, prometheus::Error> {
         let metrics = metrics::HttpMetrics::new(&parts.registry)?;
-        Ok(Self(Arc::new(State { parts, metrics })))
+        let responses = Responses::new(parts.tenants.office().clone(), parts.config.keep_responses);
+        Ok(Self(Arc::new(State { responses, parts, metrics })))
+    }
+
+    /// Responses that are kept.
+    pub fn responses(&self) -> &Responses {
+        &self.0.responses
     }
 
     fn gateway(&self) -> &Gateway {

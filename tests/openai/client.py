@@ -244,6 +244,38 @@ def embeddings(s):
 
 
 @check
+def responses(s):
+    ask = dict(model=s.base, input="hello", temperature=0, max_output_tokens=16)
+    whole = s.client.responses.create(instructions="Be kind.", metadata={"a": "b"}, **ask)
+    assert whole.object == "response" and whole.output_text and whole.status in ("completed", "incomplete"), whole
+    assert whole.usage.total_tokens == whole.usage.input_tokens + whole.usage.output_tokens, whole.usage
+    kinds, text = [], ""
+    with s.client.responses.stream(instructions="Be kind.", **ask) as stream:
+        for event in stream:
+            kinds.append(event.type)
+            text += event.delta if event.type == "response.output_text.delta" else ""
+        final = stream.get_final_response() if "response.completed" in kinds else None
+    assert kinds[0] == "response.created" and text == whole.output_text, kinds
+    assert final is None or final.output_text == text, final
+    events = list(s.client.responses.create(stream=True, **ask))
+    assert [event.sequence_number for event in events] == list(range(len(events))), events
+    assert events[-1].type in ("response.completed", "response.incomplete"), events[-1]
+    again = s.client.responses.retrieve(whole.id)
+    assert again.output_text == whole.output_text and again.metadata == {"a": "b"}, again
+    more = s.client.responses.create(**{**ask, "input": "and then?"}, previous_response_id=whole.id)
+    items = list(s.client.responses.input_items.list(more.id, order="asc"))
+    assert [item.role for item in items] == ["user", "assistant", "user"], items
+    # What was answered can be sent back.
+    s.client.responses.create(**{**ask, "input": [{"role": "user", "content": "hello"}, *whole.output, {"role": "user", "content": "x"}]})
+    s.client.responses.delete(whole.id)
+    fails(openai.NotFoundError, lambda: s.client.responses.retrieve(whole.id))
+    error = fails(openai.BadRequestError, lambda: s.client.responses.create(previous_response_id=whole.id, **ask))
+    assert error.param == "previous_response_id", error
+    error = fails(openai.BadRequestError, lambda: s.client.responses.create(background=True, **ask))
+    assert error.param == "background", error
+
+
+@check
 def leaving_early(s):
     stream = s.chat(stream=True, max_tokens=64)
     next(iter(stream))

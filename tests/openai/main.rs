@@ -26,6 +26,7 @@ mod official_client;
 mod operations;
 #[path = "../store/postgres.rs"]
 mod postgres;
+mod responses;
 mod rollouts;
 mod scripted;
 mod strangers;

@@ -12,6 +12,7 @@ pub(super) mod generation;
 mod models;
 pub(super) mod repeated;
 pub(super) mod reply;
+pub(super) mod responses;
 pub(super) mod sender;
 mod tokenize;
 pub(super) mod uploads;

@@ -1,6 +1,7 @@
 """Makes the golden files under tests/golden from the reference implementations.
 
-    python tests/numerics/make_goldens.py [quants] [tokenizers] [templates] [models] [training]
+    python tests/numerics/make_goldens.py [quants] [tokenizers] [templates] [models]
+        [architectures[:NAME,...]] [training[:NAME,...]]
 
 Needs torch, transformers, peft, gguf, tokenizers and safetensors (versions: tests/numerics/requirements.txt). The tests run
 from the files; this runs again only when a format, an architecture or a prompt is added. Seeds are fixed.
@@ -15,7 +16,7 @@ GOLDEN = HERE.parent / "golden"
 
 
 def main(parts):
-    wanted = parts or ["quants", "tokenizers", "templates", "models", "training"]
+    wanted = parts or ["quants", "tokenizers", "templates", "models", "architectures", "training"]
     if "quants" in wanted:
         from goldens import quants
 
@@ -33,10 +34,17 @@ def main(parts):
 
         models.write(GOLDEN / "models")
         gguf_model.write(GOLDEN / "gguf")
-    if "training" in wanted:
-        from goldens import training
+    for part in wanted:
+        part, _, names = part.partition(":")
+        only = names.split(",") if names else ()
+        if part == "architectures":
+            from goldens import architectures
 
-        training.write(GOLDEN / "training", GOLDEN / "models")
+            architectures.write(GOLDEN / "models", GOLDEN / "gguf", only)
+        if part == "training":
+            from goldens import training
+
+            training.write(GOLDEN / "training", GOLDEN / "models", only)
 
 
 if __name__ == "__main__":

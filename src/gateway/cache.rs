@@ -11,7 +11,7 @@ use tokio::sync::watch;
 
 use super::StopText;
 use super::assemble::ReportedToken;
-use super::types::{Caching, EndOfText, FinishReason, GenerationRequest, Piece, Usage};
+use super::types::{Caching, EndOfText, FinishReason, GenerationRequest, Piece, Pooling, Usage};
 use crate::backends::Sampling;
 use crate::gateway::{Echo, EndToken};
 use crate::registry::Owner;
@@ -183,6 +183,7 @@ impl Recorder {
             whole.prompt = Arc::clone(&piece.prompt);
         }
         whole.tokens.extend_from_slice(&piece.tokens);
+        whole.embedding = whole.embedding.take().or_else(|| piece.embedding.clone());
         whole.finish = whole.finish.or(piece.finish);
     }
 
@@ -200,7 +201,8 @@ impl Stored {
         };
         let piece = |piece: &Piece| {
             let tokens = piece.tokens.iter().chain(piece.prompt.iter()).map(token).sum::<usize>();
-            size_of::<Piece>() + piece.text.len() + tokens
+            let embedding = piece.embedding.as_ref().map_or(0, |embedding| size_of_val(&**embedding));
+            size_of::<Piece>() + piece.text.len() + tokens + embedding
         };
         size_of::<Self>() + size_of::<Key>() + self.pieces.iter().map(piece).sum::<usize>() + 128
     }
@@ -245,6 +247,7 @@ pub(super) fn key(request: &GenerationRequest, version: &str, prompts: &[&[u32]]
         logprobs,
         end_token,
         echo,
+        pooling,
     } = request;
     let Sampling {
         temperature,
@@ -289,6 +292,7 @@ pub(super) fn key(request: &GenerationRequest, version: &str, prompts: &[&[u32]]
     hash.option(logprobs.map(|top| top as u64));
     hash.number(u64::from(*end_token == EndToken::Reported));
     hash.number(u64::from(*echo == Echo::PromptAndAnswer));
+    hash.option(pooling.map(|pooling| u64::from(pooling == Pooling::Last)));
     hash.0.finalize().into()
 }
 

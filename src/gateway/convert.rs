@@ -120,6 +120,7 @@ impl Gateway {
             echo: Echo::Answer,
             grammar: Some(Grammar::new(self.vocabulary().clone(), pattern(&schema, &text))),
             judge: (extent == Extent::Whole).then_some(judge),
+            pooling: None,
         };
         let mut answer = self.generate(request).await?;
         let mut said = String::new();

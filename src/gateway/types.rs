@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-pub use crate::backends::Sampling;
 use crate::backends::grammar::Grammar;
+pub use crate::backends::{Pooling, Sampling};
 
 use super::assemble::ReportedToken;
 use super::stop::StopText;
@@ -130,7 +130,7 @@ pub enum EndToken {
 pub struct Origin {
     /// As in the response's `x-request-id`.
     pub request_id: Arc<str>,
-    /// `chat.completions`, `completions`.
+    /// `chat.completions`, `completions`, `embeddings`.
     pub endpoint: &'static str,
     /// On whose behalf (`user`, `safety_identifier`).
     pub end_user: Option<String>,
@@ -227,6 +227,8 @@ pub struct GenerationRequest {
     pub grammar: Option<Arc<Grammar>>,
     /// Whether an answer did what it was for, where that can be said: what experiments count.
     pub judge: Option<Judge>,
+    /// Each prompt's hidden states are wanted, as one vector, and no text: `max_tokens` is 0.
+    pub pooling: Option<Pooling>,
 }
 
 /// Why an answer ended.
@@ -249,6 +251,8 @@ pub struct Piece {
     pub prompt: Arc<[ReportedToken]>,
     /// The generated tokens it came from, when asked.
     pub tokens: Vec<ReportedToken>,
+    /// The prompt's vector, when asked; not normalised.
+    pub embedding: Option<Arc<[f32]>>,
     /// Set on the answer's last piece.
     pub finish: Option<FinishReason>,
 }

@@ -1,7 +1,7 @@
 """Makes the golden files under tests/golden from the reference implementations.
 
     python tests/numerics/make_goldens.py [quants] [tokenizers] [templates] [models]
-        [architectures[:NAME,...]] [training[:NAME,...]]
+        [architectures[:NAME,...]] [training[:NAME,...]] [embeddings]
 
 Needs torch, transformers, peft, gguf, tokenizers and safetensors (versions: tests/numerics/requirements.txt). The tests run
 from the files; this runs again only when a format, an architecture or a prompt is added. Seeds are fixed.
@@ -16,7 +16,7 @@ GOLDEN = HERE.parent / "golden"
 
 
 def main(parts):
-    wanted = parts or ["quants", "tokenizers", "templates", "models", "architectures", "training"]
+    wanted = parts or ["quants", "tokenizers", "templates", "models", "architectures", "training", "embeddings"]
     if "quants" in wanted:
         from goldens import quants
 
@@ -45,6 +45,10 @@ def main(parts):
             from goldens import training
 
             training.write(GOLDEN / "training", GOLDEN / "models", only)
+        if part == "embeddings":
+            from goldens import embeddings
+
+            embeddings.write(GOLDEN / "embeddings", GOLDEN / "models")
 
 
 if __name__ == "__main__":

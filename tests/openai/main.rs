@@ -13,6 +13,7 @@ mod completions;
 mod convert;
 mod corrections;
 mod deployments;
+mod embeddings;
 mod experiments;
 mod file_reports;
 mod files;
@@ -25,6 +26,7 @@ mod official_client;
 mod operations;
 #[path = "../store/postgres.rs"]
 mod postgres;
+mod responses;
 mod rollouts;
 mod scripted;
 mod strangers;

@@ -74,6 +74,7 @@ pub fn parse(body: Value, sender: &Sender, limits: &Limits) -> Result<(Generatio
         echo: Echo::Answer,
         grammar: None,
         judge: None,
+        pooling: None,
     };
     Ok((request, shared.delivery))
 }

@@ -10,6 +10,7 @@ use super::{
     BackendKind, CacheConfig, Config, Device, HubModel, KvMemory, Location, ModelSource, NullConfig, Problems, Quant, Secret,
     StateConfig, Sync, TrainingConfig, locate,
 };
+use crate::gateway::ToolFamily;
 use crate::http::{self, ConvertConfig};
 use crate::outbound::Address;
 use crate::telemetry::{LogConfig, LogFormat};
@@ -100,6 +101,7 @@ impl Reader<'_> {
         let cache_bytes = self.value("response_cache", 64 << 20, bytes);
         let cache_ttl = self.value("response_cache_ttl", Duration::from_secs(3600), duration);
         let default_max_tokens = self.value("default_max_tokens", 2048, |text| within(text, 1, 1 << 24));
+        let tool_family = self.value("tool_syntax", ToolFamily::default(), ToolFamily::parse);
         let convert = self.convert();
         let (admin_key, secret_key) = (self.admin_key(), self.secret_key());
         let database = data_dir.as_deref().and_then(|dir| self.database(dir));
@@ -142,6 +144,7 @@ impl Reader<'_> {
             ledger_sync: ledger_sync?,
             cache: CacheConfig { bytes: cache_bytes?, ttl: cache_ttl? },
             default_max_tokens: default_max_tokens?,
+            tool_family: tool_family?,
             convert: convert?,
             admin_key,
             secret_key,

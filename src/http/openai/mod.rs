@@ -6,6 +6,7 @@ pub(super) mod file_reports;
 pub(super) mod files;
 pub(super) mod fine_tuning;
 pub(super) mod fine_tuning_request;
+mod form_request;
 mod frames;
 pub(super) mod generation;
 mod models;
@@ -13,6 +14,7 @@ pub(super) mod repeated;
 pub(super) mod reply;
 pub(super) mod sender;
 mod tokenize;
+mod tools_request;
 pub(super) mod uploads;
 pub(super) mod wire;
 

@@ -34,6 +34,7 @@ use crate::model::loader::RawTensor;
 use crate::registry::{Catalog, IfLoaded, LoadRequest, LoadedBy, Owner, Setup, Source, Viewer};
 use crate::store::{DataDir, Database};
 use crate::tenants::jwt::TokenVerifier;
+use crate::tenants::responses::Responses;
 use crate::tenants::webhooks::Deliveries;
 use crate::tenants::{DEFAULT_TENANT, Office, Opening, Tenants};
 use crate::training::jobs::desk::Jobs;
@@ -81,6 +82,7 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
     let mut silent = tokio::spawn(built.gateway.clone().answer_in_silence(built.waiting, shadows.clone()));
     let mut expiry = tokio::spawn(jobs.files().clone().keep_up());
     let mut corrections = tokio::spawn(jobs.corrections().clone().keep_up());
+    let mut responses = tokio::spawn(Responses::new(tenants.office().clone(), config.responses_keep).keep_up());
     let address = listener.local_addr().context("the address of the listening socket")?;
     let readiness = Readiness::default();
     let starting = readiness.latch("start");
@@ -101,6 +103,8 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
             body_limit: config.max_body_bytes,
             upload_limit: config.max_upload_bytes,
             convert: config.convert.clone(),
+            pooling: config.embeddings_pooling,
+            keep_responses: config.responses_keep,
             hardware: hardware::of(&config, &built.backend.facts().model),
             ..http::Config::default()
         },
@@ -155,6 +159,7 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
         ended = &mut webhooks => Err(anyhow!("what calls webhooks ended by itself: {ended:?}")),
         ended = &mut expiry => Err(anyhow!("what removes files that have expired ended by itself: {ended:?}")),
         ended = &mut corrections => Err(anyhow!("what keeps texts of /convert ended by itself: {ended:?}")),
+        ended = &mut responses => Err(anyhow!("what forgets responses ended by itself: {ended:?}")),
         () = training::ended(&mut driver) => Err(anyhow!("what trains ended by itself")),
         _ = health.wait_for(Health::is_over) => Err(anyhow!("the engine ended by itself")),
     };

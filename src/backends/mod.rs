@@ -14,7 +14,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 pub use crate::engine::grammar;
-pub use crate::engine::request::{Event, Finish, Realm, Request, Sampling, TokenLogprob};
+pub use crate::engine::request::{Event, Finish, Pooling, Realm, Request, Sampling, TokenLogprob};
 pub use crate::engine::{Effort, EffortReader, EngineFacts, EngineHandle, Health, PrefixCache, Stats, SubmitError};
 pub use crate::model::lora::PreparedAdapter;
 pub use null::NullBackend;

@@ -195,9 +195,11 @@ impl NullBackend {
             length,
             taken: 0,
             prompt_report: request.prompt_logprobs.map(|_| request.prompt.len()),
+            embedding: request.pooling.map(|_| facts.model.hidden_size),
             logprobs: request.logprobs,
             stop_tokens: request.stop_tokens,
             adapter: request.adapter,
+            is_embedding: false,
             ended: false,
         })
     }
@@ -353,10 +355,14 @@ pub struct Generation {
     taken: usize,
     /// Length of a prompt whose log-probabilities are still to be sent.
     prompt_report: Option<usize>,
+    /// Length of an embedding that is still to be sent.
+    embedding: Option<usize>,
     logprobs: Option<usize>,
     stop_tokens: Arc<[u32]>,
     /// Keeps the version in memory, as an answer by a model would.
     adapter: Option<Arc<PreparedAdapter>>,
+    /// An embedding was all that was wanted.
+    is_embedding: bool,
     /// The last event was read.
     ended: bool,
 }
@@ -389,7 +395,11 @@ impl Generation {
             let report = (0..tokens).map(|index| (index > 0).then(TokenLogprob::default)).collect();
             return Some(Event::Prompt(report));
         }
-        let finish = if self.taken > 0 && self.stopped() {
+        if let Some(width) = self.embedding.take() {
+            self.is_embedding = true;
+            return Some(Event::Embedding((0..width).map(|place| words::value(self.fingerprint, place)).collect()));
+        }
+        let finish = if self.is_embedding || (self.taken > 0 && self.stopped()) {
             Some(Finish::Stop)
         } else {
             (self.taken == self.length).then_some(Finish::Length)

@@ -118,6 +118,7 @@ fn steady(
                 logprobs: None,
                 prompt_logprobs: None,
                 grammar: None,
+                pooling: None,
             };
             let mut last = Instant::now();
             let mut answer = engine.submit(request)?;

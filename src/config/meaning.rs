@@ -10,6 +10,7 @@ use super::{
     BackendKind, CacheConfig, Config, Device, HubModel, KvMemory, Location, ModelSource, NullConfig, Problems, Quant, Secret,
     StateConfig, Sync, TrainingConfig, locate,
 };
+use crate::gateway::Pooling;
 use crate::gateway::ToolFamily;
 use crate::http::{self, ConvertConfig};
 use crate::outbound::Address;
@@ -102,6 +103,11 @@ impl Reader<'_> {
         let cache_ttl = self.value("response_cache_ttl", Duration::from_secs(3600), duration);
         let default_max_tokens = self.value("default_max_tokens", 2048, |text| within(text, 1, 1 << 24));
         let tool_family = self.value("tool_syntax", ToolFamily::default(), ToolFamily::parse);
+        let embeddings_pooling = self.value("embeddings_pooling", Pooling::Mean, |text| {
+            let known = [Pooling::Mean, Pooling::Last].into_iter().find(|pooling| pooling.name() == text);
+            known.ok_or_else(|| "mean or last is right".to_owned())
+        });
+        let responses_keep = self.value("responses_keep", Duration::from_secs(30 * 86_400), days);
         let convert = self.convert();
         let (admin_key, secret_key) = (self.admin_key(), self.secret_key());
         let database = data_dir.as_deref().and_then(|dir| self.database(dir));
@@ -146,6 +152,8 @@ impl Reader<'_> {
             default_max_tokens: default_max_tokens?,
             tool_family: tool_family?,
             convert: convert?,
+            embeddings_pooling: embeddings_pooling?,
+            responses_keep: responses_keep?,
             admin_key,
             secret_key,
         };
@@ -178,11 +186,7 @@ impl Reader<'_> {
             let percent = text.parse::<u8>().ok().filter(|percent| *percent <= 100);
             percent.ok_or_else(|| "a whole number from 0 to 100 is right".to_owned())
         });
-        let days = self.value("convert_keep_texts", 7, |text| {
-            let days = text.parse::<u64>().ok().filter(|days| *days <= 365);
-            days.ok_or_else(|| "a whole number of days from 0 to 365 is right".to_owned())
-        });
-        let keep_texts = days.map(|days| Duration::from_secs(days * 86_400));
+        let keep_texts = self.value("convert_keep_texts", Duration::from_secs(7 * 86_400), days);
         Some(ConvertConfig { model: model?, timezone: timezone?, unknown_below: unknown_below?, keep_texts: keep_texts? })
     }
 
@@ -460,6 +464,11 @@ pub(super) fn switch(text: &str) -> Result<bool, String> {
 fn within(text: &str, least: usize, most: usize) -> Result<usize, String> {
     let number = text.parse().ok().filter(|number| (least..=most).contains(number));
     number.ok_or_else(|| format!("a whole number from {least} to {most} is right"))
+}
+
+fn days(text: &str) -> Result<Duration, String> {
+    let days = text.parse::<u64>().ok().filter(|days| *days <= 365);
+    days.map(|days| Duration::from_secs(days * 86_400)).ok_or_else(|| "a whole number of days from 0 to 365 is right".to_owned())
 }
 
 /// `30`, `1.5s`, `5ms`, `250us`; at most a day.

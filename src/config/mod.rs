@@ -206,6 +206,10 @@ pub struct Config {
     pub tool_family: crate::gateway::ToolFamily,
     /// What `/convert` asks, and how.
     pub convert: crate::http::ConvertConfig,
+    /// How hidden states become an embedding where a request does not say.
+    pub embeddings_pooling: crate::gateway::Pooling,
+    /// How long responses are kept that are to be.
+    pub responses_keep: Duration,
     /// Admin key given by the operator.
     pub admin_key: Option<Secret>,
     /// Secret key given by the operator.

@@ -42,6 +42,9 @@ pub fn request(request: &Request, model: &ModelConfig, max_context: usize) -> Re
     if let Some((index, token)) = prompt.iter().enumerate().find(|(_, token)| **token as usize >= model.vocab_size) {
         return Err(invalid("prompt", format!("token {index} is {token}; the vocabulary has {} tokens", model.vocab_size)));
     }
+    if request.pooling.is_some() && request.max_tokens > 0 {
+        return Err(invalid("max_tokens", format!("is {}; with an embedding it must be 0", request.max_tokens)));
+    }
     sampling(&request.sampling, model.vocab_size)
 }
 

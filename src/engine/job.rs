@@ -6,6 +6,7 @@ use tokio::sync::mpsc::UnboundedSender;
 
 use super::effort::Meter;
 use super::grammar::{Masks, Room, Walk};
+use super::pool::Pool;
 use super::pressure::Present;
 use super::request::{Event, Finish, Realm, Request, TokenLogprob};
 use super::sampling::{SampleError, Sampler, Scratch, logprob};
@@ -85,6 +86,8 @@ pub(super) struct Job {
     full_len: usize,
     logprobs: Option<usize>,
     prompt_logprobs: Option<PromptLogprobs>,
+    /// The prompt's hidden states, where those are what is wanted.
+    pool: Option<Pool>,
 }
 
 struct PromptLogprobs {
@@ -103,10 +106,11 @@ impl Job {
         let walk = request.grammar.map(Walk::new);
         let mut tokens = request.prompt.clone();
         tokens.extend_from_slice(&unsent);
+        let pool = request.pooling.map(Pool::new);
         let job = Self {
             emitter,
             lease: request.adapter,
-            realm: request.realm,
+            realm: if pool.as_ref().is_some_and(Pool::wants_every_row) { Realm::NOBODY } else { request.realm },
             slot: Some(slot),
             cached_tokens: 0,
             last: None,
@@ -117,6 +121,7 @@ impl Job {
             full_len,
             logprobs: request.logprobs,
             prompt_logprobs: request.prompt_logprobs.map(|top| PromptLogprobs { top, entries: vec![None] }),
+            pool,
         };
         (tokens, prompt_len, job)
     }
@@ -124,6 +129,11 @@ impl Job {
     /// Whether the rows of the whole prompt are wanted.
     pub(super) const fn wants_prompt_rows(&self) -> bool {
         self.prompt_logprobs.is_some()
+    }
+
+    /// What is wanted of a chunk that was planned for logits.
+    pub(super) fn wanted(&self, planned: LogitRows) -> LogitRows {
+        self.pool.as_ref().map_or(planned, |pool| pool.wanted(planned))
     }
 
     /// Has the next token's choices looked for while the model runs.
@@ -138,26 +148,50 @@ impl Job {
     }
 }
 
-/// The rows of logits that one chunk got.
+/// The rows of logits, or of hidden states, that one chunk got.
 pub(super) struct ChunkRows<'a> {
     logits: &'a Logits,
     /// Row of `logits` that belongs to position `first`.
     row: usize,
     /// First position that got a row.
     first: usize,
-    /// Number of rows.
-    pub(super) count: usize,
+    /// Number of rows of logits.
+    count: usize,
+    /// Number of hidden states; none beside logits.
+    hidden: usize,
+}
+
+/// Where the rows of the next chunk begin.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Cursor {
+    logits: usize,
+    hidden: usize,
 }
 
 impl<'a> ChunkRows<'a> {
-    /// The rows of `chunk`, which begin at `row` of the step's logits.
-    pub(super) const fn new(chunk: &PlannedChunk, logits: &'a Logits, row: usize) -> Self {
-        let count = match chunk.logits {
-            LogitRows::None => 0,
-            LogitRows::Last => 1,
-            LogitRows::All => chunk.len,
+    /// The rows that were `wanted` of `chunk`; they begin where the last chunk's ended.
+    pub(super) const fn new(chunk: &PlannedChunk, wanted: LogitRows, logits: &'a Logits, cursor: &mut Cursor) -> Self {
+        let (count, hidden) = match wanted {
+            LogitRows::None => (0, 0),
+            LogitRows::Last => (1, 0),
+            LogitRows::All => (chunk.len, 0),
+            LogitRows::HiddenLast => (0, 1),
+            LogitRows::HiddenAll => (0, chunk.len),
         };
-        Self { logits, row, first: chunk.end() - count, count }
+        let row = if hidden > 0 { cursor.hidden } else { cursor.logits };
+        cursor.logits += count;
+        cursor.hidden += hidden;
+        Self { logits, row, first: chunk.end() - count - hidden, count, hidden }
+    }
+
+    /// The hidden states.
+    fn states(&self) -> Result<&'a [f32], SampleError> {
+        if self.hidden == 0 {
+            return Ok(&[]);
+        }
+        let width = self.logits.width;
+        let states = self.logits.hidden.get(self.row * width..(self.row + self.hidden) * width);
+        states.ok_or(SampleError::NoRow { position: self.first })
     }
 
     fn at(&self, position: usize) -> Result<&'a [f32], SampleError> {
@@ -177,6 +211,9 @@ impl Sequence<Job> {
         scratch: &mut Scratch,
     ) -> Result<usize, SampleError> {
         self.note_prompt(chunk, rows, scratch)?;
+        if let Some(pool) = &mut self.payload.pool {
+            pool.take(rows.first, rows.states()?, rows.logits.width)?;
+        }
         if chunk.end() < self.tokens.len() {
             return Ok(0);
         }
@@ -186,6 +223,11 @@ impl Sequence<Job> {
         for id in unsent {
             job.sampler.accept(id);
             job.emitter.send(Event::Token { id, logprob: None, choice: None });
+        }
+        if let Some(pool) = job.pool.take() {
+            job.emitter.send(Event::Embedding(pool.finish(self.prompt_len)?));
+            job.done(Finish::Stop);
+            return Ok(generated);
         }
         if self.tokens.len() >= job.full_len {
             job.done(Finish::Length);

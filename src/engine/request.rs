@@ -52,11 +52,34 @@ impl Default for Sampling {
 pub struct Realm(u128);
 
 impl Realm {
+    /// Of sequences that share nothing, not even with each other.
+    pub const NOBODY: Self = Self(u128::MAX);
+
     /// The realm of this name: half of its SHA-256, so that two names do not meet.
     pub fn named(name: &str) -> Self {
         let digest: [u8; 32] = Sha256::digest(name).into();
         let (half, _) = digest.split_at(16);
         Self(half.iter().fold(0, |number, byte| number << 8 | u128::from(*byte)))
+    }
+}
+
+/// How the hidden states of a prompt become one vector.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Pooling {
+    /// Their mean.
+    #[default]
+    Mean,
+    /// The last token's.
+    Last,
+}
+
+impl Pooling {
+    /// As it is typed.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Mean => "mean",
+            Self::Last => "last",
+        }
     }
 }
 
@@ -83,6 +106,8 @@ pub struct Request {
     pub prompt_logprobs: Option<usize>,
     /// What the answer has to be; it ends where the grammar does. `None` allows everything.
     pub grammar: Option<Arc<Grammar>>,
+    /// The prompt's hidden states are wanted, as one vector; `max_tokens` is 0 then.
+    pub pooling: Option<Pooling>,
 }
 
 /// Log-probability of a token under the model (temperature 1, before penalties and truncation), and the most likely alternatives.
@@ -97,18 +122,21 @@ pub struct TokenLogprob {
 /// Why a sequence ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Finish {
-    /// One of the stop tokens was generated (it is sent as the last token event before this).
+    /// One of the stop tokens was generated (it is sent as the last token event before this), or nothing was to be generated but
+    /// an embedding.
     Stop,
     /// `max_tokens` were generated, or the context is full.
     Length,
 }
 
-/// What the engine sends for a request, in order: `Prompt?`, `Token*`, then `Done`, `Failed` or `CutOff`. A closed channel without
+/// What the engine sends for a request, in order: `Prompt?`, `Embedding?`, `Token*`, then `Done`, `Failed` or `CutOff`. A closed channel without
 /// one of them is a bug.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Event {
     /// Log-probabilities of prompt tokens; the first has none.
     Prompt(Vec<Option<TokenLogprob>>),
+    /// The prompt's hidden states after the last norm, pooled; not normalised.
+    Embedding(Vec<f32>),
     /// One generated token.
     Token {
         /// Its id.

@@ -170,6 +170,13 @@ impl SeededModel {
         }));
     }
 
+    /// A hidden state: numbers between -1 and 1.
+    fn push_hidden(&self, hash: u64, token: u32, out: &mut Vec<f32>) {
+        let broken = self.options.faults.contains(&Fault::NanOn(token));
+        let value = |place: usize| (mix(hash ^ mix(u64::MAX - place as u64)) >> 40) as f32 / (1u32 << 23) as f32 - 1.0;
+        out.extend((0..self.config.hidden_size).map(|place| if broken { f32::NAN } else { value(place) }));
+    }
+
     fn run_chunk(&mut self, chunk: &Chunk<'_>, logits: &mut Logits) -> Result<(), ModelError> {
         let end = chunk.start + chunk.tokens.len();
         if chunk.tokens.is_empty() || end > self.options.context {
@@ -196,13 +203,12 @@ impl SeededModel {
                 .get_mut(slot)
                 .ok_or_else(|| ModelError::Invalid(format!("slot {slot} is outside the storage of {known} positions")))?;
             *cell = Some(Cell { token, position, adapter, hash });
-            let wanted = match chunk.logits {
-                LogitRows::None => false,
-                LogitRows::Last => position + 1 == end,
-                LogitRows::All => true,
-            };
-            if wanted {
-                self.push_row(hash, token, &mut logits.values);
+            match chunk.logits {
+                LogitRows::Last if position + 1 == end => self.push_row(hash, token, &mut logits.values),
+                LogitRows::All => self.push_row(hash, token, &mut logits.values),
+                LogitRows::HiddenLast if position + 1 == end => self.push_hidden(hash, token, &mut logits.hidden),
+                LogitRows::HiddenAll => self.push_hidden(hash, token, &mut logits.hidden),
+                LogitRows::None | LogitRows::Last | LogitRows::HiddenLast => {}
             }
         }
         Ok(())
@@ -239,7 +245,8 @@ impl Model for SeededModel {
         }
         assert!(!self.options.faults.contains(&Fault::PanicAtStep(step)), "planned panic in step {step}");
         logits.values.clear();
-        logits.vocab = self.options.vocab;
+        logits.hidden.clear();
+        (logits.vocab, logits.width) = (self.options.vocab, self.config.hidden_size);
         chunks.iter().try_for_each(|chunk| self.run_chunk(chunk, logits))
     }
 

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use super::grammar::Masks;
 use super::handle::EngineConfig;
-use super::job::{ChunkRows, Job, Submission};
+use super::job::{ChunkRows, Cursor, Job, Submission};
 use super::kv::{BlockPool, Sharing};
 use super::request::Event;
 use super::sampling::Scratch;
@@ -248,7 +248,7 @@ impl EngineThread {
                     start: chunk.start,
                     blocks: sequence.blocks(),
                     adapter: sequence.payload.lease.as_ref(),
-                    logits: chunk.logits,
+                    logits: sequence.payload.wanted(chunk.logits),
                 }
             })
             .collect();
@@ -258,10 +258,10 @@ impl EngineThread {
     }
 
     fn take_results(&mut self, plan: &StepPlan) {
-        let mut row = 0;
+        let mut cursor = Cursor::default();
         for chunk in &plan.chunks {
-            let rows = ChunkRows::new(chunk, &self.logits, row);
-            row += rows.count;
+            let wanted = self.scheduler.running()[chunk.sequence].payload.wanted(chunk.logits);
+            let rows = ChunkRows::new(chunk, wanted, &self.logits, &mut cursor);
             let sequence = self.scheduler.running_mut(chunk.sequence);
             if sequence.tokens.len() - chunk.start > 1 {
                 self.stats.prompt_tokens += chunk.len as u64;

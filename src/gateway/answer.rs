@@ -317,6 +317,9 @@ impl Answer {
         match event {
             // Nobody asked for it.
             Event::Prompt(_) => {}
+            Event::Embedding(vector) => {
+                self.ready.push_back(Piece { choice: index, embedding: Some(vector.into()), ..Piece::default() });
+            }
             Event::Token { id, logprob, choice } => {
                 self.sequences[index].certainty += choice.map_or(0.0, f64::from);
                 self.take_token(index, id, logprob);

@@ -12,7 +12,7 @@ use tokio::sync::watch;
 use super::StopText;
 use super::assemble::ReportedToken;
 use super::structure::Form;
-use super::types::{Caching, CallPiece, EndOfText, FinishReason, GenerationRequest, Piece, Usage};
+use super::types::{Caching, CallPiece, EndOfText, FinishReason, GenerationRequest, Piece, Pooling, Usage};
 use crate::backends::Sampling;
 use crate::gateway::{Echo, EndToken};
 use crate::registry::Owner;
@@ -190,6 +190,7 @@ impl Recorder {
             whole.prompt = Arc::clone(&piece.prompt);
         }
         whole.tokens.extend_from_slice(&piece.tokens);
+        whole.embedding = whole.embedding.take().or_else(|| piece.embedding.clone());
         whole.finish = whole.finish.or(piece.finish);
     }
 
@@ -208,7 +209,8 @@ impl Stored {
         let piece = |piece: &Piece| {
             let tokens = piece.tokens.iter().chain(piece.prompt.iter()).map(token).sum::<usize>();
             let calls = piece.calls.iter().map(|call| size_of::<CallPiece>() + 2 * 64 + call.arguments.len()).sum::<usize>();
-            size_of::<Piece>() + piece.text.len() + calls + tokens
+            let embedding = piece.embedding.as_ref().map_or(0, |embedding| size_of_val(&**embedding));
+            size_of::<Piece>() + piece.text.len() + calls + tokens + embedding
         };
         size_of::<Self>() + size_of::<Key>() + self.pieces.iter().map(piece).sum::<usize>() + 128
     }
@@ -254,6 +256,7 @@ pub(super) fn key(request: &GenerationRequest, version: &str, prompts: &[&[u32]]
         logprobs,
         end_token,
         echo,
+        pooling,
     } = request;
     let Sampling {
         temperature,
@@ -302,6 +305,7 @@ pub(super) fn key(request: &GenerationRequest, version: &str, prompts: &[&[u32]]
         hash.bytes(rules.text.as_bytes());
         hash.bytes(format!("{:?}", rules.begins).as_bytes());
     }
+    hash.option(pooling.map(|pooling| u64::from(pooling == Pooling::Last)));
     hash.0.finalize().into()
 }
 

@@ -6,7 +6,7 @@ use sha2::{Digest, Sha256};
 
 use super::shadow::Silent;
 use super::types::{Prompt, Role, Served, ServedBy, Steering};
-use super::{Gateway, GatewayError, unresolved};
+use super::{Gateway, GatewayError, hashed, unresolved};
 use crate::experiments::shadow::Place;
 use crate::experiments::{Ask, Assigned, Deployment, Target};
 use crate::registry::{AdapterInfo, Lease, Owner, Viewer};
@@ -80,6 +80,8 @@ impl Gateway {
         match (adapter, deployment(&Owner::Shared)) {
             (Ok((owner @ Owner::Tenant(_), name)), _) => Ok(Means::Adapter(owner, name)),
             (_, Some(shared)) => Ok(Means::Deployment(shared)),
+            // Whoever has put an adapter of that name into service means it.
+            (Err(_), None) if model == hashed::NAME => Err(GatewayError::EmbeddingsOnly(model.to_owned())),
             (adapter, None) => adapter.map(|(owner, name)| Means::Adapter(owner, name)).map_err(|error| unresolved(model, error)),
         }
     }

@@ -122,6 +122,7 @@ impl Gateway {
             form: Form::Made(Grammar::new(self.vocabulary().clone(), pattern(&schema, &text))),
             tools: None,
             judge: (extent == Extent::Whole).then_some(judge),
+            pooling: None,
         };
         let mut answer = self.generate(request).await?;
         let mut said = String::new();

@@ -12,6 +12,20 @@ pub enum GatewayError {
     /// The model's name means nothing here.
     #[error("the model {0:?} does not exist")]
     UnknownModel(String),
+    /// The model makes embeddings and nothing else.
+    #[error("the model {0:?} makes embeddings only")]
+    EmbeddingsOnly(String),
+    /// An embedding cannot be as long as was asked.
+    #[error("embeddings of the model have at most {most} dimensions, {asked} were asked")]
+    Dimensions {
+        /// As asked.
+        asked: usize,
+        /// As long as they are.
+        most: usize,
+    },
+    /// Token ids mean nothing to the model.
+    #[error("the model {0:?} has no vocabulary")]
+    NoVocabulary(String),
     /// The adapter exists but cannot be used now.
     #[error(transparent)]
     Registry(RegistryError),

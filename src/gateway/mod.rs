@@ -7,8 +7,10 @@ mod assemble;
 mod cache;
 mod choose;
 mod convert;
+mod embeddings;
 mod error;
 mod feed;
+mod hashed;
 mod metrics;
 mod prompt;
 pub mod shadow;
@@ -30,7 +32,9 @@ pub use answer::Answer;
 pub use assemble::ReportedToken;
 pub use cache::{CacheConfig, Purge};
 pub use convert::{Extent, Meaning, Question};
+pub use embeddings::{EmbeddingRequest, Embeddings};
 pub use error::GatewayError;
+pub use hashed::NAME as HASH_EMBEDDING;
 pub use metrics::{Metrics, Stage};
 pub use prompt::Rendered;
 pub use stop::StopText;
@@ -38,8 +42,8 @@ pub use structure::{
     Call, Calls, Form, Rules, SchemaError, Strictness, Tool, ToolChoice, ToolFamily, Tools, check_schema, json_rules,
 };
 pub use types::{
-    Caching, CallPiece, Echo, EndOfText, EndToken, FinishReason, GenerationRequest, Judge, Message, Origin, Piece, Prompt, Role,
-    Sampling, Served, ServedBy, SpecialTokens, Steering, Stops, Turn, Usage,
+    Caching, CallPiece, Echo, EndOfText, EndToken, FinishReason, GenerationRequest, Judge, Message, Origin, Piece, Pooling,
+    Prompt, Role, Sampling, Served, ServedBy, SpecialTokens, Steering, Stops, Turn, Usage,
 };
 
 use account::Account;
@@ -382,7 +386,8 @@ impl Gateway {
         answer.record(recorder);
         let realm = Realm::named(&request.caller.tenant);
         // Answers side by side can be read where there is one.
-        let mut silent = silent.filter(|_| rendered.len() == 1 && request.n == 1 && prompt_logprobs.is_none());
+        let is_text = prompt_logprobs.is_none() && request.pooling.is_none();
+        let mut silent = silent.filter(|_| rendered.len() == 1 && request.n == 1 && is_text);
         for (prompt, max_tokens) in rendered.into_iter().zip(lengths) {
             let Rendered { tokens, text } = prompt;
             answer.add_prompt(tokens.len(), text);
@@ -402,6 +407,7 @@ impl Gateway {
                     logprobs: request.logprobs,
                     prompt_logprobs: prompt_logprobs.filter(|_| matches!(source, Source::Own(_))),
                     grammar: grammar.clone(),
+                    pooling: request.pooling,
                 };
                 let copied = silent.take().map(|silent| (silent, Request { adapter: None, logprobs: None, ..request.clone() }));
                 match inner.backend.submit_at(&mut places, request) {

@@ -219,7 +219,7 @@ impl Gateway {
                     text.push_str(&assembler.finish(&decoder.finish()).text);
                     return Ok((text, tokens));
                 }
-                Some(Event::Prompt(_)) => continue,
+                Some(Event::Prompt(_) | Event::Embedding(_)) => continue,
                 Some(Event::Failed(reason)) => return Err(Unsaid::Failed(reason)),
                 Some(Event::CutOff) | None => return Err(Unsaid::GaveWay),
             };

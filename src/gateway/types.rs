@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use serde_json::Value;
 
-pub use crate::backends::Sampling;
+pub use crate::backends::{Pooling, Sampling};
 
 use super::assemble::ReportedToken;
 use super::stop::StopText;
@@ -148,7 +148,7 @@ pub enum EndToken {
 pub struct Origin {
     /// As in the response's `x-request-id`.
     pub request_id: Arc<str>,
-    /// `chat.completions`, `completions`.
+    /// `chat.completions`, `completions`, `embeddings`.
     pub endpoint: &'static str,
     /// On whose behalf (`user`, `safety_identifier`).
     pub end_user: Option<String>,
@@ -247,6 +247,8 @@ pub struct GenerationRequest {
     pub tools: Option<Tools>,
     /// Whether an answer did what it was for, where that can be said: what experiments count.
     pub judge: Option<Judge>,
+    /// Each prompt's hidden states are wanted, as one vector, and no text: `max_tokens` is 0.
+    pub pooling: Option<Pooling>,
 }
 
 /// Why an answer ended.
@@ -284,6 +286,8 @@ pub struct Piece {
     pub prompt: Arc<[ReportedToken]>,
     /// The generated tokens it came from, when asked.
     pub tokens: Vec<ReportedToken>,
+    /// The prompt's vector, when asked; not normalised.
+    pub embedding: Option<Arc<[f32]>>,
     /// Set on the answer's last piece.
     pub finish: Option<FinishReason>,
 }

@@ -127,8 +127,8 @@ impl ApiError {
 
     /// The same error; where it is about the prompt, which has different names, with the field's name.
     pub fn with_prompt_field(self, name: &str) -> Self {
-        let about_prompt =
-            matches!(self.code, Some("context_length_exceeded" | "empty_prompt")) || self.param.as_deref() == Some("prompt");
+        let about_prompt = matches!(self.code, Some("context_length_exceeded" | "empty_prompt"))
+            || matches!(self.param.as_deref(), Some("prompt" | "messages"));
         if about_prompt { Self { param: Some(name.to_owned()), ..self } } else { self }
     }
 
@@ -167,6 +167,20 @@ impl From<GatewayError> for ApiError {
     fn from(error: GatewayError) -> Self {
         match error {
             GatewayError::UnknownModel(name) => Self::model_not_found(&name),
+            GatewayError::EmbeddingsOnly(name) => {
+                let message = format!("The model '{name}' makes embeddings only; it is for /v1/embeddings.");
+                Self::invalid("model", "model_not_supported", message)
+            }
+            GatewayError::Dimensions { asked, most } => {
+                let message =
+                    format!("Invalid 'dimensions': value above maximum. Expected a value <= {most}, but got {asked} instead.");
+                Self::invalid("dimensions", "value_out_of_range", message)
+            }
+            GatewayError::NoVocabulary(model) => {
+                let message =
+                    format!("Invalid 'input': the model '{model}' has no vocabulary. Expected text instead of token ids.");
+                Self::invalid("input", "invalid_type", message)
+            }
             GatewayError::Registry(error) => Self::from(error),
             GatewayError::NoDeployment(model) => {
                 let message =

@@ -19,7 +19,9 @@ mod openai;
 mod openapi;
 mod openapi_convert;
 mod openapi_corrections;
+mod openapi_embeddings;
 mod openapi_experiments;
+mod openapi_responses;
 mod openapi_schemas;
 mod openapi_training;
 mod routes;
@@ -37,10 +39,11 @@ pub use serve::{Ended, serve};
 use crate::experiments::rollout::Rollouts;
 use crate::experiments::shadow::Shadows;
 use crate::experiments::{Deployments, Results};
-use crate::gateway::Gateway;
+use crate::gateway::{Gateway, Pooling};
 use crate::registry::Catalog;
 use crate::tenants::Tenants;
 use crate::tenants::jwt::TokenVerifier;
+use crate::tenants::responses::Responses;
 use crate::training::card::Hardware;
 use crate::training::jobs::desk::Jobs;
 use crate::training::jobs::files::Files;
@@ -63,6 +66,10 @@ pub struct Config {
     pub hardware: Hardware,
     /// What `/convert` asks, and how.
     pub convert: ConvertConfig,
+    /// How hidden states become an embedding where a request does not say.
+    pub pooling: Pooling,
+    /// How long responses are kept that are to be; zero keeps none.
+    pub keep_responses: std::time::Duration,
 }
 
 /// Settings of `/convert`.
@@ -99,6 +106,8 @@ impl Default for Config {
             keep_alive: std::time::Duration::from_secs(15),
             hardware: Hardware::default(),
             convert: ConvertConfig::default(),
+            pooling: Pooling::Mean,
+            keep_responses: std::time::Duration::from_secs(30 * 86_400),
         }
     }
 }
@@ -138,6 +147,7 @@ pub struct Parts {
 pub struct Server(Arc<State>);
 
 struct State {
+    responses: Responses,
     parts: Parts,
     metrics: metrics::HttpMetrics,
 }
@@ -146,7 +156,13 @@ impl Server {
     /// Wires the handlers; fails only when the registry has the room's metrics already.
     pub fn new(parts: Parts) -> Result<Self, prometheus::Error> {
         let metrics = metrics::HttpMetrics::new(&parts.registry)?;
-        Ok(Self(Arc::new(State { parts, metrics })))
+        let responses = Responses::new(parts.tenants.office().clone(), parts.config.keep_responses);
+        Ok(Self(Arc::new(State { responses, parts, metrics })))
+    }
+
+    /// Responses that are kept.
+    pub fn responses(&self) -> &Responses {
+        &self.0.responses
     }
 
     fn gateway(&self) -> &Gateway {

@@ -7,7 +7,9 @@ use serde_json::{Map, Value, json};
 use super::admin;
 use super::openapi_convert;
 use super::openapi_corrections;
+use super::openapi_embeddings;
 use super::openapi_experiments;
+use super::openapi_responses;
 use super::openapi_schemas::schemas;
 use super::openapi_training;
 use super::routes::{Access, Route, routes};
@@ -52,6 +54,8 @@ fn operations() -> Vec<Operation> {
     operations.extend(openapi_training::operations());
     operations.extend(openapi_convert::operations());
     operations.extend(openapi_corrections::operations());
+    operations.extend(openapi_embeddings::operations());
+    operations.extend(openapi_responses::operations());
     operations.extend(openapi_experiments::operations());
     operations
 }
@@ -302,6 +306,7 @@ fn parameters(operation: &Operation) -> Vec<Value> {
         "exportCorrections" | "retrieveCorrectionPolicy" | "setCorrectionPolicy" | "deleteCorrectionPolicy" => &["schema"],
         "deleteAdapter" => &["tenant", "expected_version"],
         "listAdapterVersions" => &["tenant"],
+        "listResponseInputItems" => &["limit", "order", "after"],
         other => openapi_training::query(other),
     };
     in_path.map(|name| parameter(name, "path")).chain(in_query.iter().map(|name| parameter(name, "query"))).collect()

@@ -15,6 +15,8 @@ pub fn schemas() -> Value {
         super::openapi_training::schemas(),
         super::openapi_convert::schemas(),
         super::openapi_corrections::schemas(),
+        super::openapi_embeddings::schemas(),
+        super::openapi_responses::schemas(),
         super::openapi_experiments::schemas(),
     ] {
         for (name, schema) in part.as_object().into_iter().flatten() {

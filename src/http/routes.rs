@@ -8,7 +8,7 @@ use tower::ServiceBuilder;
 
 use super::auth::require;
 use super::error::ApiError;
-use super::openai::fine_tuning;
+use super::openai::{fine_tuning, responses};
 use super::{Server, adapters, admin, convert, convert_corrections, feedback, health, metrics, middleware, openai, openapi};
 use crate::tenants::Scope;
 
@@ -51,6 +51,11 @@ pub fn routes() -> Vec<Route> {
     let mut routes = vec![
         route(Method::POST, "/v1/chat/completions",     USE,   post(openai::chat)),
         route(Method::POST, "/v1/completions",          USE,   post(openai::completions)),
+        route(Method::POST, "/v1/responses",            USE,   post(responses::create)),
+        route(Method::GET,  "/v1/responses/{response_id}", USE, get(responses::retrieve)),
+        route(Method::DELETE, "/v1/responses/{response_id}", USE, delete(responses::remove)),
+        route(Method::GET,  "/v1/responses/{response_id}/input_items", USE, get(responses::input_items)),
+        route(Method::POST, "/v1/embeddings",           USE,   post(openai::embeddings)),
         route(Method::GET,  "/v1/models",               LOOK,  get(openai::list_models)),
         route(Method::GET,  "/v1/models/{*id}",         LOOK,  get(openai::get_model)),
         route(Method::DELETE, "/v1/models/{*id}",       TRAIN, delete(openai::delete_model)),

@@ -40,7 +40,7 @@ pub enum ModelError {
     Device(String),
 }
 
-/// Which rows of a chunk need logits.
+/// What is wanted of a chunk's rows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LogitRows {
     /// None: a prefill chunk that does not end the prompt.
@@ -49,6 +49,10 @@ pub enum LogitRows {
     Last,
     /// Every row of the chunk (prompt log-probabilities).
     All,
+    /// The last row's hidden state, and no logits.
+    HiddenLast,
+    /// Every row's hidden state, and no logits.
+    HiddenAll,
 }
 
 /// Consecutive tokens of one sequence in one step: a decode (one token) or a prefill chunk.
@@ -62,17 +66,22 @@ pub struct Chunk<'a> {
     pub blocks: &'a [BlockId],
     /// Adapter of the sequence; `None` is the base alone.
     pub adapter: Option<&'a Arc<PreparedAdapter>>,
-    /// Rows whose logits are wanted.
+    /// Rows whose logits (or hidden states) are wanted.
     pub logits: LogitRows,
 }
 
-/// Logits of the wanted rows, in the order of chunks and rows: `rows x vocab`.
+/// Logits of the wanted rows, in the order of chunks and rows: `rows x vocab`; and the hidden states of those whose hidden states
+/// are wanted, in the same order: `rows x width`, after the last norm.
 #[derive(Debug, Default)]
 pub struct Logits {
     /// Row-major values.
     pub values: Vec<f32>,
     /// Vocabulary size.
     pub vocab: usize,
+    /// Row-major hidden states.
+    pub hidden: Vec<f32>,
+    /// Hidden size.
+    pub width: usize,
 }
 
 impl Logits {

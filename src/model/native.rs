@@ -196,7 +196,7 @@ impl<O: Ops> Decoder<O> {
         Ok(Self { ops, config, weights: Arc::new(Weights { embedding, layers, norm, head }), work })
     }
 
-    fn run(&mut self, step: &Step<'_, O::Lora>, logits: &mut Vec<f32>) -> Result<(), ModelError> {
+    fn run(&mut self, step: &Step<'_, O::Lora>, out: &mut Logits) -> Result<(), ModelError> {
         use LinearSite::{Down, Gate, K, O as Output, Q, Up, V};
         let (ops, w, weights) = (&mut self.ops, &mut self.work, &*self.weights);
         ops.embed(step, &weights.embedding, &mut w.x)?;
@@ -225,13 +225,19 @@ impl<O: Ops> Decoder<O> {
             ops.project(step, index, &w.gate, &mut parts)?;
             ops.add(&mut w.x, &w.update)?;
         }
+        if step.hidden.is_empty() {
+            out.hidden.clear();
+        } else {
+            ops.norm(&w.x, &weights.norm, &mut w.normed)?;
+            ops.rows(&w.normed, &step.hidden, &mut out.hidden)?;
+        }
         if step.wanted.is_empty() {
-            logits.clear();
+            out.values.clear();
             return Ok(());
         }
         ops.select(step, &w.x, &mut w.update)?;
         ops.norm(&w.update, &weights.norm, &mut w.normed)?;
-        ops.logits(&w.normed, &weights.head, logits)
+        ops.logits(&w.normed, &weights.head, &mut out.values)
     }
 }
 
@@ -256,8 +262,8 @@ impl<O: Ops> Model for Decoder<O> {
 
     fn forward(&mut self, chunks: &[Chunk<'_>], logits: &mut Logits) -> Result<(), ModelError> {
         let step = step::<O>(chunks, self.config.vocab_size)?;
-        logits.vocab = self.config.vocab_size;
-        self.run(&step, &mut logits.values)
+        (logits.vocab, logits.width) = (self.config.vocab_size, self.config.hidden_size);
+        self.run(&step, logits)
     }
 
     fn adapter_preparer(&self) -> Arc<dyn AdapterPreparer> {
@@ -278,6 +284,7 @@ fn step<'a, O: Ops>(chunks: &[Chunk<'a>], vocab: usize) -> Result<Step<'a, O::Lo
         spans: Vec::with_capacity(chunks.len()),
         segments: Vec::new(),
         wanted: Vec::new(),
+        hidden: Vec::new(),
     };
     // Segments by identity of the prepared adapter: a version is prepared once.
     let mut owners: Vec<*const PreparedAdapter> = Vec::new();
@@ -299,6 +306,8 @@ fn step<'a, O: Ops>(chunks: &[Chunk<'a>], vocab: usize) -> Result<Step<'a, O::Lo
             LogitRows::None => {}
             LogitRows::Last => step.wanted.push(row + rows - 1),
             LogitRows::All => step.wanted.extend(row..row + rows),
+            LogitRows::HiddenLast => step.hidden.push(row + rows - 1),
+            LogitRows::HiddenAll => step.hidden.extend(row..row + rows),
         }
         if let Some(adapter) = chunk.adapter {
             let owner = Arc::as_ptr(adapter);

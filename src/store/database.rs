@@ -20,6 +20,7 @@ const MIGRATIONS: &[(i64, &str, &str)] = &[
     (1, "tenants", include_str!("migrations/0001_tenants.sql")),
     (2, "training", include_str!("migrations/0002_training.sql")),
     (3, "experiments", include_str!("migrations/0003_experiments.sql")),
+    (4, "responses", include_str!("migrations/0004_responses.sql")),
 ];
 /// Name of the SQLite file in the data directory.
 pub const FILE: &str = "switchyard.db";

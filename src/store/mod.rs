@@ -19,6 +19,7 @@ pub mod list;
 pub mod policy;
 pub mod prices;
 pub mod projects;
+pub mod responses;
 pub mod rollouts;
 pub mod schemas;
 pub mod shadows;

@@ -19,6 +19,7 @@ mod policy;
 mod price;
 mod principal;
 mod repeat;
+pub mod responses;
 mod secrets;
 mod ticket;
 mod wallet;

@@ -174,3 +174,49 @@ async fn log_probabilities_over_http_equal_the_references() {
         eprintln!("http {name}: largest difference {largest:.2e}");
     }
 }
+
+/// Embeddings of length 1 against transformers' and peft's last hidden states: values within 1e-4.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn embeddings_over_http_equal_the_references() {
+    #[derive(serde::Deserialize)]
+    struct Expected {
+        text: String,
+        tokens: usize,
+        mean: Vec<f32>,
+        last: Vec<f32>,
+    }
+    let golden = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/embeddings/expected.json");
+    let golden: std::collections::BTreeMap<String, std::collections::BTreeMap<String, Vec<Expected>>> =
+        serde_json::from_slice(&std::fs::read(golden).unwrap()).unwrap();
+    assert_eq!(golden.len(), BASES.len());
+    for (base, models) in &golden {
+        let case = case(base);
+        let served = Served::new(&case).await;
+        let mut largest = 0f32;
+        for (model, expected) in models {
+            let model = if model == "base" {
+                served.name.clone()
+            } else {
+                let body = json!({"lora_name": model, "lora_path": case.adapters.join(model)});
+                served.post("/v1/load_lora_adapter", &body).await;
+                model.clone()
+            };
+            let texts: Vec<&str> = expected.iter().map(|expected| expected.text.as_str()).collect();
+            for pooling in ["mean", "last"] {
+                let body = json!({"model": model, "input": texts, "pooling": pooling});
+                let reply: Value = serde_json::from_str(&served.post("/v1/embeddings", &body).await).unwrap();
+                let tokens: usize = expected.iter().map(|expected| expected.tokens).sum();
+                assert_eq!(reply["usage"]["prompt_tokens"], tokens);
+                for (index, expected) in expected.iter().enumerate() {
+                    let vector: Vec<f32> = serde_json::from_value(reply["data"][index]["embedding"].clone()).unwrap();
+                    let reference = if pooling == "mean" { &expected.mean } else { &expected.last };
+                    assert_eq!(vector.len(), reference.len());
+                    let difference = vector.iter().zip(reference).map(|(a, b)| (a - b).abs()).fold(0f32, f32::max);
+                    assert!(difference < 1e-4, "{base} {model} {pooling} {index}: {difference}");
+                    largest = largest.max(difference);
+                }
+            }
+        }
+        eprintln!("embeddings {base}: largest difference {largest:.2e}");
+    }
+}

@@ -1,6 +1,6 @@
 """Makes the golden files under tests/golden from the reference implementations.
 
-    python tests/numerics/make_goldens.py [quants] [tokenizers] [templates] [models] [training]
+    python tests/numerics/make_goldens.py [quants] [tokenizers] [templates] [models] [training] [embeddings]
 
 Needs torch, transformers, peft, gguf, tokenizers and safetensors (versions: tests/numerics/requirements.txt). The tests run
 from the files; this runs again only when a format, an architecture or a prompt is added. Seeds are fixed.
@@ -15,7 +15,7 @@ GOLDEN = HERE.parent / "golden"
 
 
 def main(parts):
-    wanted = parts or ["quants", "tokenizers", "templates", "models", "training"]
+    wanted = parts or ["quants", "tokenizers", "templates", "models", "training", "embeddings"]
     if "quants" in wanted:
         from goldens import quants
 
@@ -37,6 +37,10 @@ def main(parts):
         from goldens import training
 
         training.write(GOLDEN / "training", GOLDEN / "models")
+    if "embeddings" in wanted:
+        from goldens import embeddings
+
+        embeddings.write(GOLDEN / "embeddings", GOLDEN / "models")
 
 
 if __name__ == "__main__":

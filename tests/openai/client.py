@@ -292,6 +292,53 @@ def tools_are_called(s):
 
 
 @check
+def embeddings(s):
+    # The package asks for base 64 by itself.
+    answer = s.client.embeddings.create(model=s.base, input=["one text", "another"])
+    numbers = s.client.embeddings.create(model=s.base, input=["one text", "another"], encoding_format="float")
+    assert [item.index for item in answer.data] == [0, 1] and answer.usage.prompt_tokens > 0, answer
+    for one, other in zip(answer.data, numbers.data):
+        assert abs(sum(value * value for value in one.embedding) - 1) < 1e-5, one
+        assert max(abs(a - b) for a, b in zip(one.embedding, other.embedding)) < 1e-6, (one, other)
+    hashed = s.client.embeddings.create(model="hash-embedding-256", input="one text", dimensions=64, user="me")
+    assert len(hashed.data[0].embedding) == 64 and hashed.model == "hash-embedding-256", hashed
+    error = fails(openai.BadRequestError, lambda: s.client.embeddings.create(model=s.base, input=""))
+    assert error.param == "input", error
+
+
+@check
+def responses(s):
+    ask = dict(model=s.base, input="hello", temperature=0, max_output_tokens=16)
+    whole = s.client.responses.create(instructions="Be kind.", metadata={"a": "b"}, **ask)
+    assert whole.object == "response" and whole.output_text and whole.status in ("completed", "incomplete"), whole
+    assert whole.usage.total_tokens == whole.usage.input_tokens + whole.usage.output_tokens, whole.usage
+    kinds, text = [], ""
+    with s.client.responses.stream(instructions="Be kind.", **ask) as stream:
+        for event in stream:
+            kinds.append(event.type)
+            text += event.delta if event.type == "response.output_text.delta" else ""
+        final = stream.get_final_response() if "response.completed" in kinds else None
+    assert kinds[0] == "response.created" and text == whole.output_text, kinds
+    assert final is None or final.output_text == text, final
+    events = list(s.client.responses.create(stream=True, **ask))
+    assert [event.sequence_number for event in events] == list(range(len(events))), events
+    assert events[-1].type in ("response.completed", "response.incomplete"), events[-1]
+    again = s.client.responses.retrieve(whole.id)
+    assert again.output_text == whole.output_text and again.metadata == {"a": "b"}, again
+    more = s.client.responses.create(**{**ask, "input": "and then?"}, previous_response_id=whole.id)
+    items = list(s.client.responses.input_items.list(more.id, order="asc"))
+    assert [item.role for item in items] == ["user", "assistant", "user"], items
+    # What was answered can be sent back.
+    s.client.responses.create(**{**ask, "input": [{"role": "user", "content": "hello"}, *whole.output, {"role": "user", "content": "x"}]})
+    s.client.responses.delete(whole.id)
+    fails(openai.NotFoundError, lambda: s.client.responses.retrieve(whole.id))
+    error = fails(openai.BadRequestError, lambda: s.client.responses.create(previous_response_id=whole.id, **ask))
+    assert error.param == "previous_response_id", error
+    error = fails(openai.BadRequestError, lambda: s.client.responses.create(background=True, **ask))
+    assert error.param == "background", error
+
+
+@check
 def leaving_early(s):
     stream = s.chat(stream=True, max_tokens=64)
     next(iter(stream))

@@ -102,8 +102,8 @@ async fn a_job_runs_to_a_model_that_can_be_called_before_and_after_its_end() {
     let models = |list: Value| -> Vec<String> {
         list["data"].as_array().unwrap().iter().map(|model| model["id"].as_str().unwrap().to_owned()).collect()
     };
-    assert_eq!(models(get(&server, &key, "/v1/models").await).len(), 6, "the base, the model, four checkpoints");
-    assert_eq!(models(get(&server, &other, "/v1/models").await), [BASE]);
+    assert_eq!(models(get(&server, &key, "/v1/models").await).len(), 7, "the base, the model, four checkpoints, the hash");
+    assert_eq!(models(get(&server, &other, "/v1/models").await), [BASE, "hash-embedding-256"]);
 
     let result = job["result_files"][0].as_str().unwrap();
     let table = call(&server, &key, Method::GET, &format!("/v1/files/{result}/content"), None).await.text;

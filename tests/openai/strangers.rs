@@ -12,6 +12,7 @@ use crate::support::{BASE, Harness, Reply, chat_body, completion_body, merged, r
 const CHAT: &str = "/v1/chat/completions";
 /// Of the same length, so that even that cannot make a difference.
 const SECRET: &str = "secret";
+const HASH: &str = "hash-embedding-256";
 const ABSENT: &str = "absent";
 
 struct Town {
@@ -133,8 +134,8 @@ async fn lists_hold_what_is_the_tenants_own_and_what_is_shared() {
     let town = Town::new().await;
     let quoted = |names: &[&str]| names.iter().map(|name| format!("{name:?}")).collect::<Vec<_>>();
     let models = town.get(&town.bravo, "/v1/models").await;
-    assert_eq!(Town::ids(&models.json()), quoted(&["common", "support", BASE]));
-    assert_eq!(Town::ids(&town.get(&town.acme, "/v1/models").await.json()), quoted(&["common", SECRET, "support", BASE]));
+    assert_eq!(Town::ids(&models.json()), quoted(&["common", HASH, "support", BASE]));
+    assert_eq!(Town::ids(&town.get(&town.acme, "/v1/models").await.json()), quoted(&["common", HASH, SECRET, "support", BASE]));
     // Acme is busy with its own and with the shared adapter while bravo looks.
     let held = merged(chat_body(), &json!({"model": "common", "max_tokens": 200, "ignore_eos": true}));
     let (adapters, busy) = tokio::join!(town.get(&town.bravo, "/v1/lora_adapters"), town.post(&town.acme, CHAT, &held));

@@ -53,6 +53,7 @@ fn request(max_tokens: usize) -> Request {
         logprobs: None,
         prompt_logprobs: None,
         grammar: None,
+        pooling: None,
         realm: Realm::default(),
     }
 }
@@ -72,7 +73,7 @@ async fn read(mut generation: Generation) -> (Vec<u32>, Event) {
     loop {
         match next(&mut generation).await.expect("a last event") {
             Event::Token { id, .. } => ids.push(id),
-            Event::Prompt(_) => {}
+            Event::Prompt(_) | Event::Embedding(_) => {}
             last => {
                 assert_eq!(next(&mut generation).await, None);
                 return (ids, last);

@@ -44,13 +44,22 @@ pub fn fingerprint(request: &Request) -> u64 {
     hash.0
 }
 
-/// Which of `words` is token `index` of the answer with this fingerprint.
-pub fn word(words: &[u32], fingerprint: u64, index: usize) -> u32 {
-    // SplitMix64's step and finish (Steele, Lea, Flood 2014).
+/// SplitMix64's step and finish (Steele, Lea, Flood 2014).
+const fn mixed(fingerprint: u64, index: usize) -> u64 {
     let mut mixed = fingerprint.wrapping_add((index as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15));
     mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    mixed ^= mixed >> 31;
+    mixed ^ (mixed >> 31)
+}
+
+/// Value `place` of the embedding with this fingerprint: between -1 and 1.
+pub fn value(fingerprint: u64, place: usize) -> f32 {
+    (mixed(fingerprint, place) >> 40) as f32 / (1u32 << 23) as f32 - 1.0
+}
+
+/// Which of `words` is token `index` of the answer with this fingerprint.
+pub fn word(words: &[u32], fingerprint: u64, index: usize) -> u32 {
+    let mixed = mixed(fingerprint, index);
     let count = words.len().max(1) as u64;
     #[expect(clippy::cast_possible_truncation, reason = "less than the number of words")]
     words.get((mixed % count) as usize).copied().unwrap_or(0)

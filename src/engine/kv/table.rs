@@ -2,6 +2,7 @@
 
 use super::blocks_for;
 use super::pool::{Before, BlockPool, BlockTokens, Sharing};
+use crate::engine::request::Realm;
 use crate::model::{BLOCK_TOKENS, BlockId};
 
 /// Blocks of one sequence in order of position. Whoever holds a block holds all the blocks before it, too, so a cached block is
@@ -31,6 +32,9 @@ impl BlockTable {
     /// Takes the longest known prefix of `tokens` into an empty table; returns how many tokens it covers (whole blocks).
     pub fn take_prefix(&mut self, tokens: &[u32]) -> usize {
         debug_assert!(self.blocks.is_empty(), "a prefix goes into an empty table");
+        if self.sharing.realm == Realm::NOBODY {
+            return 0;
+        }
         for tokens in tokens.as_chunks::<BLOCK_TOKENS>().0 {
             let Some((block, number)) = self.pool.take_indexed(self.tail, tokens) else { break };
             self.blocks.push(block);
@@ -54,6 +58,9 @@ impl BlockTable {
     /// Makes full blocks findable; `computed` are the tokens whose keys and values are in the blocks.
     /// Where another sequence was first with the same content, its block replaces ours (rows are bit-identical).
     pub fn publish(&mut self, computed: &[u32]) {
+        if self.sharing.realm == Realm::NOBODY {
+            return;
+        }
         let full: &[BlockTokens] = computed.as_chunks::<BLOCK_TOKENS>().0;
         while self.indexed < full.len() && self.indexed < self.blocks.len() {
             let (tokens, own) = (&full[self.indexed], self.blocks[self.indexed]);

@@ -26,6 +26,9 @@ pub enum SampleError {
     /// The best logit is infinite, or all are minus infinity.
     #[error("the model gave no finite best logit")]
     NotFinite,
+    /// A hidden state has a value that is not a finite number.
+    #[error("the model gave a hidden state that is not finite")]
+    NoState,
     /// The grammar allows no token of this vocabulary.
     #[error("the grammar allows no token here")]
     NothingAllowed,

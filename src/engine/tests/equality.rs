@@ -56,7 +56,7 @@ prop_compose! {
         let mut prompt: Vec<u32> = (0..shared as u32).map(|position| (position / 3 + kind) % 15).collect();
         prompt.extend(own);
         let stop_tokens = if stops { Arc::new([EOS]) as Arc<[u32]> } else { Arc::default() };
-        Request { realm: Realm::default(), prompt, adapter: adapter.map(seeded_adapter), sampling, max_tokens, stop_tokens, logprobs, prompt_logprobs, grammar: None }
+        Request { realm: Realm::default(), prompt, adapter: adapter.map(seeded_adapter), sampling, max_tokens, stop_tokens, logprobs, prompt_logprobs, grammar: None, pooling: None }
     }
 }
 
@@ -147,7 +147,7 @@ fn two_thousand_requests_with_random_cancels_and_stops_hold_nothing_at_the_end()
         let kind = random.random_range(0..3);
         let mut prompt: Vec<u32> = (0..random.random_range(0..60)).map(|position| (position / 2 + kind) % 15).collect();
         prompt.push(random.random_range(0..16));
-        let request = Request {
+        let mut request = Request {
             realm: Realm::default(),
             prompt,
             adapter: random.random_bool(0.6).then(|| Arc::clone(adapters.choose(&mut random).unwrap())),
@@ -157,7 +157,12 @@ fn two_thousand_requests_with_random_cancels_and_stops_hold_nothing_at_the_end()
             logprobs: random.random_bool(0.2).then_some(1),
             prompt_logprobs: random.random_bool(0.1).then_some(1),
             grammar: None,
+            pooling: None,
         };
+        if random.random_bool(0.15) {
+            let pooling = if random.random_bool(0.5) { Pooling::Mean } else { Pooling::Last };
+            request = Request { max_tokens: 0, prompt_logprobs: None, pooling: Some(pooling), ..request };
+        }
         open.push((request.clone(), engine.submit(request).unwrap()));
         gate.open(1);
         if random.random_bool(0.4) {

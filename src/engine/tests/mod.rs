@@ -6,7 +6,7 @@ mod equality;
 
 use std::sync::Arc;
 
-use super::request::{Event, Finish, Realm, Request, Sampling, TokenLogprob};
+use super::request::{Event, Finish, Pooling, Realm, Request, Sampling, TokenLogprob};
 use super::seeded::{Fault, SeededModel, SeededOptions, StepGate, seeded_adapter};
 use super::*;
 use crate::model::lora::PreparedAdapter;
@@ -21,6 +21,7 @@ fn request(prompt: &str, max_tokens: usize) -> Request {
         logprobs: None,
         prompt_logprobs: None,
         grammar: None,
+        pooling: None,
         realm: Realm::default(),
     }
 }
@@ -108,6 +109,34 @@ fn an_answer_ends_where_the_context_does() {
     assert_eq!(tokens(&events).len(), 15);
     assert!(matches!(events.last(), Some(Event::Done { finish: Finish::Length, .. })));
     assert_eq!(tokens(&collect(engine.submit(request(&"x".repeat(19), 9)).unwrap())).len(), 1);
+}
+
+#[test]
+fn an_embedding_is_one_vector_whatever_was_computed_before() {
+    let config = EngineConfig { max_batch_tokens: 16, max_sequences: 4, ..EngineConfig::default() };
+    let engine = engine(SeededOptions::default(), config);
+    let _leaks = LeakCheck::new(engine.clone());
+    let text = "a text of more than one block, and of more than one step";
+    let pooled = |pooling| Request { pooling: Some(pooling), ..request(text, 0) };
+    let first = collect(engine.submit(pooled(Pooling::Mean)).unwrap());
+    let [Event::Embedding(mean), Event::Done { finish: Finish::Stop, cached_tokens: 0 }] = &first[..] else {
+        panic!("{first:?}");
+    };
+    assert!(mean.len() == 16 && mean.iter().any(|value| *value != 0.0));
+    collect(engine.submit(request(text, 2)).unwrap());
+    assert_eq!(first, collect(engine.submit(pooled(Pooling::Mean)).unwrap()), "every row is wanted, cached or not");
+    let last = collect(engine.submit(pooled(Pooling::Last)).unwrap());
+    assert!(cached(&last) > 0 && last[0] != first[0], "the last row needs no others: {last:?}");
+    let refusal = engine.submit(Request { max_tokens: 3, ..pooled(Pooling::Last) }).unwrap_err();
+    assert_eq!(refusal.to_string(), "max_tokens is 3; with an embedding it must be 0");
+    let broken = SeededOptions { faults: vec![Fault::NanOn(u32::from(b'x'))], ..SeededOptions::default() };
+    let events = collect(
+        super::start(Box::new(SeededModel::new(broken)), EngineConfig::default())
+            .unwrap()
+            .submit(Request { pooling: Some(Pooling::Mean), ..request("ax", 0) })
+            .unwrap(),
+    );
+    assert!(matches!(&events[..], [Event::Failed(reason)] if reason.contains("not finite")), "{events:?}");
 }
 
 #[test]

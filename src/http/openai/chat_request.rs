@@ -77,6 +77,7 @@ pub fn parse(body: Value, sender: &Sender, limits: &Limits) -> Result<(Generatio
         form: shared.form,
         tools: offered,
         judge: None,
+        pooling: None,
     };
     Ok((request, shared.delivery))
 }

@@ -27,7 +27,7 @@ pub fn parse(body: Value, sender: &Sender, limits: &Limits) -> Result<(Generatio
         _ => SpecialTokens::Add,
     };
     let prompt = fields.take("prompt").ok_or_else(|| fields.missing("prompt"))?;
-    let prompts = prompts(prompt, special, limits)?;
+    let prompts = prompts("prompt", prompt, special, limits)?;
     let most = limits.max_prompts.max(limits.max_n).min(limits.max_sequences);
     if prompts.len().saturating_mul(shared.n) > most {
         let (param, code) = if shared.n > 1 { ("n", "value_out_of_range") } else { ("prompt", "array_above_max_length") };
@@ -69,31 +69,37 @@ pub fn parse(body: Value, sender: &Sender, limits: &Limits) -> Result<(Generatio
         form: shared.form,
         tools: None,
         judge: None,
+        pooling: None,
     };
     Ok((request, shared.delivery))
 }
 
-fn prompts(value: Value, special: SpecialTokens, limits: &Limits) -> Result<Vec<Prompt>, ApiError> {
+/// One prompt or several, as text or as token ids, from the field of this name.
+pub fn prompts(field: &str, value: Value, special: SpecialTokens, limits: &Limits) -> Result<Vec<Prompt>, ApiError> {
     let text = |text| Prompt::Text { text, special };
     let values = match value {
         Value::String(value) => return Ok(vec![text(value)]),
         Value::Array(values) => values,
-        other => return Err(wrong_type("prompt", "a string, an array of strings, or arrays of token ids", &other)),
+        other => return Err(wrong_type(field, "a string, an array of strings, or arrays of token ids", &other)),
     };
     match values.first() {
-        None => Err(ApiError::invalid("prompt", "empty_array", "Invalid 'prompt': empty array. Expected at least one prompt.")),
-        Some(Value::Number(_)) => Ok(vec![Prompt::Tokens(token_ids("prompt", Value::Array(values), limits)?)]),
+        None => {
+            let message = format!("Invalid '{field}': empty array. Expected at least one {field}.");
+            Err(ApiError::invalid(field, "empty_array", message))
+        }
+        Some(Value::Number(_)) => Ok(vec![Prompt::Tokens(token_ids(field, Value::Array(values), limits)?)]),
         Some(_) if values.len() > limits.max_prompts => {
-            let message = format!("Invalid 'prompt': expected at most {} prompts, but got {}.", limits.max_prompts, values.len());
-            Err(ApiError::invalid("prompt", "array_above_max_length", message))
+            let message =
+                format!("Invalid '{field}': expected at most {} {field}s, but got {}.", limits.max_prompts, values.len());
+            Err(ApiError::invalid(field, "array_above_max_length", message))
         }
         Some(_) => values
             .into_iter()
             .enumerate()
             .map(|(index, value)| match value {
                 Value::String(value) => Ok(text(value)),
-                Value::Array(_) => Ok(Prompt::Tokens(token_ids(&format!("prompt[{index}]"), value, limits)?)),
-                other => Err(wrong_type(&format!("prompt[{index}]"), "a string or an array of token ids", &other)),
+                Value::Array(_) => Ok(Prompt::Tokens(token_ids(&format!("{field}[{index}]"), value, limits)?)),
+                other => Err(wrong_type(&format!("{field}[{index}]"), "a string or an array of token ids", &other)),
             })
             .collect(),
     }

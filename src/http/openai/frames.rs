@@ -5,6 +5,7 @@ use std::io::Write;
 use serde::Serialize;
 
 use super::generation::StreamUsage;
+use super::reply::EventWriter;
 use super::sender::ShowCost;
 use super::wire::{self, Endpoint, Logprobs};
 use crate::gateway::{FinishReason, Piece, Usage};
@@ -149,6 +150,24 @@ impl Frames {
             Reports::Sent => json(out, &Logprobs { endpoint: self.endpoint, prompt: &piece.prompt, tokens: &piece.tokens }),
             Reports::Omitted => out.extend_from_slice(b"null"),
         }
+    }
+}
+
+impl EventWriter for Frames {
+    fn begin(&mut self, out: &mut Vec<u8>, choices: usize) {
+        Self::begin(self, out, choices);
+    }
+
+    fn piece(&mut self, out: &mut Vec<u8>, piece: &Piece) {
+        Self::piece(self, out, piece);
+    }
+
+    async fn end(&mut self, out: &mut Vec<u8>, usage: Usage, cost_nanos: Option<i64>) {
+        Self::end(self, out, usage, cost_nanos);
+    }
+
+    fn failure(&mut self, out: &mut Vec<u8>, error: &ApiError) {
+        Self::failure(out, error);
     }
 }
 

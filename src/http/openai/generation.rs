@@ -99,8 +99,7 @@ impl Generation {
         let model = fields.required_string("model")?;
         let n = fields.count("n", 1..=limits.max_n.min(limits.max_sequences))?.unwrap_or(1);
         let sampling = sampling(fields, limits)?;
-        #[expect(clippy::cast_sign_loss, reason = "a seed is 64 bits; negative ones keep theirs")]
-        let seed = fields.integer("seed", i64::MIN..=i64::MAX)?.map(|seed| seed as u64);
+        let seed = seed(fields)?;
         let stops = stops(fields, limits)?;
         let delivery = delivery(fields)?;
         let form = take_form(fields)?;
@@ -108,8 +107,15 @@ impl Generation {
     }
 }
 
+/// `seed`; negative ones keep their bits.
+pub fn seed(fields: &mut Fields) -> Result<Option<u64>, ApiError> {
+    #[expect(clippy::cast_sign_loss, reason = "a seed is 64 bits; negative ones keep theirs")]
+    Ok(fields.integer("seed", i64::MIN..=i64::MAX)?.map(|seed| seed as u64))
+}
+
+/// Temperature and the like.
 #[expect(clippy::cast_possible_truncation, reason = "sampling computes in f32; the ranges are small")]
-fn sampling(fields: &mut Fields, limits: &Limits) -> Result<Sampling, ApiError> {
+pub fn sampling(fields: &mut Fields, limits: &Limits) -> Result<Sampling, ApiError> {
     let default = Sampling::default();
     let mut take = |name: &str, range: std::ops::RangeInclusive<f64>, default: f32| {
         Ok::<f32, ApiError>(fields.number(name, range)?.map_or(default, |value| value as f32))
@@ -160,7 +166,8 @@ fn logit_bias(fields: &mut Fields, limits: &Limits) -> Result<Arc<[(u32, f32)]>,
     Ok(biases.into())
 }
 
-fn stops(fields: &mut Fields, limits: &Limits) -> Result<Stops, ApiError> {
+/// `stop` and relatives.
+pub fn stops(fields: &mut Fields, limits: &Limits) -> Result<Stops, ApiError> {
     let strings = match fields.take("stop") {
         None => Vec::new(),
         Some(Value::String(stop)) => vec![stop],

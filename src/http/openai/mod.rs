@@ -2,6 +2,7 @@
 
 mod chat_request;
 mod completions_request;
+mod embeddings;
 pub(super) mod file_reports;
 pub(super) mod files;
 pub(super) mod fine_tuning;
@@ -12,6 +13,7 @@ pub(super) mod generation;
 mod models;
 pub(super) mod repeated;
 pub(super) mod reply;
+pub(super) mod responses;
 pub(super) mod sender;
 mod tokenize;
 mod tools_request;
@@ -21,6 +23,7 @@ pub(super) mod wire;
 use axum::extract::State;
 use axum::response::Response;
 
+pub use embeddings::embeddings;
 pub use generation::{Limits, MAX_BIASES, MAX_STOP_TOKENS, REPETITION_PENALTY};
 pub use models::{delete_model, get_model, list_models};
 pub use tokenize::{detokenize, tokenize};

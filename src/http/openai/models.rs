@@ -8,6 +8,7 @@ use axum::http::StatusCode;
 use serde_json::{Value, json};
 
 use crate::experiments::Deployment;
+use crate::gateway::{GatewayError, HASH_EMBEDDING};
 use crate::http::Server;
 use crate::http::error::ApiError;
 use crate::registry::{Owner, RegistryError};
@@ -25,7 +26,8 @@ pub async fn list_models(State(server): State<Server>, Extension(caller): Extens
     let named = deployments.iter().map(|deployment| Card::of(&deployment.name, &deployment.owner, since(deployment)));
     let adapters = adapters.iter().map(|adapter| Card::of(&adapter.name, &adapter.owner, adapter.loaded_at));
     let cards = named.chain(adapters).map(|one| card(&server, &one, Some(base)));
-    Json(json!({"object": "list", "data": base_card.into_iter().chain(cards).collect::<Vec<_>>()}))
+    let hash = server.gateway().hashes_for(&caller).then(|| hash_card(&server));
+    Json(json!({"object": "list", "data": base_card.into_iter().chain(cards).chain(hash).collect::<Vec<_>>()}))
 }
 
 /// `GET /v1/models/{id}`
@@ -34,7 +36,12 @@ pub async fn get_model(
     Extension(caller): Extension<Arc<Principal>>,
     Path(id): Path<String>,
 ) -> Result<Json<Value>, ApiError> {
-    let Some((owner, name)) = server.gateway().check_model(&caller, &id)? else { return Ok(Json(base_card(&server))) };
+    let (owner, name) = match server.gateway().check_model(&caller, &id) {
+        Ok(Some(named)) => named,
+        Ok(None) => return Ok(Json(base_card(&server))),
+        Err(GatewayError::EmbeddingsOnly(_)) => return Ok(Json(hash_card(&server))),
+        Err(error) => return Err(error.into()),
+    };
     let deployment = if name == id { server.deployments().get(&owner, &name) } else { None };
     let served = || server.gateway().adapters(&caller).into_iter().find(|adapter| adapter.owner == owner && adapter.name == name);
     let created = match deployment {
@@ -92,6 +99,14 @@ fn since(deployment: &Deployment) -> u64 {
 fn base_card(server: &Server) -> Value {
     let base = server.gateway().base();
     card(server, &Card { id: &base.name, owner: HOUSE, created: base.created }, None)
+}
+
+/// The model that makes embeddings without a base. It reads texts of any length.
+fn hash_card(server: &Server) -> Value {
+    let created = server.gateway().base().created;
+    let mut card = card(server, &Card { id: HASH_EMBEDDING, owner: HOUSE, created }, None);
+    card["max_model_len"] = Value::Null;
+    card
 }
 
 fn card(server: &Server, card: &Card<'_>, parent: Option<&str>) -> Value {

@@ -23,6 +23,8 @@ const KEPT_HEADERS: [&str; 5] = ["content-type", "x-adapter-version", "x-deploym
 const MOST_BYTES: usize = 4 << 20;
 /// Ends a stream.
 const DONE: &[u8] = b"data: [DONE]\n\n";
+/// Begin the last event of a response's stream, unless it failed.
+const LAST_EVENTS: [&[u8]; 2] = [b"event: response.completed\n", b"event: response.incomplete\n"];
 /// Begins the event of a failure.
 const FAILURE: &[u8] = b"data: {\"error\":";
 
@@ -79,7 +81,7 @@ fn record(body: Body, headers: String, pending: Pending) -> Body {
             if seen.len() > MOST_BYTES {
                 left = None;
                 seen = Vec::new();
-            } else if seen.ends_with(DONE)
+            } else if is_over(&seen)
                 && let Some((pending, headers)) = left.take()
             {
                 let failed = seen.windows(FAILURE.len()).any(|window| window == FAILURE);
@@ -90,6 +92,13 @@ fn record(body: Body, headers: String, pending: Pending) -> Body {
         }
         Some((Ok::<_, Infallible>(chunk), (stream, seen, left)))
     }))
+}
+
+/// Whether a stream has had its last event.
+fn is_over(seen: &[u8]) -> bool {
+    let Some(events) = seen.strip_suffix(b"\n\n") else { return false };
+    let last = events.windows(2).rposition(|two| two == b"\n\n").map_or(events, |at| &events[at + 2..]);
+    seen.ends_with(DONE) || LAST_EVENTS.iter().any(|name| last.starts_with(name))
 }
 
 /// Keeps an answer that is billed, also when its client leaves just now: that is what a repetition is for.

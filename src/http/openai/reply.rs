@@ -18,11 +18,12 @@ use super::frames::{Frames, Head, KEEP_ALIVE, Reports};
 use super::generation::Delivery;
 use super::sender::ShowCost;
 use super::wire::{self, Endpoint, Logprobs};
-use crate::gateway::{Answer, CallPiece, FinishReason, GenerationRequest, ReportedToken, Served};
+use crate::gateway::{Answer, CallPiece, FinishReason, GatewayError, GenerationRequest, Piece, ReportedToken, Served, Usage};
 use crate::http::Server;
 use crate::http::error::ApiError;
 use crate::http::limits;
 use crate::http::middleware::random_hex;
+use crate::tenants::{CacheUse, Rate};
 
 /// Says which version answered.
 const ADAPTER_VERSION: HeaderName = HeaderName::from_static("x-adapter-version");
@@ -54,35 +55,79 @@ pub struct Wanted {
 pub async fn reply(server: &Server, wanted: Wanted, request: GenerationRequest) -> Result<Response, ApiError> {
     let Wanted { endpoint, delivery, cost } = wanted;
     let reports = if request.logprobs.is_some() { Reports::Sent } else { Reports::Omitted };
-    let arrived = request.origin.arrived;
-    let answer = server.gateway().generate(request).await;
-    let answer = answer.map_err(|error| {
-        let error = ApiError::from(error).with_prompt_field(endpoint.prompt_field());
-        if error.status == StatusCode::TOO_MANY_REQUESTS {
-            server.metrics().refused(error.code.unwrap_or_default());
+    answer(server, endpoint.prompt_field(), request, async |answer| {
+        let id = format!("{}{}", endpoint.id_prefix(), random_hex());
+        let model = answer.served().model.clone();
+        let head = Head { id: &id, created: now(), model: &model };
+        match delivery {
+            Delivery::Whole => whole(wanted, &head, answer, reports).await,
+            Delivery::Stream { usage } => {
+                let frames = Frames::new(endpoint, &head, usage, reports, cost);
+                Ok(Written::Streamed(streamed(frames, answer, server.config().keep_alive)))
+            }
         }
-        error
-    })?;
+    })
+    .await
+}
+
+/// How an answer was written.
+pub enum Written {
+    /// All of it, and when the backend had nothing more to do for it.
+    Whole(Response, Instant),
+    /// It is being written.
+    Streamed(Response),
+}
+
+/// Has a request answered, `write` make the response, and the response's head say what answered; `field` holds the prompt.
+pub async fn answer(
+    server: &Server,
+    field: &str,
+    request: GenerationRequest,
+    write: impl AsyncFnOnce(Answer) -> Result<Written, ApiError>,
+) -> Result<Response, ApiError> {
+    let arrived = request.origin.arrived;
+    let answer = server.gateway().generate(request).await.map_err(|error| refused(server, error, field))?;
     let submitted = Instant::now();
     let (served, rate, cache) = (answer.served().clone(), answer.rate(), answer.cache());
-    let id = format!("{}{}", endpoint.id_prefix(), random_hex());
-    let head = Head { id: &id, created: now(), model: &served.model };
-    let (mut response, waited) = match delivery {
-        Delivery::Whole => whole(wanted, &head, answer, reports).await?,
-        Delivery::Stream { usage } => {
-            let frames = Frames::new(endpoint, &head, usage, reports, cost);
-            (streamed(frames, answer, server.config().keep_alive), submitted)
-        }
+    let (mut response, waited) = match write(answer).await? {
+        Written::Whole(response, ended) => (response, ended),
+        Written::Streamed(response) => (response, submitted),
     };
-    let headers = response.headers_mut();
-    write_served(headers, &served)?;
-    headers.insert(CACHE, HeaderValue::from_static(cache.name()));
-    limits::write(headers, rate);
     // Of a stream, what is known when its head leaves.
     let overhead = submitted.duration_since(arrived) + waited.elapsed();
-    server.gateway().metrics().overhead(overhead);
-    headers.insert(OVERHEAD, HeaderValue::from(u64::try_from(overhead.as_micros()).unwrap_or(u64::MAX)));
+    write_facts(server, response.headers_mut(), &Facts { served: &served, rate, cache, overhead })?;
     Ok(response)
+}
+
+/// The error for a client, counted where it is over a limit; `field` is the one that holds the prompt.
+pub fn refused(server: &Server, error: GatewayError, field: &str) -> ApiError {
+    let error = ApiError::from(error).with_prompt_field(field);
+    if error.status == StatusCode::TOO_MANY_REQUESTS {
+        server.metrics().refused(error.code.unwrap_or_default());
+    }
+    error
+}
+
+/// What a response's head says about its answer.
+pub struct Facts<'a> {
+    /// What answered.
+    pub served: &'a Served,
+    /// What is left of the caller's limits.
+    pub rate: Rate,
+    /// What the response cache did.
+    pub cache: CacheUse,
+    /// What the request took here besides waiting for the backend.
+    pub overhead: Duration,
+}
+
+/// Says it.
+pub fn write_facts(server: &Server, headers: &mut HeaderMap, facts: &Facts<'_>) -> Result<(), ApiError> {
+    write_served(headers, facts.served)?;
+    headers.insert(CACHE, HeaderValue::from_static(facts.cache.name()));
+    limits::write(headers, facts.rate);
+    server.gateway().metrics().overhead(facts.overhead);
+    headers.insert(OVERHEAD, HeaderValue::from(u64::try_from(facts.overhead.as_micros()).unwrap_or(u64::MAX)));
+    Ok(())
 }
 
 /// Says what answered.
@@ -99,7 +144,7 @@ pub fn write_served(headers: &mut HeaderMap, served: &Served) -> Result<(), ApiE
 }
 
 /// Seconds since 1970.
-fn now() -> u64 {
+pub fn now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |elapsed| elapsed.as_secs())
 }
 
@@ -112,8 +157,7 @@ struct Choice {
     finish: Option<FinishReason>,
 }
 
-/// The response, and when the backend had nothing more to do for it.
-async fn whole(wanted: Wanted, head: &Head<'_>, mut answer: Answer, reports: Reports) -> Result<(Response, Instant), ApiError> {
+async fn whole(wanted: Wanted, head: &Head<'_>, mut answer: Answer, reports: Reports) -> Result<Written, ApiError> {
     let endpoint = wanted.endpoint;
     let mut choices: Vec<Choice> = (0..answer.choices()).map(|_| Choice::default()).collect();
     while let Some(piece) = answer.next().await {
@@ -161,12 +205,17 @@ async fn whole(wanted: Wanted, head: &Head<'_>, mut answer: Answer, reports: Rep
         usage: wire::usage(answer.usage()),
     };
     let mut response = Json(body).into_response();
-    if wanted.cost == ShowCost::Shown
-        && let Some(Ok(cost)) = answer.cost_nanos().map(|nanos| HeaderValue::try_from(limits::usd(nanos)))
+    write_cost(response.headers_mut(), wanted.cost, answer.cost_nanos());
+    Ok(Written::Whole(response, answer.ended_at()))
+}
+
+/// Says what an answer costs, nano-dollars, where that was asked for.
+pub fn write_cost(headers: &mut HeaderMap, asked: ShowCost, nanos: Option<i64>) {
+    if asked == ShowCost::Shown
+        && let Some(Ok(cost)) = nanos.map(|nanos| HeaderValue::try_from(limits::usd(nanos)))
     {
-        response.headers_mut().insert(COST, cost);
+        headers.insert(COST, cost);
     }
-    Ok((response, answer.ended_at()))
 }
 
 #[derive(Serialize)]
@@ -204,9 +253,21 @@ fn whole_call(call: &CallPiece) -> Value {
     json!({"id": id, "type": "function", "function": {"name": name, "arguments": call.arguments}})
 }
 
+/// Writes the events of an answer.
+pub trait EventWriter: Send + 'static {
+    /// Before the first piece of so many answers.
+    fn begin(&mut self, out: &mut Vec<u8>, choices: usize);
+    /// Of a piece.
+    fn piece(&mut self, out: &mut Vec<u8>, piece: &Piece);
+    /// After the last piece; the cost in nano-dollars.
+    fn end(&mut self, out: &mut Vec<u8>, usage: Usage, cost_nanos: Option<i64>) -> impl Future<Output = ()> + Send;
+    /// Of a failure after the stream has begun: the status is sent already.
+    fn failure(&mut self, out: &mut Vec<u8>, error: &ApiError);
+}
+
 /// A stream of events, one write for all pieces that are there.
-struct Stream {
-    frames: Frames,
+struct Stream<W> {
+    writer: W,
     answer: Answer,
     keep_alive: Duration,
     /// Events to send before waiting.
@@ -214,10 +275,11 @@ struct Stream {
     ended: bool,
 }
 
-fn streamed(frames: Frames, answer: Answer, keep_alive: Duration) -> Response {
+/// A response whose events come as the answer does.
+pub fn streamed(mut writer: impl EventWriter, answer: Answer, keep_alive: Duration) -> Response {
     let mut begun = Vec::new();
-    frames.begin(&mut begun, answer.choices());
-    let stream = Stream { frames, answer, keep_alive, begun, ended: false };
+    writer.begin(&mut begun, answer.choices());
+    let stream = Stream { writer, answer, keep_alive, begun, ended: false };
     // The body is asked for its pieces when the handler has returned.
     let span = tracing::Span::current();
     let body = Body::from_stream(unfold(stream, move |mut stream| {
@@ -236,7 +298,7 @@ fn streamed(frames: Frames, answer: Answer, keep_alive: Duration) -> Response {
     (headers, body).into_response()
 }
 
-impl Stream {
+impl<W: EventWriter> Stream<W> {
     async fn next(&mut self) -> Option<Bytes> {
         if self.ended {
             return None;
@@ -253,14 +315,15 @@ impl Stream {
         };
         while let Poll::Ready(now) = piece {
             match now {
-                Some(Ok(now)) => self.frames.piece(&mut out, &now),
+                Some(Ok(now)) => self.writer.piece(&mut out, &now),
                 Some(Err(error)) => {
-                    Frames::failure(&mut out, &ApiError::from(error));
+                    self.writer.failure(&mut out, &ApiError::from(error));
                     self.ended = true;
                     break;
                 }
                 None => {
-                    self.frames.end(&mut out, self.answer.usage(), self.answer.cost_nanos());
+                    let (usage, cost_nanos) = (self.answer.usage(), self.answer.cost_nanos());
+                    self.writer.end(&mut out, usage, cost_nanos).await;
                     self.ended = true;
                     break;
                 }

@@ -73,6 +73,11 @@ pub fn call_piece(call: &CallPiece) -> Value {
     }
 }
 
+/// A number as it was typed: the shortest decimal that reads back the same.
+pub fn shortest(value: f32) -> Value {
+    value.to_string().parse::<f64>().map_or(Value::Null, Value::from)
+}
+
 /// `finish_reason`
 pub const fn finish_reason(reason: FinishReason) -> &'static str {
     match reason {

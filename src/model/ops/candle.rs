@@ -282,6 +282,11 @@ impl Ops for CandleOps {
         Ok(())
     }
 
+    fn rows(&mut self, x: &Activation, rows: &[usize], out: &mut Vec<f32>) -> Result<(), ModelError> {
+        *out = x.get()?.index_select(&self.indices(rows)?, 0)?.flatten_all()?.to_vec1()?;
+        Ok(())
+    }
+
     fn logits(&mut self, x: &Activation, head: &CandleLinear, out: &mut Vec<f32>) -> Result<(), ModelError> {
         *out = head.weight.forward(x.get()?)?.flatten_all()?.to_vec1()?;
         Ok(())

@@ -61,6 +61,8 @@ pub struct Step<'a, L> {
     pub segments: Vec<Segment<'a, L>>,
     /// Rows whose logits are wanted, ascending.
     pub wanted: Vec<usize>,
+    /// Rows whose hidden states are wanted, ascending.
+    pub hidden: Vec<usize>,
 }
 
 /// One linear of a group that shares its input.
@@ -146,6 +148,8 @@ pub trait Ops: Send + Sized + 'static {
     /// Keeps the wanted rows: what follows the last layer runs over these alone.
     fn select(&mut self, step: &Step<'_, Self::Lora>, x: &Self::Activation, out: &mut Self::Activation)
     -> Result<(), ModelError>;
+    /// These rows of `x` to host memory, `rows x width`.
+    fn rows(&mut self, x: &Self::Activation, rows: &[usize], out: &mut Vec<f32>) -> Result<(), ModelError>;
     /// `head x` of every row of `x` to host memory, `rows x vocab`.
     fn logits(&mut self, x: &Self::Activation, head: &Self::Linear, out: &mut Vec<f32>) -> Result<(), ModelError>;
 }

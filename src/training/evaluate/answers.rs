@@ -145,6 +145,7 @@ impl Bench {
             logprobs: None,
             prompt_logprobs: None,
             grammar: None,
+            pooling: None,
         };
         let submitted = self.backend.reserve(1, 1).and_then(|mut places| self.backend.submit_at(&mut places, request));
         let mut generation = match submitted {
@@ -159,7 +160,7 @@ impl Bench {
             let mut answer = Answer::default();
             while let Some(event) = generation.next().await {
                 match event {
-                    Event::Prompt(_) => {}
+                    Event::Prompt(_) | Event::Embedding(_) => {}
                     Event::Token { id, .. } => {
                         if answer.tokens == 0 {
                             answer.first_token = begun.elapsed();

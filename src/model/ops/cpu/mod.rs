@@ -556,6 +556,12 @@ impl Ops for CpuOps {
         Ok(())
     }
 
+    fn rows(&mut self, x: &Matrix, rows: &[usize], out: &mut Vec<f32>) -> Result<(), ModelError> {
+        out.clear();
+        rows.iter().for_each(|row| out.extend_from_slice(x.row(*row)));
+        Ok(())
+    }
+
     fn logits(&mut self, x: &Matrix, head: &CpuLinear, out: &mut Vec<f32>) -> Result<(), ModelError> {
         let mut values = Matrix { values: std::mem::take(out), width: head.weight.n };
         self.products(&[], 0, x, &mut [(crate::model::config::LinearSite::Q, head, &mut values)]);

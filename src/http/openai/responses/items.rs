@@ -1,0 +1,130 @@
+//! Items of a conversation as `/v1/responses` writes them: read, made into messages, and written down to be kept.
+
+use serde_json::{Value, json};
+
+use crate::gateway::{Message, Role};
+use crate::http::error::ApiError;
+use crate::http::fields::{Fields, Rule, word, wrong_type};
+use crate::http::middleware::random_hex;
+
+const TEXT_ONLY: &str = "Only text is supported.";
+
+/// What was said in one item.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Item {
+    /// As it is kept and listed.
+    pub written: Value,
+    /// As the model reads it.
+    pub message: Message,
+}
+
+/// `input`: a text, or items.
+pub fn input(fields: &mut Fields) -> Result<Vec<Item>, ApiError> {
+    let value = fields.take("input").ok_or_else(|| fields.missing("input"))?;
+    match value {
+        Value::String(text) if text.is_empty() => {
+            Err(ApiError::invalid("input", "empty_string", "Invalid 'input': empty string. Expected text or items."))
+        }
+        Value::String(text) => Ok(vec![Item::new(Role::User, "user", text, None)]),
+        Value::Array(items) if items.is_empty() => {
+            Err(ApiError::invalid("input", "empty_array", "Invalid 'input': empty array. Expected at least one item."))
+        }
+        Value::Array(items) => {
+            items.into_iter().enumerate().map(|(index, value)| item(format!("input[{index}]"), value)).collect()
+        }
+        other => Err(wrong_type("input", "a string or an array of items", &other)),
+    }
+}
+
+/// One item; `path` is where it stands.
+pub fn item(path: String, value: Value) -> Result<Item, ApiError> {
+    let mut fields = Fields::object(path, value)?;
+    let kind = fields.string("type")?;
+    if let Some(kind) = kind.filter(|kind| kind != "message") {
+        let message = match kind.as_str() {
+            "function_call" | "function_call_output" | "custom_tool_call" | "custom_tool_call_output" => {
+                "Tool calls are not supported; answers are text."
+            }
+            "reasoning" => "Reasoning is not supported.",
+            "item_reference" => "Items cannot be named; send them, or use 'previous_response_id'.",
+            _ => "Only items of type 'message' are supported.",
+        };
+        let message = format!("Unsupported item: '{kind}'. {message}");
+        return Err(ApiError::invalid(fields.path("type"), "unsupported_value", message));
+    }
+    let name = fields.required_string("role")?;
+    let roles = [("user", Role::User), ("assistant", Role::Assistant), ("system", Role::System), ("developer", Role::System)];
+    let role = word(&fields.path("role"), &name, &roles)?;
+    let path = fields.path("content");
+    let text = match fields.take("content").ok_or_else(|| fields.missing("content"))? {
+        Value::String(text) => text,
+        Value::Array(parts) if parts.is_empty() => {
+            let message = format!("Invalid '{path}': empty array. Expected a string or at least one text part.");
+            return Err(ApiError::invalid(path, "empty_array", message));
+        }
+        Value::Array(parts) => {
+            let parts = parts.into_iter().enumerate();
+            let texts = parts.map(|(index, part)| text_part(format!("{path}[{index}]"), part)).collect::<Result<Vec<_>, _>>()?;
+            texts.join("\n")
+        }
+        other => return Err(wrong_type(&path, "a string or an array of text parts", &other)),
+    };
+    let id = fields.string("id")?;
+    // What the client package sends back of an answer.
+    fields.finish(&[("status", Rule::Harmless), ("phase", Rule::Harmless)])?;
+    Ok(Item::new(role, &name, text, id))
+}
+
+fn text_part(path: String, value: Value) -> Result<String, ApiError> {
+    let mut fields = Fields::object(path, value)?;
+    let kind = fields.required_string("type")?;
+    if !["input_text", "output_text", "text"].contains(&kind.as_str()) {
+        let message =
+            format!("Unsupported content part: '{kind}'. {TEXT_ONLY} Supported values are 'input_text' and 'output_text'.");
+        return Err(ApiError::invalid(fields.path("type"), "unsupported_value", message));
+    }
+    let text = fields.string("text")?.ok_or_else(|| fields.missing("text"))?;
+    fields.finish(&[
+        ("annotations", Rule::Only(&["[]"], TEXT_ONLY)),
+        ("logprobs", Rule::Harmless),
+        // The package's helpers put it beside the text.
+        ("parsed", Rule::Harmless),
+    ])?;
+    Ok(text)
+}
+
+impl Item {
+    fn new(role: Role, name: &str, text: String, id: Option<String>) -> Self {
+        let id = id.unwrap_or_else(|| format!("msg_{}", random_hex()));
+        let part = match role {
+            Role::Assistant => json!({"type": "output_text", "text": text, "annotations": []}),
+            _ => json!({"type": "input_text", "text": text}),
+        };
+        let written = json!({"id": id, "type": "message", "status": "completed", "role": name, "content": [part]});
+        Self { written, message: Message::new(role, text) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
+    use super::*;
+
+    #[test]
+    fn items_that_are_written_read_back_the_same() {
+        let value =
+            json!({"role": "assistant", "content": [{"type": "output_text", "text": "a"}, {"type": "text", "text": "b"}]});
+        let read = item("input[0]".to_owned(), value).unwrap();
+        assert_eq!(read.message, Message::new(Role::Assistant, "a\nb"));
+        assert_eq!(item("input[0]".to_owned(), read.written.clone()).unwrap(), read);
+    }
+
+    #[test]
+    fn what_is_not_text_is_refused_by_its_place() {
+        let refused = |value| item("input[3]".to_owned(), value).unwrap_err().param.unwrap();
+        assert_eq!(refused(json!({"type": "function_call", "name": "f"})), "input[3].type");
+        assert_eq!(refused(json!({"role": "tool", "content": "x"})), "input[3].role");
+        assert_eq!(refused(json!({"role": "user", "content": [{"type": "input_image"}]})), "input[3].content[0].type");
+        assert_eq!(refused(json!({"role": "user", "content": "x", "colour": 1})), "input[3].colour");
+    }
+}

@@ -1,0 +1,319 @@
+//! The request of `/v1/responses`: from JSON, and what was said before, to the gateway's words.
+
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+
+use super::items::{Item, input, item};
+use super::kept::unreadable;
+use crate::gateway::{
+    Echo, EndToken, Form, GenerationRequest, Message, Prompt, Role, Sampling, SpecialTokens, Steering, Stops, Strictness, Turn,
+};
+use crate::http::Server;
+use crate::http::error::ApiError;
+use crate::http::fields::{Fields, Rule, word, wrong_type};
+use crate::http::openai::form_request::{named_schema, schema_rules};
+use crate::http::openai::generation::{self, MAX_LOGPROBS, cache_key, end_user};
+use crate::http::openai::reply::refused;
+use crate::http::openai::sender::Sender;
+
+/// OpenAI's limits of `metadata`.
+const MAX_METADATA: usize = 16;
+const MAX_METADATA_KEY: usize = 64;
+const MAX_METADATA_VALUE: usize = 512;
+
+const NO_TOOLS: &str = "Tool calls are not supported; answers are text.";
+
+/// Fields of the current OpenAI schema (openai-python 3.52, `ResponseCreateParams`) that no code reads.
+const RULES: &[(&str, Rule)] = &[
+    ("access_programs", Rule::Refused("There are no access programs.")),
+    ("background", Rule::Only(&["false"], "Answers are given while the client waits; the only supported value is false.")),
+    ("context_management", Rule::Only(&["[]"], "Conversations are not compacted; use 'truncation'.")),
+    ("conversation", Rule::Refused("There are no conversation objects; use 'previous_response_id'.")),
+    ("image", Rule::Refused("Only text is supported.")),
+    ("max_tool_calls", Rule::Refused(NO_TOOLS)),
+    ("moderation", Rule::Refused("Requests and answers are not moderated.")),
+    ("parallel_tool_calls", Rule::Harmless),
+    ("prompt", Rule::Refused("There are no stored prompts; send 'instructions' and 'input'.")),
+    ("prompt_cache_options", Rule::Refused("Shared prefixes are cached by themselves; there are no options for it.")),
+    (
+        "prompt_cache_retention",
+        Rule::Only(&[r#""in_memory""#], "Prefixes are cached in memory only; the only supported value is 'in_memory'."),
+    ),
+    (
+        "reasoning",
+        Rule::Only(&["{}", r#"{"effort":"none"}"#], "Reasoning is not supported; the only supported effort is 'none'."),
+    ),
+    (
+        "service_tier",
+        Rule::Only(&[r#""auto""#, r#""default""#], "There is one tier; the supported values are 'auto' and 'default'."),
+    ),
+    ("tools", Rule::Only(&["[]"], NO_TOOLS)),
+    ("tool_choice", Rule::Only(&[r#""none""#, r#""auto""#], NO_TOOLS)),
+    ("n", Rule::Only(&["1"], "A response is one answer; /v1/chat/completions gives several.")),
+];
+
+/// A request, ready to be answered.
+pub struct Asked {
+    /// For the gateway.
+    pub request: GenerationRequest,
+    /// What the answer says of it.
+    pub shown: Shown,
+    /// All that was said, the answers before among it.
+    pub items: Vec<Value>,
+    /// Events instead of one object.
+    pub is_streamed: bool,
+}
+
+/// What a response says of its request.
+#[derive(Debug, Clone)]
+pub struct Shown {
+    /// `model`, as it was written.
+    pub model: String,
+    /// `instructions`
+    pub instructions: Option<String>,
+    /// `max_output_tokens`
+    pub max_output_tokens: Option<usize>,
+    /// `metadata`
+    pub metadata: Value,
+    /// `previous_response_id`
+    pub previous: Option<String>,
+    /// `prompt_cache_key`
+    pub cache_key: Option<String>,
+    /// `safety_identifier`, or `user`.
+    pub end_user: Option<String>,
+    /// `temperature`
+    pub temperature: f32,
+    /// `top_p`
+    pub top_p: f32,
+    /// `top_logprobs`
+    pub top_logprobs: usize,
+    /// Tokens are reported.
+    pub has_logprobs: bool,
+    /// `text.format`
+    pub format: Value,
+    /// `truncation`
+    pub truncation: Truncation,
+    /// Whether it is kept.
+    pub is_stored: bool,
+}
+
+/// What becomes of a conversation that does not fit the context.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Truncation {
+    /// It is refused.
+    Disabled,
+    /// What was said first is left out.
+    Auto,
+}
+
+impl Truncation {
+    /// As it is written.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Disabled => "disabled",
+            Self::Auto => "auto",
+        }
+    }
+}
+
+/// What stands in the body.
+struct Typed {
+    shown: Shown,
+    form: Form,
+    sampling: Sampling,
+    seed: Option<u64>,
+    stops: Stops,
+    items: Vec<Item>,
+    is_streamed: bool,
+}
+
+/// Reads a request, and what it goes on from.
+pub async fn read(server: &Server, sender: &Sender, body: Value) -> Result<Asked, ApiError> {
+    let Typed { mut shown, form, sampling, seed, stops, items, is_streamed } = typed(server, body)?;
+    let mut said = match shown.previous.as_deref() {
+        None => Vec::new(),
+        Some(id) => before(server, sender, id).await?,
+    };
+    said.extend(items);
+    let messages: Vec<Message> = said.iter().map(|item| item.message.clone()).collect();
+    let messages = fitting(server, &shown, messages).await?;
+    let caller = Arc::clone(&sender.caller);
+    if shown.is_stored && !server.responses().keeps() {
+        shown.is_stored = false;
+    }
+    let request = GenerationRequest {
+        caller,
+        origin: sender.origin("responses", shown.end_user.clone()),
+        caching: sender.caching,
+        model: shown.model.clone(),
+        steering: Steering { cache_key: shown.cache_key.clone(), ..sender.steering.clone() },
+        prompts: vec![prompt(&shown, &messages)],
+        n: 1,
+        sampling,
+        seed,
+        max_tokens: shown.max_output_tokens,
+        stops,
+        logprobs: shown.has_logprobs.then_some(shown.top_logprobs),
+        end_token: EndToken::Unreported,
+        echo: Echo::Answer,
+        form,
+        tools: None,
+        judge: None,
+        pooling: None,
+    };
+    Ok(Asked { request, shown, items: said.into_iter().map(|item| item.written).collect(), is_streamed })
+}
+
+fn typed(server: &Server, body: Value) -> Result<Typed, ApiError> {
+    let mut fields = Fields::body(body)?;
+    let limits = server.limits();
+    let model = fields.required_string("model")?;
+    let items = input(&mut fields)?;
+    let instructions = fields.string("instructions")?.filter(|text| !text.is_empty());
+    let max_output_tokens = fields.count("max_output_tokens", 1..=u32::MAX as usize)?;
+    let sampling = generation::sampling(&mut fields, &limits)?;
+    let seed = generation::seed(&mut fields)?;
+    let stops = generation::stops(&mut fields, &limits)?;
+    let metadata = metadata(&mut fields)?;
+    let previous = fields.string("previous_response_id")?;
+    let cache_key = cache_key(&mut fields)?;
+    let end_user = end_user(&mut fields)?;
+    let truncations = [("disabled", Truncation::Disabled), ("auto", Truncation::Auto)];
+    let truncation = fields.string("truncation")?.map(|text| word("truncation", &text, &truncations)).transpose()?;
+    let stored = fields.boolean("store")?;
+    if stored == Some(true) && !server.responses().keeps() {
+        let message = "Unsupported value: 'store' is true, but this server keeps no responses (the setting responses_keep is 0).";
+        return Err(ApiError::invalid("store", "unsupported_value", message));
+    }
+    let has_logprobs = include(&mut fields)?;
+    let top_logprobs = fields.count("top_logprobs", 0..=MAX_LOGPROBS)?.unwrap_or(0);
+    if top_logprobs > 0 && !has_logprobs {
+        let message = "'top_logprobs' is only allowed when 'include' has 'message.output_text.logprobs'.";
+        return Err(ApiError::invalid("top_logprobs", "invalid_parameter_combination", message));
+    }
+    let (form, format) = text_format(&mut fields)?;
+    let is_streamed = fields.boolean("stream")?.unwrap_or(false);
+    if let Some(options) = fields.take("stream_options") {
+        let options = Fields::object("stream_options".to_owned(), options)?;
+        let padded = Rule::Only(&["false"], "Streams are not padded; the only supported value is false.");
+        options.finish(&[("include_obfuscation", padded)])?;
+    }
+    fields.finish(RULES)?;
+    let shown = Shown {
+        model,
+        instructions,
+        max_output_tokens,
+        metadata,
+        previous,
+        cache_key,
+        end_user,
+        temperature: sampling.temperature,
+        top_p: sampling.top_p,
+        top_logprobs,
+        has_logprobs,
+        format,
+        truncation: truncation.unwrap_or(Truncation::Disabled),
+        is_stored: stored.unwrap_or(true),
+    };
+    Ok(Typed { shown, form, sampling, seed, stops, items, is_streamed })
+}
+
+/// Whether tokens are to be reported.
+fn include(fields: &mut Fields) -> Result<bool, ApiError> {
+    let wanted = fields.strings("include", 16)?.unwrap_or_default();
+    for (index, name) in wanted.iter().enumerate() {
+        word(&format!("include[{index}]"), name, &[("message.output_text.logprobs", ())])?;
+    }
+    Ok(!wanted.is_empty())
+}
+
+/// `text`: how the answer is written.
+fn text_format(fields: &mut Fields) -> Result<(Form, Value), ApiError> {
+    let (mut form, mut shown) = (Form::Free, json!({"type": "text"}));
+    let Some(text) = fields.take("text") else { return Ok((form, shown)) };
+    let mut text = Fields::object("text".to_owned(), text)?;
+    if let Some(format) = text.take("format") {
+        shown.clone_from(&format);
+        let mut format = Fields::object("text.format".to_owned(), format)?;
+        let kind = format.required_string("type")?;
+        form = match kind.as_str() {
+            "text" => Form::Free,
+            "json_object" => schema_rules("text.format", &json!({"type": "object"}), Strictness::Plain)?,
+            "json_schema" => named_schema("text.format.schema", &mut format)?,
+            _ => {
+                let message =
+                    format!("Unsupported format: '{kind}'. Supported types are 'text', 'json_object' and 'json_schema'.");
+                return Err(ApiError::invalid("text.format.type", "unsupported_value", message));
+            }
+        };
+        format.finish(&[])?;
+    }
+    text.finish(&[("verbosity", Rule::Refused("Verbosity cannot be chosen; ask for it in a message."))])?;
+    Ok((form, shown))
+}
+
+fn metadata(fields: &mut Fields) -> Result<Value, ApiError> {
+    let Some(value) = fields.take("metadata") else { return Ok(json!({})) };
+    let Value::Object(map) = &value else { return Err(wrong_type("metadata", "an object", &value)) };
+    if map.len() > MAX_METADATA {
+        let message = format!("Invalid 'metadata': expected at most {MAX_METADATA} pairs, but got {}.", map.len());
+        return Err(ApiError::invalid("metadata", "object_above_max_properties", message));
+    }
+    for (key, value) in map {
+        let path = format!("metadata.{key}");
+        let Value::String(text) = value else { return Err(wrong_type(&path, "a string", value)) };
+        if key.chars().count() > MAX_METADATA_KEY || text.chars().count() > MAX_METADATA_VALUE {
+            let message = format!(
+                "Invalid 'metadata': keys have at most {MAX_METADATA_KEY} characters and values at most {MAX_METADATA_VALUE}."
+            );
+            return Err(ApiError::invalid("metadata", "string_above_max_length", message));
+        }
+    }
+    Ok(value)
+}
+
+/// What was said before, up to the answer that a request goes on from.
+async fn before(server: &Server, sender: &Sender, id: &str) -> Result<Vec<Item>, ApiError> {
+    let found = server.responses().get(&sender.caller.tenant, id).await.map_err(unreadable)?;
+    let Some(kept) = found else {
+        let message = format!("Previous response with id '{id}' not found.");
+        return Err(ApiError::invalid("previous_response_id", "previous_response_not_found", message));
+    };
+    let output = kept.response["output"].as_array().cloned().unwrap_or_default();
+    kept.items.into_iter().chain(output).map(|value| item("previous_response_id".to_owned(), value)).collect()
+}
+
+fn prompt(shown: &Shown, messages: &[Message]) -> Prompt {
+    let instructions = shown.instructions.clone().map(|content| Message::new(Role::System, content));
+    let messages = instructions.into_iter().chain(messages.iter().cloned()).collect();
+    Prompt::Chat { messages, tools: Vec::new(), turn: Turn::Open, special: SpecialTokens::Omit }
+}
+
+/// The messages that are read: all of them, or as many of the last as fit, where that was asked for.
+async fn fitting(server: &Server, shown: &Shown, messages: Vec<Message>) -> Result<Vec<Message>, ApiError> {
+    if shown.truncation == Truncation::Disabled {
+        return Ok(messages);
+    }
+    let room = server.gateway().context_length().saturating_sub(shown.max_output_tokens.unwrap_or(1));
+    let fits = async |left_out: usize| {
+        let rendered = server.gateway().render(prompt(shown, &messages[left_out..])).await;
+        rendered.map(|rendered| rendered.tokens.len() <= room).map_err(|error| refused(server, error, "input"))
+    };
+    if fits(0).await? {
+        return Ok(messages);
+    }
+    // The fewest that have to go; the last message stays in any case.
+    let (mut fewest, mut enough) = (1, messages.len() - 1);
+    while fewest < enough {
+        let middle = fewest.midpoint(enough);
+        if fits(middle).await? {
+            enough = middle;
+        } else {
+            fewest = middle + 1;
+        }
+    }
+    // A conversation begins with what somebody asked.
+    let from = messages.iter().skip(enough).position(|message| message.role != Role::Assistant).map_or(enough, |at| at + enough);
+    Ok(messages.into_iter().skip(from).collect())
+}

@@ -63,6 +63,7 @@ impl Config {
             "response_cache" => self.cache.bytes.to_string(),
             "response_cache_ttl" => self.cache.ttl.as_secs_f64().to_string(),
             "default_max_tokens" => self.default_max_tokens.to_string(),
+            "tool_syntax" => self.tool_family.to_string(),
             "responses_keep" => (self.responses_keep.as_secs() / 86_400).to_string(),
             "embeddings_pooling" => self.embeddings_pooling.name().to_owned(),
             "convert_model" => self.convert.model.clone(),

@@ -11,6 +11,7 @@ use super::{
     StateConfig, Sync, TrainingConfig, locate,
 };
 use crate::gateway::Pooling;
+use crate::gateway::ToolFamily;
 use crate::http::{self, ConvertConfig};
 use crate::outbound::Address;
 use crate::telemetry::{LogConfig, LogFormat};
@@ -105,6 +106,7 @@ impl Reader<'_> {
         let cache_bytes = self.value("response_cache", 64 << 20, bytes);
         let cache_ttl = self.value("response_cache_ttl", Duration::from_secs(3600), duration);
         let default_max_tokens = self.value("default_max_tokens", 2048, |text| within(text, 1, 1 << 24));
+        let tool_family = self.value("tool_syntax", ToolFamily::default(), ToolFamily::parse);
         let embeddings_pooling = self.value("embeddings_pooling", Pooling::Mean, |text| {
             let known = [Pooling::Mean, Pooling::Last].into_iter().find(|pooling| pooling.name() == text);
             known.ok_or_else(|| "mean or last is right".to_owned())
@@ -153,6 +155,7 @@ impl Reader<'_> {
             ledger_sync: ledger_sync?,
             cache: CacheConfig { bytes: cache_bytes?, ttl: cache_ttl? },
             default_max_tokens: default_max_tokens?,
+            tool_family: tool_family?,
             convert: convert?,
             embeddings_pooling: embeddings_pooling?,
             responses_keep: responses_keep?,

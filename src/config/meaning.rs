@@ -11,6 +11,7 @@ use super::{
     StateConfig, Sync, TrainingConfig, locate,
 };
 use crate::gateway::Pooling;
+use crate::gateway::ToolFamily;
 use crate::http::{self, ConvertConfig};
 use crate::outbound::Address;
 use crate::telemetry::{LogConfig, LogFormat};
@@ -65,6 +66,10 @@ impl Reader<'_> {
             "unbounded" => Ok(None),
             text => bytes(text).map(Some),
         });
+        let max_context = self.value("max_context", None, |text| match text {
+            "auto" => Ok(None),
+            text => within(text, 16, 1 << 28).map(Some),
+        });
         let max_sequences = self.value("max_sequences", 64, |text| within(text, 1, 65_536));
         let max_batch_tokens = self.value("max_batch_tokens", 512, |text| within(text, 1, 1 << 20));
         if let (Some(sequences), Some(tokens)) = (max_sequences, max_batch_tokens)
@@ -105,6 +110,7 @@ impl Reader<'_> {
         let cache_bytes = self.value("response_cache", 64 << 20, bytes);
         let cache_ttl = self.value("response_cache_ttl", Duration::from_secs(3600), duration);
         let default_max_tokens = self.value("default_max_tokens", 2048, |text| within(text, 1, 1 << 24));
+        let tool_family = self.value("tool_syntax", ToolFamily::default(), ToolFamily::parse);
         let embeddings_pooling = self.value("embeddings_pooling", Pooling::Mean, |text| {
             let known = [Pooling::Mean, Pooling::Last].into_iter().find(|pooling| pooling.name() == text);
             known.ok_or_else(|| "mean or last is right".to_owned())
@@ -133,6 +139,7 @@ impl Reader<'_> {
             adapters: adapters?,
             kv_memory: kv_memory?,
             adapter_memory: adapter_memory?,
+            max_context: max_context?,
             max_batch_tokens: max_batch_tokens?,
             max_sequences: max_sequences?,
             queue_capacity: queue_capacity?,
@@ -153,6 +160,7 @@ impl Reader<'_> {
             ledger_sync: ledger_sync?,
             cache: CacheConfig { bytes: cache_bytes?, ttl: cache_ttl? },
             default_max_tokens: default_max_tokens?,
+            tool_family: tool_family?,
             convert: convert?,
             embeddings_pooling: embeddings_pooling?,
             responses_keep: responses_keep?,

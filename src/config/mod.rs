@@ -164,6 +164,8 @@ pub struct Config {
     pub kv_memory: KvMemory,
     /// Most bytes of adapters in memory; `None` is no bound.
     pub adapter_memory: Option<u64>,
+    /// Most tokens of a sequence, prompt and answer, where that is less than the base was made for.
+    pub max_context: Option<usize>,
     /// Most tokens in one step.
     pub max_batch_tokens: usize,
     /// Most running sequences.
@@ -204,6 +206,8 @@ pub struct Config {
     pub cache: CacheConfig,
     /// Most tokens of an answer whose request does not say.
     pub default_max_tokens: usize,
+    /// How the base writes calls of functions.
+    pub tool_family: crate::gateway::ToolFamily,
     /// What `/convert` asks, and how.
     pub convert: crate::http::ConvertConfig,
     /// How hidden states become an embedding where a request does not say.

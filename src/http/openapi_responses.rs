@@ -70,7 +70,10 @@ pub(super) fn schemas() -> Value {
         "safety_identifier": {"type": ["string", "null"]},
         "store": {"type": "boolean", "default": true, "description": "Keep it, for as long as the setting `responses_keep` says."},
         "temperature": {"type": "number", "minimum": 0, "maximum": 2, "default": 1},
-        "text": {"type": "object", "properties": {"format": {"type": "object", "properties": {"type": {"const": "text"}}}}},
+        "text": {"type": "object", "properties": {"format": {"type": "object", "required": ["type"], "properties": {
+            "type": {"enum": ["text", "json_object", "json_schema"]}, "name": {"type": "string"}, "description": {"type": "string"},
+            "schema": {"type": "object"}, "strict": {"type": "boolean", "default": false},
+        }}}},
         "top_logprobs": {"type": "integer", "minimum": 0, "maximum": 20, "default": 0},
         "top_p": {"type": "number", "exclusiveMinimum": 0, "maximum": 1, "default": 1},
         "truncation": {"enum": ["disabled", "auto"], "default": "disabled", "description": "`auto` leaves out what was said first where not all fits."},

@@ -22,7 +22,7 @@ use switchyard::training::jobs::files::{FileLimits, Files, FilesSetup};
 use tempfile::TempDir;
 use tower::ServiceExt;
 
-use crate::golden::{Answer, BASES, Case, TOLERANCE, case};
+use crate::golden::{Answer, BASES, Case, FILES, TOLERANCE, case};
 
 const KEY: &str = "sk-numerics-0123456789";
 
@@ -81,6 +81,7 @@ impl Served {
             metrics,
             cache: gateway::CacheConfig { bytes: 1 << 20, ttl: std::time::Duration::from_secs(600) },
             default_max_tokens: 2048,
+            tool_family: Default::default(),
         });
         let rollouts = Rollouts::new(rollout::Setup {
             deployments: deployments.clone(),
@@ -155,7 +156,7 @@ impl Served {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn log_probabilities_over_http_equal_the_references() {
-    for name in BASES.into_iter().chain(["llama-mix.gguf"]) {
+    for name in BASES.into_iter().chain(FILES) {
         let case = case(name);
         let served = Served::new(&case).await;
         let mut largest = 0f32;

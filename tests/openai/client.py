@@ -9,8 +9,10 @@ import argparse
 import asyncio
 import os
 import sys
+from typing import Literal, Optional
 
 import openai
+import pydantic
 
 MESSAGES = [{"role": "system", "content": "Answer."}, {"role": "user", "content": "Say something."}]
 CHECKS = []
@@ -221,11 +223,72 @@ def wrong_fields(s):
     assert error.param == "temperature", error
     error = fails(openai.BadRequestError, lambda: s.chat(messages=[]))
     assert error.param == "messages", error
-    tool = {"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": {}}}}
+    tool = {"type": "function", "function": {"name": "f", "parameters": {"type": "object", "not": {}}}}
     error = fails(openai.BadRequestError, lambda: s.chat(tools=[tool]))
-    assert error.param == "tools" and error.code == "unsupported_parameter", error
+    assert error.param == "tools[0].function.parameters" and error.code == "invalid_schema", error
+    assert "'not'" in error.message and "#/not" in error.message, error
     error = fails(openai.BadRequestError, lambda: s.chat(extra_body={"colour": "red"}))
     assert error.param == "colour" and error.code == "unknown_parameter", error
+
+
+class Step(pydantic.BaseModel):
+    what: str
+    minutes: int = pydantic.Field(ge=1, le=90)
+
+
+class Plan(pydantic.BaseModel):
+    name: str
+    kind: Literal["short", "long"]
+    steps: list[Step]
+    note: Optional[str]
+
+
+class Forecast(pydantic.BaseModel):
+    """The weather of some days."""
+
+    city: str
+    days: int = pydantic.Field(ge=1, le=9)
+
+
+FORM = {"max_tokens": 400, "temperature": 1, "seed": 3}
+
+
+@check
+def parsed(s):
+    answer = s.client.chat.completions.parse(model=s.base, messages=MESSAGES, response_format=Plan, **FORM)
+    plan = answer.choices[0].message.parsed
+    assert isinstance(plan, Plan) and all(1 <= step.minutes <= 90 for step in plan.steps), answer
+
+
+@check
+def parsed_from_a_stream(s):
+    with s.client.chat.completions.stream(model=s.base, messages=MESSAGES, response_format=Plan, **FORM) as stream:
+        deltas = [event.delta for event in stream if event.type == "content.delta"]
+        answer = stream.get_final_completion()
+    message = answer.choices[0].message
+    assert isinstance(message.parsed, Plan) and "".join(deltas) == message.content and len(deltas) > 1, answer
+
+
+@check
+def tools_are_called(s):
+    tools = [openai.pydantic_function_tool(Forecast)]
+    answer = s.client.chat.completions.parse(model=s.base, messages=MESSAGES, tools=tools, tool_choice="required", **FORM)
+    choice = answer.choices[0]
+    assert choice.finish_reason == "tool_calls" and choice.message.content is None, choice
+    calls = choice.message.tool_calls
+    assert calls and all(isinstance(call.function.parsed_arguments, Forecast) for call in calls), calls
+    with s.client.chat.completions.stream(
+        model=s.base, messages=MESSAGES, tools=tools, tool_choice="required", **FORM
+    ) as stream:
+        deltas = [event for event in stream if event.type == "tool_calls.function.arguments.delta"]
+        streamed = stream.get_final_completion().choices[0].message.tool_calls
+    assert len(deltas) > 1
+    assert [call.function.arguments for call in streamed] == [call.function.arguments for call in calls], streamed
+    told = [*MESSAGES, choice.message.model_dump(exclude_none=True, exclude={"parsed"})]
+    for call in told[-1]["tool_calls"]:
+        call["function"].pop("parsed_arguments", None)
+    told += [{"role": "tool", "tool_call_id": call.id, "content": "sunny"} for call in calls]
+    s.chat(messages=told, tools=tools, max_tokens=8)
 
 
 @check

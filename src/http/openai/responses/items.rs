@@ -101,7 +101,7 @@ impl Item {
             _ => json!({"type": "input_text", "text": text}),
         };
         let written = json!({"id": id, "type": "message", "status": "completed", "role": name, "content": [part]});
-        Self { written, message: Message { role, content: text } }
+        Self { written, message: Message::new(role, text) }
     }
 }
 
@@ -115,7 +115,7 @@ mod tests {
         let value =
             json!({"role": "assistant", "content": [{"type": "output_text", "text": "a"}, {"type": "text", "text": "b"}]});
         let read = item("input[0]".to_owned(), value).unwrap();
-        assert_eq!(read.message, Message { role: Role::Assistant, content: "a\nb".to_owned() });
+        assert_eq!(read.message, Message::new(Role::Assistant, "a\nb"));
         assert_eq!(item("input[0]".to_owned(), read.written.clone()).unwrap(), read);
     }
 

@@ -146,7 +146,7 @@ impl Object {
             "service_tier": "default",
             "store": shown.is_stored,
             "temperature": wire::shortest(shown.temperature),
-            "text": {"format": {"type": "text"}},
+            "text": {"format": shown.format},
             "tool_choice": "auto",
             "tools": [],
             "top_logprobs": shown.top_logprobs,

@@ -6,10 +6,13 @@ use serde_json::{Value, json};
 
 use super::items::{Item, input, item};
 use super::kept::unreadable;
-use crate::gateway::{Echo, EndToken, GenerationRequest, Message, Prompt, Role, Sampling, SpecialTokens, Steering, Stops, Turn};
+use crate::gateway::{
+    Echo, EndToken, Form, GenerationRequest, Message, Prompt, Role, Sampling, SpecialTokens, Steering, Stops, Strictness, Turn,
+};
 use crate::http::Server;
 use crate::http::error::ApiError;
 use crate::http::fields::{Fields, Rule, word, wrong_type};
+use crate::http::openai::form_request::{named_schema, schema_rules};
 use crate::http::openai::generation::{self, MAX_LOGPROBS, cache_key, end_user};
 use crate::http::openai::reply::refused;
 use crate::http::openai::sender::Sender;
@@ -87,6 +90,8 @@ pub struct Shown {
     pub top_logprobs: usize,
     /// Tokens are reported.
     pub has_logprobs: bool,
+    /// `text.format`
+    pub format: Value,
     /// `truncation`
     pub truncation: Truncation,
     /// Whether it is kept.
@@ -115,6 +120,7 @@ impl Truncation {
 /// What stands in the body.
 struct Typed {
     shown: Shown,
+    form: Form,
     sampling: Sampling,
     seed: Option<u64>,
     stops: Stops,
@@ -124,7 +130,7 @@ struct Typed {
 
 /// Reads a request, and what it goes on from.
 pub async fn read(server: &Server, sender: &Sender, body: Value) -> Result<Asked, ApiError> {
-    let Typed { mut shown, sampling, seed, stops, items, is_streamed } = typed(server, body)?;
+    let Typed { mut shown, form, sampling, seed, stops, items, is_streamed } = typed(server, body)?;
     let mut said = match shown.previous.as_deref() {
         None => Vec::new(),
         Some(id) => before(server, sender, id).await?,
@@ -151,7 +157,8 @@ pub async fn read(server: &Server, sender: &Sender, body: Value) -> Result<Asked
         logprobs: shown.has_logprobs.then_some(shown.top_logprobs),
         end_token: EndToken::Unreported,
         echo: Echo::Answer,
-        grammar: None,
+        form,
+        tools: None,
         judge: None,
         pooling: None,
     };
@@ -185,7 +192,7 @@ fn typed(server: &Server, body: Value) -> Result<Typed, ApiError> {
         let message = "'top_logprobs' is only allowed when 'include' has 'message.output_text.logprobs'.";
         return Err(ApiError::invalid("top_logprobs", "invalid_parameter_combination", message));
     }
-    text_format(&mut fields)?;
+    let (form, format) = text_format(&mut fields)?;
     let is_streamed = fields.boolean("stream")?.unwrap_or(false);
     if let Some(options) = fields.take("stream_options") {
         let options = Fields::object("stream_options".to_owned(), options)?;
@@ -205,10 +212,11 @@ fn typed(server: &Server, body: Value) -> Result<Typed, ApiError> {
         top_p: sampling.top_p,
         top_logprobs,
         has_logprobs,
+        format,
         truncation: truncation.unwrap_or(Truncation::Disabled),
         is_stored: stored.unwrap_or(true),
     };
-    Ok(Typed { shown, sampling, seed, stops, items, is_streamed })
+    Ok(Typed { shown, form, sampling, seed, stops, items, is_streamed })
 }
 
 /// Whether tokens are to be reported.
@@ -221,19 +229,28 @@ fn include(fields: &mut Fields) -> Result<bool, ApiError> {
 }
 
 /// `text`: how the answer is written.
-fn text_format(fields: &mut Fields) -> Result<(), ApiError> {
-    let Some(text) = fields.take("text") else { return Ok(()) };
+fn text_format(fields: &mut Fields) -> Result<(Form, Value), ApiError> {
+    let (mut form, mut shown) = (Form::Free, json!({"type": "text"}));
+    let Some(text) = fields.take("text") else { return Ok((form, shown)) };
     let mut text = Fields::object("text".to_owned(), text)?;
     if let Some(format) = text.take("format") {
+        shown.clone_from(&format);
         let mut format = Fields::object("text.format".to_owned(), format)?;
         let kind = format.required_string("type")?;
-        if kind != "text" {
-            let message = format!("Unsupported format: '{kind}'. Answers are plain text; the only supported type is 'text'.");
-            return Err(ApiError::invalid("text.format.type", "unsupported_value", message));
-        }
+        form = match kind.as_str() {
+            "text" => Form::Free,
+            "json_object" => schema_rules("text.format", &json!({"type": "object"}), Strictness::Plain)?,
+            "json_schema" => named_schema("text.format.schema", &mut format)?,
+            _ => {
+                let message =
+                    format!("Unsupported format: '{kind}'. Supported types are 'text', 'json_object' and 'json_schema'.");
+                return Err(ApiError::invalid("text.format.type", "unsupported_value", message));
+            }
+        };
         format.finish(&[])?;
     }
-    text.finish(&[("verbosity", Rule::Refused("Verbosity cannot be chosen; ask for it in a message."))])
+    text.finish(&[("verbosity", Rule::Refused("Verbosity cannot be chosen; ask for it in a message."))])?;
+    Ok((form, shown))
 }
 
 fn metadata(fields: &mut Fields) -> Result<Value, ApiError> {
@@ -268,9 +285,9 @@ async fn before(server: &Server, sender: &Sender, id: &str) -> Result<Vec<Item>,
 }
 
 fn prompt(shown: &Shown, messages: &[Message]) -> Prompt {
-    let instructions = shown.instructions.clone().map(|content| Message { role: Role::System, content });
+    let instructions = shown.instructions.clone().map(|content| Message::new(Role::System, content));
     let messages = instructions.into_iter().chain(messages.iter().cloned()).collect();
-    Prompt::Chat { messages, turn: Turn::Open, special: SpecialTokens::Omit }
+    Prompt::Chat { messages, tools: Vec::new(), turn: Turn::Open, special: SpecialTokens::Omit }
 }
 
 /// The messages that are read: all of them, or as many of the last as fit, where that was asked for.

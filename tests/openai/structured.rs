@@ -145,6 +145,9 @@ async fn a_hostile_grammar_is_refused_in_time_and_harms_nobody() {
     let hostile = [
         json!({"guided_grammar": format!("start: {}\"a\"{}", "(".repeat(50_000), ")".repeat(50_000))}),
         json!({"guided_regex": "((a{1,1000}){1,1000}){1,1000}"}),
+        json!({"guided_regex": "a?".repeat(1000)}),
+        json!({"guided_grammar": format!("start: /{}/", "a?".repeat(32_000))}),
+        json!({"guided_grammar": "start: F\nF: E E E E E E E E\nE: D D D D D D D D\nD: C C C C C C C C\nC: B B B B B B B B\nB: A A A A A A A A\nA: /a?/"}),
         json!({"guided_regex": "(a?){2000}b".repeat(20)}),
         json!({"guided_json": {"type": "array", "items": {"type": "array", "minItems": 100_000, "items": {"type": "array", "minItems": 100_000}}, "minItems": 1_000_000}}),
     ];

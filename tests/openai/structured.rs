@@ -6,6 +6,9 @@ use crate::corpus;
 use crate::support::{Harness, Options, SeededOptions, chat_body, completion_body, merged};
 use crate::validator::validate;
 
+/// Whether an answer has its form.
+type Holds = fn(&str) -> bool;
+
 const CHAT: &str = "/v1/chat/completions";
 
 fn person() -> Value {
@@ -86,7 +89,7 @@ async fn every_schema_of_the_corpus_is_kept_to() {
 #[tokio::test]
 async fn other_forms_are_kept_to_on_both_routes() {
     let server = Harness::new().await;
-    let cases: [(Value, fn(&str) -> bool); 4] = [
+    let cases: [(Value, Holds); 4] = [
         (json!({"guided_choice": ["yes", "no", "ma\"y\nbe"]}), |text| ["yes", "no", "ma\"y\nbe"].contains(&text)),
         (json!({"guided_regex": "[a-c]{3}/[0-9]+"}), |text| {
             text.len() > 4 && text[..3].bytes().all(|byte| (b'a'..=b'c').contains(&byte)) && text[4..].parse::<f64>().is_ok()

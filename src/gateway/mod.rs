@@ -263,7 +263,7 @@ impl Gateway {
         };
         let position = text_position(&request.prompts);
         let reads = self.tools_into_form(&mut request)?;
-        let grammar = self.grammar(&request.form).await?;
+        let grammar = Box::pin(self.grammar(&request.form)).await?;
         let rendering = Instant::now();
         let rendered = self.render_all(std::mem::take(&mut request.prompts), request.echo).await?;
         inner.metrics.stage(Stage::Render, rendering.elapsed());

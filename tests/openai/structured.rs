@@ -6,6 +6,9 @@ use crate::corpus;
 use crate::support::{Harness, Options, SeededOptions, chat_body, completion_body, merged};
 use crate::validator::validate;
 
+/// Whether an answer has its form.
+type Holds = fn(&str) -> bool;
+
 const CHAT: &str = "/v1/chat/completions";
 
 fn person() -> Value {
@@ -86,7 +89,7 @@ async fn every_schema_of_the_corpus_is_kept_to() {
 #[tokio::test]
 async fn other_forms_are_kept_to_on_both_routes() {
     let server = Harness::new().await;
-    let cases: [(Value, fn(&str) -> bool); 4] = [
+    let cases: [(Value, Holds); 4] = [
         (json!({"guided_choice": ["yes", "no", "ma\"y\nbe"]}), |text| ["yes", "no", "ma\"y\nbe"].contains(&text)),
         (json!({"guided_regex": "[a-c]{3}/[0-9]+"}), |text| {
             text.len() > 4 && text[..3].bytes().all(|byte| (b'a'..=b'c').contains(&byte)) && text[4..].parse::<f64>().is_ok()
@@ -145,6 +148,9 @@ async fn a_hostile_grammar_is_refused_in_time_and_harms_nobody() {
     let hostile = [
         json!({"guided_grammar": format!("start: {}\"a\"{}", "(".repeat(50_000), ")".repeat(50_000))}),
         json!({"guided_regex": "((a{1,1000}){1,1000}){1,1000}"}),
+        json!({"guided_regex": "a?".repeat(1000)}),
+        json!({"guided_grammar": format!("start: /{}/", "a?".repeat(32_000))}),
+        json!({"guided_grammar": "start: F\nF: E E E E E E E E\nE: D D D D D D D D\nD: C C C C C C C C\nC: B B B B B B B B\nB: A A A A A A A A\nA: /a?/"}),
         json!({"guided_regex": "(a?){2000}b".repeat(20)}),
         json!({"guided_json": {"type": "array", "items": {"type": "array", "minItems": 100_000, "items": {"type": "array", "minItems": 100_000}}, "minItems": 1_000_000}}),
     ];

@@ -1,6 +1,7 @@
 //! Grammars that are written down: llguidance's dialect of Lark, compiled once for each text, over a vocabulary.
 
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use llguidance::api::{ParserLimits, TopLevelGrammar};
 use llguidance::{Matcher, ParserFactory};
@@ -17,9 +18,13 @@ const KEPT: u64 = 128;
 const MOST_BYTES: usize = 256 * 1024;
 /// Deepest nesting of brackets in it, whatever they mean: compiling recurses.
 const DEEPEST: usize = 400;
-/// Work for compiling: about 20 ms (50,000 a millisecond), and symbols of the grammar.
-const COMPILING_WORK: u64 = 1_000_000;
+/// Work for compiling, and symbols of the grammar. A tenth of llguidance's own bound on work: with more, a long run of `a?` takes a minute.
+const COMPILING_WORK: u64 = 60_000;
 const MOST_SYMBOLS: usize = 200_000;
+/// States of the automaton that finds words, 1 to 2 kB each.
+const MOST_STATES: usize = 50_000;
+/// A grammar that takes longer to compile and to walk once on its shortest way would hold up whoever shares a step with it.
+const LONGEST: Duration = Duration::from_secs(3);
 /// Work for one set of tokens: about 5 ms, as everybody may have to wait for it (llguidance's measures: 14,000 a millisecond, 20,000 a
 /// millisecond).
 const LEXER_WORK: u64 = 50_000;
@@ -50,6 +55,7 @@ impl Compiler {
             step_max_items: PARSER_WORK,
             initial_lexer_fuel: COMPILING_WORK,
             max_grammar_size: MOST_SYMBOLS,
+            max_lexer_states: MOST_STATES,
             verbose_errors: false,
             ..ParserLimits::default()
         };
@@ -74,6 +80,7 @@ impl Compiler {
                 if depth(source) > DEEPEST {
                     return Err(GrammarError::Invalid(format!("its brackets are more than {DEEPEST} deep")));
                 }
+                let began = Instant::now();
                 let grammar = TopLevelGrammar::from_lark(source.to_owned());
                 let matcher = Matcher::new(self.factory.create_parser(grammar));
                 if let Some(problem) = matcher.get_error() {
@@ -81,6 +88,9 @@ impl Compiler {
                 }
                 // What is found on the shortest way is known to all who come later.
                 let shortest = measure(Place(Box::new(matcher.clone())));
+                if began.elapsed() > LONGEST {
+                    return Err(GrammarError::TooSlow { took: began.elapsed() });
+                }
                 let known = Arc::new(Compiled { matcher: Mutex::new(matcher), shortest });
                 self.compiled.insert(key, Arc::clone(&known));
                 known

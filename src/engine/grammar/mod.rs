@@ -30,6 +30,12 @@ pub enum GrammarError {
     /// It is not one; the text says why.
     #[error("the grammar cannot be used: {0}")]
     Invalid(String),
+    /// It takes too much work.
+    #[error("the grammar took {took:?} to compile; expected something simpler")]
+    TooSlow {
+        /// How long.
+        took: Duration,
+    },
     /// It is too long.
     #[error("the grammar has {bytes} bytes; at most {limit} are read")]
     TooLong {

@@ -7,7 +7,7 @@ mod tools;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
 pub(super) use reader::{Part, Reader};
 pub use schema::{SchemaError, Strictness, check_schema, json_rules};
@@ -19,7 +19,7 @@ use crate::backends::grammar::{Begins, Grammar, GrammarError};
 
 /// Grammars that are compiled at the same time: one that takes long leaves a core to the others.
 const COMPILERS: usize = 2;
-/// Longest that a request waits for its grammar.
+/// Longest that a request waits for a thread, and then for its grammar.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// Stack of a thread that compiles, bytes; only what is used is taken. The compiler recurses with the depth of its input.
 const STACK: usize = 256 << 20;
@@ -68,7 +68,17 @@ impl Gateway {
             Form::Written(rules) => rules.clone(),
         };
         let field = rules.field;
-        let wait = tokio::time::timeout(PATIENCE, self.compiled(rules)).await;
+        if self.0.vocabulary.get().is_some_and(|vocabulary| vocabulary.has(&rules.text)) {
+            // Whoever compiles something long keeps nobody from what is at hand.
+            let vocabulary = self.vocabulary().clone();
+            let known = move || Grammar::lark(vocabulary, &rules.text, rules.begins);
+            let known = tokio::task::spawn_blocking(known).await;
+            let known = known.map_err(|error| GatewayError::Engine(error.to_string()))?;
+            return known.map(Some).map_err(|error| GatewayError::Form { field, problem: shown(&error.to_string()) });
+        }
+        let permit = tokio::time::timeout(PATIENCE, Arc::clone(&self.0.compilers.0).acquire_owned()).await;
+        let permit = permit.map_err(|_| GatewayError::Overloaded)?.map_err(|_| GatewayError::Stopping)?;
+        let wait = tokio::time::timeout(PATIENCE, self.compiled(rules, permit)).await;
         let Ok(compiled) = wait else {
             let problem = format!("takes longer than {} seconds to compile; expected something simpler", PATIENCE.as_secs());
             return Err(GatewayError::Form { field, problem });
@@ -76,10 +86,13 @@ impl Gateway {
         compiled?.map(Some).map_err(|error| GatewayError::Form { field, problem: shown(&error.to_string()) })
     }
 
-    async fn compiled(&self, rules: Rules) -> Result<Result<Arc<Grammar>, GrammarError>, GatewayError> {
+    async fn compiled(
+        &self,
+        rules: Rules,
+        permit: OwnedSemaphorePermit,
+    ) -> Result<Result<Arc<Grammar>, GrammarError>, GatewayError> {
         let gateway = self.clone();
         let work = move || Grammar::lark(gateway.vocabulary().clone(), &rules.text, rules.begins);
-        let permit = Arc::clone(&self.0.compilers.0).acquire_owned().await.map_err(|_| GatewayError::Stopping)?;
         let (done, compiled) = oneshot::channel();
         let compile = move || {
             // Nobody may be waiting any more; the next who asks finds it.

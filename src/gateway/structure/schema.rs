@@ -5,6 +5,8 @@ use serde_json::{Map, Value, json};
 
 /// Deepest nesting of subschemas.
 const DEEPEST: usize = 64;
+/// Longest regular expression, bytes.
+const LONGEST_PATTERN: usize = 2048;
 /// Most subschemas.
 const MOST: usize = 5_000;
 
@@ -239,10 +241,10 @@ impl Check<'_> {
                 if positive { Ok(()) } else { Err(self.wrong(at, "expected a number above 0")) }
             }
             "pattern" => {
-                if value.is_string() {
+                if value.as_str().is_some_and(|text| text.len() <= LONGEST_PATTERN) {
                     Ok(())
                 } else {
-                    Err(self.wrong(at, "expected a regular expression"))
+                    Err(self.wrong(at, format!("expected a regular expression of at most {LONGEST_PATTERN} bytes")))
                 }
             }
             "format" => {

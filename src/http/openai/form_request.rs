@@ -9,7 +9,7 @@ use crate::http::fields::{Fields, Rule, wrong_type};
 /// Longest name of a schema or a function (OpenAI's).
 const MAX_NAME: usize = 64;
 /// Longest regular expression, bytes.
-const MAX_REGEX: usize = 4 * 1024;
+const MAX_REGEX: usize = 2 * 1024;
 /// Most alternatives of `guided_choice`.
 const MAX_CHOICES: usize = 1024;
 /// Fields of which a request may have one.

@@ -32,7 +32,7 @@ pub async fn create(State(server): State<Server>, Head(sender): Head, JsonBody(b
         let asked = request::read(&server, &sender, body).await?;
         respond(&server, &sender, asked).await
     };
-    repeated::once(&server, &sender, "/v1/responses", &again, answer).await
+    Box::pin(repeated::once(&server, &sender, "/v1/responses", &again, answer)).await
 }
 
 async fn respond(server: &Server, sender: &Sender, asked: Asked) -> Result<Response, ApiError> {

@@ -305,6 +305,7 @@ async fn build(config: &Config, data: &Arc<DataDir>, tenants: &Tenants) -> anyho
         metrics: counters,
         cache: config.cache,
         default_max_tokens: config.default_max_tokens,
+        tool_family: config.tool_family.clone(),
     });
     Ok(Built { base_name, has_chat_template, backend, catalog, deployments, results, gateway, waiting, metrics, tensors })
 }

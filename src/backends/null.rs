@@ -168,7 +168,7 @@ impl NullBackend {
         let room = facts.max_context - request.prompt.len();
         // Who asks for all the room there is leaves the length open.
         let length = if request.max_tokens < room { request.max_tokens } else { self.0.open_length.min(room) };
-        let given = request.grammar.as_ref().map(|grammar| grammar.any_answer(request.max_tokens.min(room)));
+        let given = request.grammar.as_ref().and_then(|grammar| grammar.any_answer(request.max_tokens.min(room)));
         let length = given.as_ref().map_or(length, Vec::len);
         let progress = Arc::new(Progress::default());
         {

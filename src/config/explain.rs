@@ -65,6 +65,7 @@ impl Config {
             "default_max_tokens" => self.default_max_tokens.to_string(),
             "responses_keep" => (self.responses_keep.as_secs() / 86_400).to_string(),
             "embeddings_pooling" => self.embeddings_pooling.name().to_owned(),
+            "tool_syntax" => self.tool_family.to_string(),
             "convert_model" => self.convert.model.clone(),
             "convert_timezone" => self.convert.timezone.clone(),
             "convert_keep_texts" => (self.convert.keep_texts.as_secs() / 86_400).to_string(),

@@ -10,7 +10,7 @@ use super::{
     BackendKind, CacheConfig, Config, Device, HubModel, KvMemory, Location, ModelSource, NullConfig, Problems, Quant, Secret,
     StateConfig, Sync, TrainingConfig, locate,
 };
-use crate::gateway::Pooling;
+use crate::gateway::{Pooling, ToolFamily};
 use crate::http::{self, ConvertConfig};
 use crate::outbound::Address;
 use crate::telemetry::{LogConfig, LogFormat};
@@ -106,6 +106,7 @@ impl Reader<'_> {
             known.ok_or_else(|| "mean or last is right".to_owned())
         });
         let responses_keep = self.value("responses_keep", Duration::from_secs(30 * 86_400), days);
+        let tool_family = self.value("tool_syntax", ToolFamily::default(), ToolFamily::parse);
         let convert = self.convert();
         let (admin_key, secret_key) = (self.admin_key(), self.secret_key());
         let database = data_dir.as_deref().and_then(|dir| self.database(dir));
@@ -148,6 +149,7 @@ impl Reader<'_> {
             ledger_sync: ledger_sync?,
             cache: CacheConfig { bytes: cache_bytes?, ttl: cache_ttl? },
             default_max_tokens: default_max_tokens?,
+            tool_family: tool_family?,
             convert: convert?,
             embeddings_pooling: embeddings_pooling?,
             responses_keep: responses_keep?,

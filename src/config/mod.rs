@@ -202,6 +202,8 @@ pub struct Config {
     pub cache: CacheConfig,
     /// Most tokens of an answer whose request does not say.
     pub default_max_tokens: usize,
+    /// How the base writes calls of functions.
+    pub tool_family: crate::gateway::ToolFamily,
     /// What `/convert` asks, and how.
     pub convert: crate::http::ConvertConfig,
     /// How hidden states become an embedding where a request does not say.

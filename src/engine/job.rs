@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tokio::sync::mpsc::UnboundedSender;
 
 use super::effort::Meter;
-use super::grammar::{Masks, Walk};
+use super::grammar::{Masks, Room, Walk};
 use super::pool::Pool;
 use super::pressure::Present;
 use super::request::{Event, Finish, Realm, Request, TokenLogprob};
@@ -234,10 +234,11 @@ impl Sequence<Job> {
             return Ok(generated);
         }
         let row = rows.at(chunk.end() - 1)?;
-        let (id, choice) = match &mut job.walk {
+        let room = Room { left: job.full_len - self.tokens.len(), all: job.full_len.saturating_sub(self.prompt_len) };
+        let (id, choice) = match job.walk.as_mut().filter(|walk| walk.binds()) {
             None => (job.sampler.sample(row, scratch)?, None),
             Some(walk) => {
-                let (id, choice) = job.sampler.sample_within(row, &walk.allowed(), scratch)?;
+                let (id, choice) = job.sampler.sample_within(row, &walk.allowed(room), scratch)?;
                 (id, Some(choice))
             }
         };

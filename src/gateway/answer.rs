@@ -8,13 +8,16 @@ use std::time::Instant;
 
 use futures::stream::{AbortHandle, BoxStream, SelectAll, abortable, select_all};
 use futures::{FutureExt, StreamExt};
+use rand::Rng;
+use rand::distr::Alphanumeric;
 
 use super::account::Account;
 use super::assemble::{Assembler, Delta};
 use super::cache::{Recorder, Stored};
 use super::feed::{Arrival, Source, feed, report};
 use super::shadow::{Copy, Silent};
-use super::types::{Echo, EndToken, FinishReason, Piece, Served, Stops, Usage};
+use super::structure::{Part, Reader, Syntax};
+use super::types::{CallPiece, Echo, EndToken, FinishReason, Piece, Served, Stops, Usage};
 use super::{GatewayError, StopText};
 use crate::backends::{Effort, EffortReader, Event, Finish, Generation, Request, TokenLogprob};
 use crate::model::tokenizer::{Position, Specials, TextStream, Tokenizer};
@@ -38,6 +41,8 @@ pub(super) struct Shape {
     /// Tokens that end an answer.
     pub end_tokens: Arc<[u32]>,
     pub stops: Stops,
+    /// How calls of functions are read, where there are any.
+    pub reads: Option<Arc<Syntax>>,
 }
 
 /// Answers on their way.
@@ -68,6 +73,8 @@ struct Sequence {
     prompt: usize,
     decoder: TextStream,
     text: Assembler,
+    calls: Option<Reader>,
+    called: Called,
     running: Option<AbortHandle>,
     /// An event came.
     begun: bool,
@@ -117,8 +124,13 @@ impl Answer {
         self.arrivals.push(arrivals.boxed());
         self.sequences.push(Sequence {
             prompt,
-            decoder: self.tokenizer.stream(Specials::Omit, self.shape.position),
+            // Calls may begin with a special token.
+            decoder: self
+                .tokenizer
+                .stream(if self.shape.reads.is_some() { Specials::Keep } else { Specials::Omit }, self.shape.position),
             text: Assembler::new(self.shape.stops.strings.clone(), self.shape.stops.text, echoed.chars().count()),
+            calls: self.shape.reads.clone().map(Reader::new),
+            called: Called::default(),
             running: Some(running),
             begun: false,
             effort: Effort::default(),
@@ -348,7 +360,7 @@ impl Answer {
         }
     }
 
-    fn send(&mut self, index: usize, delta: Delta, finish: Option<FinishReason>) {
+    fn send(&mut self, index: usize, delta: Delta, mut finish: Option<FinishReason>) {
         if finish.is_some()
             && let Some(running) = self.sequences[index].running.take()
         {
@@ -358,7 +370,48 @@ impl Answer {
         if index == 0 {
             self.account.text(&delta.text);
         }
-        self.ready.push_back(Piece { choice: index, text: delta.text, tokens: delta.tokens, finish, ..Piece::default() });
+        let mut piece = Piece { choice: index, tokens: delta.tokens, ..Piece::default() };
+        match &mut self.sequences[index].calls {
+            None => piece.text = delta.text,
+            Some(reader) => {
+                let mut parts = reader.push(&delta.text);
+                if finish.is_some() {
+                    parts.extend(reader.finish());
+                    finish = finish.map(|reason| match reason {
+                        FinishReason::Stop if reader.has_called() => FinishReason::ToolCalls,
+                        reason => reason,
+                    });
+                }
+                parts.into_iter().for_each(|part| self.sequences[index].called.take(&mut piece, part));
+            }
+        }
+        piece.finish = finish;
+        if piece.finish.is_some() || !piece.text.is_empty() || !piece.calls.is_empty() || !piece.tokens.is_empty() {
+            self.ready.push_back(piece);
+        }
+    }
+}
+
+/// Calls of one answer so far.
+#[derive(Debug, Default)]
+struct Called(usize);
+
+impl Called {
+    /// Adds what was read to a piece.
+    fn take(&mut self, piece: &mut Piece, part: Part) {
+        match part {
+            Part::Text(text) => piece.text.push_str(&text),
+            Part::Call(name) => {
+                // Nine letters and digits: what Mistral's templates take; others take anything.
+                let id = rand::rng().sample_iter(Alphanumeric).take(9).map(char::from).collect();
+                piece.calls.push(CallPiece { index: self.0, begins: Some((id, name)), arguments: String::new() });
+                self.0 += 1;
+            }
+            Part::Arguments(arguments) => match piece.calls.last_mut() {
+                Some(call) => call.arguments.push_str(&arguments),
+                None => piece.calls.push(CallPiece { index: self.0.saturating_sub(1), begins: None, arguments }),
+            },
+        }
     }
 }
 

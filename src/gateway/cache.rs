@@ -11,7 +11,8 @@ use tokio::sync::watch;
 
 use super::StopText;
 use super::assemble::ReportedToken;
-use super::types::{Caching, EndOfText, FinishReason, GenerationRequest, Piece, Pooling, Usage};
+use super::structure::Form;
+use super::types::{Caching, CallPiece, EndOfText, FinishReason, GenerationRequest, Piece, Pooling, Usage};
 use crate::backends::Sampling;
 use crate::gateway::{Echo, EndToken};
 use crate::registry::Owner;
@@ -179,6 +180,12 @@ impl Recorder {
     pub(super) fn note(&mut self, piece: &Piece) {
         let Some(whole) = self.pieces.get_mut(piece.choice) else { return };
         whole.text.push_str(&piece.text);
+        for call in &piece.calls {
+            match whole.calls.iter_mut().find(|known| known.index == call.index) {
+                Some(known) => known.arguments.push_str(&call.arguments),
+                None => whole.calls.push(call.clone()),
+            }
+        }
         if !piece.prompt.is_empty() {
             whole.prompt = Arc::clone(&piece.prompt);
         }
@@ -201,8 +208,9 @@ impl Stored {
         };
         let piece = |piece: &Piece| {
             let tokens = piece.tokens.iter().chain(piece.prompt.iter()).map(token).sum::<usize>();
+            let calls = piece.calls.iter().map(|call| size_of::<CallPiece>() + 2 * 64 + call.arguments.len()).sum::<usize>();
             let embedding = piece.embedding.as_ref().map_or(0, |embedding| size_of_val(&**embedding));
-            size_of::<Piece>() + piece.text.len() + tokens + embedding
+            size_of::<Piece>() + piece.text.len() + calls + tokens + embedding
         };
         size_of::<Self>() + size_of::<Key>() + self.pieces.iter().map(piece).sum::<usize>() + 128
     }
@@ -221,8 +229,8 @@ pub(super) fn allowed(request: &GenerationRequest) -> bool {
         Caching::Allowed => true,
         Caching::AsKey => request.caller.cached == CacheConsent::Always,
     };
-    // Answers that keep to a grammar come with what their choices were worth, which is not kept.
-    determined && agreed && request.grammar.is_none()
+    // Answers to a grammar that was made for them come with what their choices were worth, which is not kept.
+    determined && agreed && !matches!(request.form, Form::Made(_))
 }
 
 /// The key of a request whose prompts are `prompts` and whose answers may have `lengths` tokens. Whatever a request gets new has
@@ -237,8 +245,9 @@ pub(super) fn key(request: &GenerationRequest, version: &str, prompts: &[&[u32]]
         steering: _,
         prompts: _,
         max_tokens: _,
-        // Requests with one are not kept.
-        grammar: _,
+        form,
+        // Their rules are the form.
+        tools: _,
         judge: _,
         n,
         sampling,
@@ -293,6 +302,10 @@ pub(super) fn key(request: &GenerationRequest, version: &str, prompts: &[&[u32]]
     hash.number(u64::from(*end_token == EndToken::Reported));
     hash.number(u64::from(*echo == Echo::PromptAndAnswer));
     hash.option(pooling.map(|pooling| u64::from(pooling == Pooling::Last)));
+    if let Form::Written(rules) = form {
+        hash.bytes(rules.text.as_bytes());
+        hash.bytes(format!("{:?}", rules.begins).as_bytes());
+    }
     hash.0.finalize().into()
 }
 

@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use super::structure::Form;
 use super::types::{
     Caching, Echo, EndToken, GenerationRequest, Judge, Message, Origin, Prompt, Role, Sampling, Served, SpecialTokens, Steering,
     Stops, Turn,
@@ -82,8 +83,8 @@ impl Gateway {
                 let sure = if had_words { 0.0 } else { 1.0 };
                 return Ok(Meaning { probability: sure, confidence: sure, ..Meaning::nothing(&schema) });
             }
-            let said = Message { role: Role::User, content: text.clone() };
-            let prompt = Prompt::Chat { messages: vec![said], turn: Turn::Open, special: SpecialTokens::Omit };
+            let said = Message::new(Role::User, text.clone());
+            let prompt = Prompt::Chat { messages: vec![said], tools: Vec::new(), turn: Turn::Open, special: SpecialTokens::Omit };
             let tokens = self.render(prompt.clone()).await?.tokens;
             let most = COPIES * tokens.len() + ANSWER_FORM;
             if tokens.len() + most <= self.context_length() || text.len() < 2 {
@@ -118,7 +119,8 @@ impl Gateway {
             logprobs: None,
             end_token: EndToken::Unreported,
             echo: Echo::Answer,
-            grammar: Some(Grammar::new(self.vocabulary().clone(), pattern(&schema, &text))),
+            form: Form::Made(Grammar::new(self.vocabulary().clone(), pattern(&schema, &text))),
+            tools: None,
             judge: (extent == Extent::Whole).then_some(judge),
             pooling: None,
         };

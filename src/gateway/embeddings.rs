@@ -9,7 +9,7 @@ use super::size::by_size;
 use super::types::{
     Caching, Echo, EndToken, GenerationRequest, Origin, Pooling, Prompt, Sampling, Served, Steering, Stops, Usage,
 };
-use super::{Gateway, GatewayError};
+use super::{Form, Gateway, GatewayError};
 use crate::backends::Effort;
 use crate::tenants::{Ask, CacheUse, Outcome, Principal, Rate};
 
@@ -87,7 +87,8 @@ impl Gateway {
             logprobs: None,
             end_token: EndToken::Unreported,
             echo: Echo::Answer,
-            grammar: None,
+            form: Form::Free,
+            tools: None,
             judge: None,
             pooling: Some(pooling),
         };

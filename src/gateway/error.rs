@@ -87,6 +87,14 @@ pub enum GatewayError {
         /// What is wrong and what would be right.
         problem: String,
     },
+    /// The form that answers have to have cannot be used.
+    #[error("{field} {problem}")]
+    Form {
+        /// The field that asks for it.
+        field: &'static str,
+        /// What is wrong.
+        problem: String,
+    },
     /// A limit or a budget of the caller.
     #[error("the request is over a limit: {0:?}")]
     OverLimit(Refusal),

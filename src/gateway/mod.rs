@@ -16,6 +16,7 @@ mod prompt;
 pub mod shadow;
 mod size;
 mod stop;
+mod structure;
 mod types;
 
 use std::sync::{Arc, OnceLock};
@@ -24,6 +25,7 @@ use std::time::Instant;
 use rand::RngCore;
 use tokio::sync::watch;
 
+pub use crate::backends::grammar::{Begins, Cue, CuePlace, regex_rules};
 pub use crate::backends::{EngineFacts, Health, PrefixCache, Stats};
 pub use crate::model::BLOCK_TOKENS;
 pub use answer::Answer;
@@ -36,9 +38,12 @@ pub use hashed::NAME as HASH_EMBEDDING;
 pub use metrics::{Metrics, Stage};
 pub use prompt::Rendered;
 pub use stop::StopText;
+pub use structure::{
+    Call, Calls, Form, Rules, SchemaError, Strictness, Tool, ToolChoice, ToolFamily, Tools, check_schema, json_rules,
+};
 pub use types::{
-    Caching, Echo, EndOfText, EndToken, FinishReason, GenerationRequest, Judge, Message, Origin, Piece, Pooling, Prompt, Role,
-    Sampling, Served, ServedBy, SpecialTokens, Steering, Stops, Turn, Usage,
+    Caching, CallPiece, Echo, EndOfText, EndToken, FinishReason, GenerationRequest, Judge, Message, Origin, Piece, Pooling,
+    Prompt, Role, Sampling, Served, ServedBy, SpecialTokens, Steering, Stops, Turn, Usage,
 };
 
 use account::Account;
@@ -90,6 +95,9 @@ struct Inner {
     default_max_tokens: usize,
     /// Made for the first grammar.
     vocabulary: OnceLock<Vocabulary>,
+    compilers: structure::Compilers,
+    /// How the base calls functions.
+    syntax: Option<Arc<structure::Syntax>>,
 }
 
 /// What a gateway is made of.
@@ -114,12 +122,28 @@ pub struct Parts {
     pub cache: CacheConfig,
     /// Most tokens of an answer whose request does not say.
     pub default_max_tokens: usize,
+    /// How the base calls functions.
+    pub tool_family: ToolFamily,
 }
 
 impl Gateway {
     /// Wires a gateway.
     pub fn new(parts: Parts) -> Self {
-        let Parts { base, backend, catalog, deployments, recorder, copies, tenants, metrics, cache, default_max_tokens } = parts;
+        let Parts {
+            base,
+            backend,
+            catalog,
+            deployments,
+            recorder,
+            copies,
+            tenants,
+            metrics,
+            cache,
+            default_max_tokens,
+            tool_family,
+        } = parts;
+        let template = base.chat_template.as_ref().map(ChatTemplate::source).unwrap_or_default();
+        let syntax = structure::Syntax::of(template, &tool_family).map(Arc::new);
         let cache = ResponseCache::new(cache);
         let vocabulary = OnceLock::new();
         let inner = Inner {
@@ -134,6 +158,8 @@ impl Gateway {
             cache,
             default_max_tokens,
             vocabulary,
+            compilers: structure::Compilers::default(),
+            syntax,
         };
         Self(Arc::new(inner))
     }
@@ -236,6 +262,8 @@ impl Gateway {
             Means::Base | Means::Adapter(..) => None,
         };
         let position = text_position(&request.prompts);
+        let reads = self.tools_into_form(&mut request)?;
+        let grammar = self.grammar(&request.form).await?;
         let rendering = Instant::now();
         let rendered = self.render_all(std::mem::take(&mut request.prompts), request.echo).await?;
         inner.metrics.stage(Stage::Render, rendering.elapsed());
@@ -346,6 +374,7 @@ impl Gateway {
                 position,
                 end_tokens: Arc::clone(&end_tokens),
                 stops: request.stops,
+                reads,
             },
             account,
             inner.base.tokenizer.clone(),
@@ -377,7 +406,7 @@ impl Gateway {
                     stop_tokens: Arc::clone(&end_tokens),
                     logprobs: request.logprobs,
                     prompt_logprobs: prompt_logprobs.filter(|_| matches!(source, Source::Own(_))),
-                    grammar: request.grammar.clone(),
+                    grammar: grammar.clone(),
                     pooling: request.pooling,
                 };
                 let copied = silent.take().map(|silent| (silent, Request { adapter: None, logprobs: None, ..request.clone() }));
@@ -396,6 +425,16 @@ impl Gateway {
             }
         }
         Ok(answer)
+    }
+
+    /// Makes what a request says about functions a part of its form; how answers are read then.
+    fn tools_into_form(&self, request: &mut GenerationRequest) -> Result<Option<Arc<structure::Syntax>>, GatewayError> {
+        let Some(tools) = &request.tools else { return Ok(None) };
+        let unknown =
+            || GatewayError::Form { field: "tools", problem: "the base's way to call functions is not known".to_owned() };
+        let syntax = self.0.syntax.clone().ok_or_else(unknown)?;
+        request.form = syntax.form(tools, std::mem::take(&mut request.form));
+        Ok(Some(syntax))
     }
 
     /// Places of the queue that a class of requests may fill: some are kept free for whoever is in more of a hurry.

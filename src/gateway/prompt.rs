@@ -3,7 +3,7 @@
 use super::size::{TOKEN_BYTES, by_size};
 use super::types::{Echo, Message, Prompt, SpecialTokens, Turn};
 use super::{Gateway, GatewayError};
-use serde_json::json;
+use serde_json::{Value, json};
 use time::OffsetDateTime;
 
 use crate::model::chat_template::{Conversation, Ending};
@@ -63,8 +63,8 @@ impl Gateway {
                 Ok(Rendered { tokens, text })
             }
             Prompt::Text { text, special } => Ok(Rendered { tokens: self.encode(&text, special)?, text: Some(text) }),
-            Prompt::Chat { messages, turn, special } => {
-                let text = self.apply_template(&messages, turn)?;
+            Prompt::Chat { messages, tools, turn, special } => {
+                let text = self.apply_template(&messages, &tools, turn)?;
                 Ok(Rendered { tokens: self.encode(&text, special)?, text: Some(text) })
             }
         }
@@ -78,16 +78,26 @@ impl Gateway {
         self.base().tokenizer.encode(text, specials).map_err(|error| GatewayError::Tokenizer(error.to_string()))
     }
 
-    fn apply_template(&self, messages: &[Message], turn: Turn) -> Result<String, GatewayError> {
+    fn apply_template(&self, messages: &[Message], tools: &[Value], turn: Turn) -> Result<String, GatewayError> {
         let template = self.base().chat_template.as_ref().ok_or(GatewayError::NoChatTemplate)?;
-        let messages: Vec<_> =
-            messages.iter().map(|message| json!({"role": message.role.name(), "content": message.content})).collect();
+        let (messages, tools) = match &self.0.syntax {
+            Some(syntax) => syntax.told(messages, tools),
+            None => {
+                (messages.iter().map(|said| json!({"role": said.role.name(), "content": said.content})).collect(), Vec::new())
+            }
+        };
         let ending = match turn {
             Turn::Open => Ending::AnswerBegins,
             Turn::AsIs => Ending::Nothing,
         };
         let now = OffsetDateTime::now_utc();
-        let conversation = Conversation { messages: &messages, tools: None, ending, variables: None, now };
+        let conversation = Conversation {
+            messages: &messages,
+            tools: Some(tools.as_slice()).filter(|tools| !tools.is_empty()),
+            ending,
+            variables: None,
+            now,
+        };
         template.render(&conversation).map_err(|error| GatewayError::Template(error.to_string()))
     }
 }
@@ -100,6 +110,10 @@ fn size(prompt: &Prompt, echo: Echo) -> usize {
             Echo::Answer => 0,
         },
         Prompt::Text { text, .. } => text.len() + MESSAGE_BYTES,
-        Prompt::Chat { messages, .. } => messages.iter().map(|message| message.content.len() + MESSAGE_BYTES).sum(),
+        Prompt::Chat { messages, tools, .. } => {
+            // What a tool or a call takes is not counted out: they are few, or large.
+            let calls: usize = messages.iter().map(|message| message.calls.len()).sum();
+            messages.iter().map(|message| message.content.len() + MESSAGE_BYTES).sum::<usize>() + (calls + tools.len()) * 1024
+        }
     }
 }

@@ -3,11 +3,13 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use crate::backends::grammar::Grammar;
+use serde_json::Value;
+
 pub use crate::backends::{Pooling, Sampling};
 
 use super::assemble::ReportedToken;
 use super::stop::StopText;
+use super::structure::{Call, Form, Tools};
 use crate::tenants::Principal;
 
 /// Who says something in a conversation.
@@ -19,6 +21,8 @@ pub enum Role {
     User,
     /// The model.
     Assistant,
+    /// A function that the model has called.
+    Tool,
 }
 
 impl Role {
@@ -28,6 +32,7 @@ impl Role {
             Self::System => "system",
             Self::User => "user",
             Self::Assistant => "assistant",
+            Self::Tool => "tool",
         }
     }
 }
@@ -39,6 +44,17 @@ pub struct Message {
     pub role: Role,
     /// What.
     pub content: String,
+    /// Functions that the model calls with it.
+    pub calls: Vec<Call>,
+    /// Of a function: the id of the call that it answers.
+    pub answers: Option<String>,
+}
+
+impl Message {
+    /// A message of text.
+    pub fn new(role: Role, content: impl Into<String>) -> Self {
+        Self { role, content: content.into(), calls: Vec::new(), answers: None }
+    }
 }
 
 /// Where generation begins in a rendered conversation.
@@ -67,6 +83,8 @@ pub enum Prompt {
     Chat {
         /// Messages, at least one.
         messages: Vec<Message>,
+        /// Functions on offer, as templates describe them.
+        tools: Vec<Value>,
         /// Where generation begins.
         turn: Turn,
         /// Chat templates write their own; the default is to add none.
@@ -223,8 +241,10 @@ pub struct GenerationRequest {
     pub end_token: EndToken,
     /// Whether prompts come back.
     pub echo: Echo,
-    /// What answers have to be; `None` allows everything.
-    pub grammar: Option<Arc<Grammar>>,
+    /// What answers have to be.
+    pub form: Form,
+    /// Functions that answers may call.
+    pub tools: Option<Tools>,
     /// Whether an answer did what it was for, where that can be said: what experiments count.
     pub judge: Option<Judge>,
     /// Each prompt's hidden states are wanted, as one vector, and no text: `max_tokens` is 0.
@@ -238,6 +258,19 @@ pub enum FinishReason {
     Stop,
     /// The most tokens allowed.
     Length,
+    /// Functions are called.
+    ToolCalls,
+}
+
+/// A piece of a call of a function.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CallPiece {
+    /// Which call of the answer.
+    pub index: usize,
+    /// Its id and the function's name, where it begins.
+    pub begins: Option<(String, String)>,
+    /// More of the arguments.
+    pub arguments: String,
 }
 
 /// A piece of one answer.
@@ -247,6 +280,8 @@ pub struct Piece {
     pub choice: usize,
     /// New text.
     pub text: String,
+    /// New pieces of calls.
+    pub calls: Vec<CallPiece>,
     /// The tokens of the echoed prompt, when asked; they come before all others. All answers to a prompt share them.
     pub prompt: Arc<[ReportedToken]>,
     /// The generated tokens it came from, when asked.

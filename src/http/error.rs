@@ -241,6 +241,9 @@ impl From<GatewayError> for ApiError {
             GatewayError::Invalid { field, problem } => {
                 Self::invalid(field, "invalid_value", format!("Invalid '{field}': {field} {problem}."))
             }
+            GatewayError::Form { field, problem } => {
+                Self::invalid(field, "invalid_schema", format!("Invalid '{field}': {problem}."))
+            }
             GatewayError::Tokenizer(_) | GatewayError::Engine(_) => Self::internal(&error),
         }
     }

@@ -59,6 +59,22 @@ fn generation_fields() -> Value {
         "stream": {"type": "boolean", "default": false},
         "stream_options": {"type": "object", "properties": {"include_usage": {"type": "boolean"}}, "additionalProperties": false},
         "user": {"type": "string", "description": "Has no effect."},
+        "response_format": {"oneOf": [
+            {"type": "object", "required": ["type"], "properties": {"type": {"enum": ["text", "json_object"]}}},
+            {"type": "object", "required": ["type", "json_schema"], "properties": {
+                "type": {"const": "json_schema"},
+                "json_schema": {"type": "object", "required": ["name", "schema"], "properties": {
+                    "name": {"type": "string", "pattern": "^[a-zA-Z0-9_-]{1,64}$"},
+                    "description": {"type": "string"},
+                    "schema": {"type": "object", "description": "Keywords that are not supported are refused by name and place."},
+                    "strict": {"type": "boolean", "default": false},
+                }},
+            }},
+        ]},
+        "guided_json": {"oneOf": [{"type": "object"}, {"type": "string"}], "description": "A schema that answers are valid under."},
+        "guided_regex": {"type": "string", "minLength": 1, "description": "What matches an answer as a whole."},
+        "guided_choice": {"type": "array", "minItems": 1, "items": {"type": "string", "minLength": 1}},
+        "guided_grammar": {"type": "string", "minLength": 1, "description": "A grammar in llguidance's dialect of Lark."},
     })
 }
 
@@ -93,12 +109,39 @@ fn requests() -> Value {
             "add_generation_prompt": {"type": "boolean", "default": true},
             "add_special_tokens": {"type": "boolean", "default": false},
             "metadata": {"type": "object", "description": "Has no effect."},
+            "tools": {"type": "array", "items": reference("Tool")},
+            "tool_choice": {"oneOf": [
+                {"enum": ["none", "auto", "required"]},
+                {"type": "object", "required": ["type", "function"], "properties": {
+                    "type": {"const": "function"},
+                    "function": {"type": "object", "required": ["name"], "properties": {"name": {"type": "string"}}},
+                }},
+            ]},
+            "parallel_tool_calls": {"type": "boolean", "default": true},
         }), &["model", "messages"]),
+        "Tool": {"type": "object", "required": ["type", "function"], "properties": {
+            "type": {"const": "function"},
+            "function": {"type": "object", "required": ["name"], "properties": {
+                "name": {"type": "string", "pattern": "^[a-zA-Z0-9_-]{1,64}$"},
+                "description": {"type": "string"},
+                "parameters": {"type": "object", "description": "The schema of its arguments; without one it has none."},
+                "strict": {"type": "boolean", "default": false},
+            }},
+        }},
+        "ToolCall": {"type": "object", "required": ["id", "type", "function"], "properties": {
+            "id": {"type": "string"},
+            "type": {"const": "function"},
+            "function": {"type": "object", "required": ["name", "arguments"], "properties": {
+                "name": {"type": "string"}, "arguments": {"type": "string", "description": "A JSON object."},
+            }},
+        }},
         "Message": {
             "type": "object",
-            "required": ["role", "content"],
+            "required": ["role"],
             "properties": {
-                "role": {"enum": ["system", "developer", "user", "assistant"]},
+                "role": {"enum": ["system", "developer", "user", "assistant", "tool"]},
+                "tool_calls": {"type": "array", "items": reference("ToolCall"), "description": "Of an assistant; 'content' may then be absent."},
+                "tool_call_id": {"type": "string", "description": "Of a tool: the call that it answers."},
                 "content": {"oneOf": [
                     {"type": "string"},
                     {"type": "array", "minItems": 1, "items": {
@@ -193,13 +236,14 @@ fn answers() -> Value {
                 "index": {"type": "integer"},
                 name: content,
                 "logprobs": {"oneOf": [reference(logprobs), {"type": "null"}]},
-                "finish_reason": {"enum": ["stop", "length", null]},
+                "finish_reason": {"enum": ["stop", "length", "tool_calls", null]},
             },
         })
     };
     let text = json!({"type": "string"});
     let message = json!({"type": "object", "properties": {
-        "role": {"const": "assistant"}, "content": text, "refusal": {"type": "null"},
+        "role": {"const": "assistant"}, "content": {"type": ["string", "null"]}, "refusal": {"type": "null"},
+        "tool_calls": {"type": "array", "items": reference("ToolCall"), "description": "In streams: pieces with an 'index'."},
     }});
     let token = json!({"token": text, "logprob": {"type": "number"}, "bytes": {"type": "array", "items": {"type": "integer"}}});
     json!({

@@ -81,6 +81,7 @@ impl Served {
             metrics,
             cache: gateway::CacheConfig { bytes: 1 << 20, ttl: std::time::Duration::from_secs(600) },
             default_max_tokens: 2048,
+            tool_family: Default::default(),
         });
         let rollouts = Rollouts::new(rollout::Setup {
             deployments: deployments.clone(),

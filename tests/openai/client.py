@@ -7,10 +7,13 @@ The values may also come from OPENAI_BASE_URL, OPENAI_API_KEY, SWITCHYARD_BASE a
 
 import argparse
 import asyncio
+import json
 import os
 import sys
+from typing import Literal, Optional
 
 import openai
+import pydantic
 
 MESSAGES = [{"role": "system", "content": "Answer."}, {"role": "user", "content": "Say something."}]
 CHECKS = []
@@ -221,11 +224,72 @@ def wrong_fields(s):
     assert error.param == "temperature", error
     error = fails(openai.BadRequestError, lambda: s.chat(messages=[]))
     assert error.param == "messages", error
-    tool = {"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": {}}}}
+    tool = {"type": "function", "function": {"name": "f", "parameters": {"type": "object", "not": {}}}}
     error = fails(openai.BadRequestError, lambda: s.chat(tools=[tool]))
-    assert error.param == "tools" and error.code == "unsupported_parameter", error
+    assert error.param == "tools[0].function.parameters" and error.code == "invalid_schema", error
+    assert "'not'" in error.message and "#/not" in error.message, error
     error = fails(openai.BadRequestError, lambda: s.chat(extra_body={"colour": "red"}))
     assert error.param == "colour" and error.code == "unknown_parameter", error
+
+
+class Step(pydantic.BaseModel):
+    what: str
+    minutes: int = pydantic.Field(ge=1, le=90)
+
+
+class Plan(pydantic.BaseModel):
+    name: str
+    kind: Literal["short", "long"]
+    steps: list[Step]
+    note: Optional[str]
+
+
+class Forecast(pydantic.BaseModel):
+    """The weather of some days."""
+
+    city: str
+    days: int = pydantic.Field(ge=1, le=9)
+
+
+FORM = {"max_tokens": 400, "temperature": 1, "seed": 3}
+
+
+@check
+def parsed(s):
+    answer = s.client.chat.completions.parse(model=s.base, messages=MESSAGES, response_format=Plan, **FORM)
+    plan = answer.choices[0].message.parsed
+    assert isinstance(plan, Plan) and all(1 <= step.minutes <= 90 for step in plan.steps), answer
+
+
+@check
+def parsed_from_a_stream(s):
+    with s.client.chat.completions.stream(model=s.base, messages=MESSAGES, response_format=Plan, **FORM) as stream:
+        deltas = [event.delta for event in stream if event.type == "content.delta"]
+        answer = stream.get_final_completion()
+    message = answer.choices[0].message
+    assert isinstance(message.parsed, Plan) and "".join(deltas) == message.content and len(deltas) > 1, answer
+
+
+@check
+def tools_are_called(s):
+    tools = [openai.pydantic_function_tool(Forecast)]
+    answer = s.client.chat.completions.parse(model=s.base, messages=MESSAGES, tools=tools, tool_choice="required", **FORM)
+    choice = answer.choices[0]
+    assert choice.finish_reason == "tool_calls" and choice.message.content is None, choice
+    calls = choice.message.tool_calls
+    assert calls and all(isinstance(call.function.parsed_arguments, Forecast) for call in calls), calls
+    with s.client.chat.completions.stream(
+        model=s.base, messages=MESSAGES, tools=tools, tool_choice="required", **FORM
+    ) as stream:
+        deltas = [event for event in stream if event.type == "tool_calls.function.arguments.delta"]
+        streamed = stream.get_final_completion().choices[0].message.tool_calls
+    assert len(deltas) > 1
+    assert [call.function.arguments for call in streamed] == [call.function.arguments for call in calls], streamed
+    told = [*MESSAGES, choice.message.model_dump(exclude_none=True, exclude={"parsed"})]
+    for call in told[-1]["tool_calls"]:
+        call["function"].pop("parsed_arguments", None)
+    told += [{"role": "tool", "tool_call_id": call.id, "content": "sunny"} for call in calls]
+    s.chat(messages=told, tools=tools, max_tokens=8)
 
 
 @check
@@ -273,6 +337,29 @@ def responses(s):
     assert error.param == "previous_response_id", error
     error = fails(openai.BadRequestError, lambda: s.client.responses.create(background=True, **ask))
     assert error.param == "background", error
+
+
+@check
+def responses_in_form(s):
+    ask = dict(model=s.base, input="hello", temperature=1, max_output_tokens=400, extra_body={"seed": 3})
+    parsed = s.client.responses.parse(text_format=Forecast, **ask)
+    assert isinstance(parsed.output_parsed, Forecast), parsed
+    tool = {
+        "type": "function", "name": "save", "strict": True, "description": "Save a person.",
+        "parameters": {
+            "type": "object", "additionalProperties": False, "required": ["name"], "properties": {"name": {"type": "string"}},
+        },
+    }
+    called = s.client.responses.create(tools=[tool], tool_choice="required", parallel_tool_calls=False, **ask)
+    call = called.output[-1]
+    assert call.type == "function_call" and call.name == "save" and "name" in json.loads(call.arguments), called
+    given = {"type": "function_call_output", "call_id": call.call_id, "output": "saved"}
+    s.client.responses.create(**{**ask, "input": [given]}, tools=[tool], previous_response_id=called.id)
+    s.client.responses.create(**{**ask, "input": [{"role": "user", "content": "hello"}, *called.output, given]}, tools=[tool])
+    with s.client.responses.stream(tools=[tool], tool_choice="required", parallel_tool_calls=False, **ask) as stream:
+        deltas = "".join(event.delta for event in stream if event.type == "response.function_call_arguments.delta")
+        final = stream.get_final_response()
+    assert deltas == call.arguments == final.output[-1].arguments, (deltas, final)
 
 
 @check

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::scripted::Script;
-use crate::support::{BASE, Harness, KEY};
+use crate::support::{BASE, Harness, KEY, Options, SeededOptions};
 
 /// `SWITCHYARD_TEST_PYTHON`, or the virtual environment that `tests/run` makes; `None` where neither has the package.
 fn python() -> Option<PathBuf> {
@@ -38,7 +38,8 @@ async fn run(script: &str, server: &Harness, arguments: &[&str]) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_official_client_is_served() {
-    let server = Harness::new().await;
+    let model = SeededOptions { context: 4096, ..SeededOptions::default() };
+    let server = Harness::with(Options { model, ..Options::default() }).await;
     server.load("polite", 1).await;
     run("client.py", &server, &["--api-key", KEY, "--adapter", "polite"]).await;
 }

@@ -193,6 +193,7 @@ impl Harness {
             metrics,
             cache: gateway::CacheConfig { bytes: 1 << 20, ttl: std::time::Duration::from_secs(600) },
             default_max_tokens: 2048,
+            tool_family: Default::default(),
         });
         let leases = LeaseCheck(catalog.clone());
         let readiness = Readiness::default();

@@ -5,15 +5,21 @@ use std::sync::{Arc, Mutex, PoisonError};
 use llguidance::api::{ParserLimits, TopLevelGrammar};
 use llguidance::{Matcher, ParserFactory};
 use moka::sync::Cache;
+use sha2::{Digest, Sha256};
 use toktrie::{SimpleVob, TokEnv, TokTrie, TokenId, TokenizerEnv};
 
 use super::GrammarError;
 use crate::model::tokenizer::{Specials, Tokenizer};
 
 /// Compiled grammars that are kept.
-const KEPT: u64 = 64;
+const KEPT: u64 = 128;
 /// Longest text of a grammar, bytes.
-const MOST_BYTES: usize = 64 * 1024;
+const MOST_BYTES: usize = 256 * 1024;
+/// Deepest nesting of brackets in it, whatever they mean: compiling recurses.
+const DEEPEST: usize = 400;
+/// Work for compiling: about 20 ms (50,000 a millisecond), and symbols of the grammar.
+const COMPILING_WORK: u64 = 1_000_000;
+const MOST_SYMBOLS: usize = 200_000;
 /// Work for one set of tokens: about 5 ms, as everybody may have to wait for it (llguidance's measures: 14,000 a millisecond, 20,000 a
 /// millisecond).
 const LEXER_WORK: u64 = 50_000;
@@ -22,7 +28,14 @@ const PARSER_WORK: usize = 20_000;
 /// Compiles grammars over a vocabulary, and keeps them.
 pub(super) struct Compiler {
     factory: ParserFactory,
-    compiled: Cache<Box<str>, Arc<Mutex<Matcher>>>,
+    /// By the SHA-256 of the text.
+    compiled: Cache<[u8; 32], Arc<Compiled>>,
+}
+
+struct Compiled {
+    matcher: Mutex<Matcher>,
+    /// Tokens of a shortest answer.
+    shortest: usize,
 }
 
 /// Where an answer is in a compiled grammar.
@@ -35,6 +48,8 @@ impl Compiler {
         let limits = ParserLimits {
             step_lexer_fuel: LEXER_WORK,
             step_max_items: PARSER_WORK,
+            initial_lexer_fuel: COMPILING_WORK,
+            max_grammar_size: MOST_SYMBOLS,
             verbose_errors: false,
             ..ParserLimits::default()
         };
@@ -42,28 +57,62 @@ impl Compiler {
         Ok(Self { factory, compiled: Cache::new(KEPT) })
     }
 
-    /// The beginning of a grammar.
-    pub(super) fn compile(&self, source: &str) -> Result<Place, GrammarError> {
+    /// Whether a grammar was compiled before, and is still at hand.
+    pub(super) fn has(&self, source: &str) -> bool {
+        self.compiled.contains_key(&digest(source))
+    }
+
+    /// The beginning of a grammar, and the tokens of a shortest answer as `measure` finds it.
+    pub(super) fn compile(&self, source: &str, measure: impl FnOnce(Place) -> usize) -> Result<(Place, usize), GrammarError> {
         if source.len() > MOST_BYTES {
             return Err(GrammarError::TooLong { bytes: source.len(), limit: MOST_BYTES });
         }
-        let known = match self.compiled.get(source) {
+        let key = digest(source);
+        let known = match self.compiled.get(&key) {
             Some(known) => known,
             None => {
+                if depth(source) > DEEPEST {
+                    return Err(GrammarError::Invalid(format!("its brackets are more than {DEEPEST} deep")));
+                }
                 let grammar = TopLevelGrammar::from_lark(source.to_owned());
                 let matcher = Matcher::new(self.factory.create_parser(grammar));
                 if let Some(problem) = matcher.get_error() {
                     return Err(GrammarError::Invalid(problem));
                 }
-                let known = Arc::new(Mutex::new(matcher));
-                self.compiled.insert(source.into(), Arc::clone(&known));
+                // What is found on the shortest way is known to all who come later.
+                let shortest = measure(Place(Box::new(matcher.clone())));
+                let known = Arc::new(Compiled { matcher: Mutex::new(matcher), shortest });
+                self.compiled.insert(key, Arc::clone(&known));
                 known
             }
         };
-        let known = known.lock().unwrap_or_else(PoisonError::into_inner);
+        let matcher = known.matcher.lock().unwrap_or_else(PoisonError::into_inner);
         // Its own tables: requests do not wait for each other, nor fill each other's.
-        Ok(Place(Box::new(known.deep_clone())))
+        Ok((Place(Box::new(matcher.deep_clone())), known.shortest))
     }
+}
+
+/// The grammar of a whole regular expression.
+pub(super) fn regex(expression: &str) -> String {
+    format!("start: /{}/", llguidance::regex_to_lark(expression, ""))
+}
+
+fn digest(source: &str) -> [u8; 32] {
+    Sha256::digest(source).into()
+}
+
+/// Most brackets that are open at once. Those in quotes count as well: what a quote is depends on the grammar's own syntax.
+fn depth(source: &str) -> usize {
+    let (mut open, mut most) = (0_usize, 0);
+    for byte in source.bytes() {
+        match byte {
+            b'(' | b'[' | b'{' => open += 1,
+            b')' | b']' | b'}' => open = open.saturating_sub(1),
+            _ => {}
+        }
+        most = most.max(open);
+    }
+    most
 }
 
 impl std::fmt::Debug for Place {
@@ -88,6 +137,11 @@ impl Place {
     pub(super) fn read(&mut self, id: u32) {
         // What cannot be read shows at the next look.
         let _ = self.0.consume_token(id);
+    }
+
+    /// Reads tokens, if they may come.
+    pub(super) fn try_read(&mut self, ids: &[u32]) -> bool {
+        self.0.try_consume_tokens(ids).is_ok_and(|read| read == ids.len())
     }
 
     /// The tokens that must come next; read as well.
@@ -125,6 +179,8 @@ impl TokenizerEnv for Env {
 
     fn tokenize_bytes(&self, bytes: &[u8]) -> Vec<TokenId> {
         let spelled = std::str::from_utf8(bytes).ok().and_then(|text| self.tokenizer.encode(text, Specials::Omit).ok());
-        spelled.unwrap_or_else(|| self.trie.greedy_tokenize(bytes))
+        // A special token that is written in a text stands for no bytes here.
+        let is_text = |ids: &Vec<u32>| ids.iter().all(|id| !self.trie.token(*id).is_empty());
+        spelled.filter(is_text).unwrap_or_else(|| self.trie.greedy_tokenize(bytes))
     }
 }

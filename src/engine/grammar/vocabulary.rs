@@ -11,6 +11,40 @@ use crate::model::tokenizer::{Specials, Tokenizer};
 /// Longer tokens are in no grammar: the tree counts the bytes of a branch in eight bits.
 const LONGEST_TOKEN: usize = 128;
 
+/// Bytes by how soon an answer in JSON ends after them. The quote is first, as inside of a text everything is allowed; a comma goes before
+/// digits, which numbers could have without end; openings of more come last.
+const LANDING: &[u8] = b"\"@}],:.-_/TZ+0123456789ntfabcdeghijklmopqrsuvwxyzABCDEFGHIJKLMNOPQRSUVWXY)>';=!?*&%#$|~^`\\( <[{\n";
+
+/// What the way to an answer's end has taken since its last quote: what was taken often is put off, so that no pattern is walked in a
+/// circle.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Landing(Vec<u16>);
+
+impl Landing {
+    /// How much is against a byte.
+    fn rank(&self, index: usize) -> (u16, usize) {
+        // Several may be closed one after another.
+        let patience = match LANDING.get(index) {
+            Some(b'}' | b']') => 16,
+            Some(b',' | b':') => 4,
+            _ => 1,
+        };
+        (self.0.get(index).map_or(0, |taken| taken / patience), index)
+    }
+
+    fn take(&mut self, index: usize) {
+        if index == 0 {
+            self.0.clear();
+            return;
+        }
+        self.0.resize(LANDING.len(), 0);
+        self.0[index] = self.0[index].saturating_add(1);
+    }
+}
+
+/// A shortest answer is not looked for beyond this, tokens.
+const LONGEST_LANDING: usize = 1024;
+
 /// What a base writes with. Cheap to clone; made once for a base.
 #[derive(Clone)]
 pub struct Vocabulary(Arc<Inner>);
@@ -19,6 +53,8 @@ struct Inner {
     trie: Arc<TokTrie>,
     tokenizer: Tokenizer,
     end_tokens: Vec<u32>,
+    /// Tokens of the bytes of [`LANDING`], where there are.
+    landing: Vec<Option<u32>>,
     /// Made for the first grammar that is written down.
     compiler: OnceLock<Result<Compiler, GrammarError>>,
 }
@@ -38,7 +74,9 @@ impl Vocabulary {
         let end_tokens: Vec<u32> = end_tokens.iter().copied().filter(|id| *id < count).collect();
         let trie = TokTrie::from(&info, &words);
         let trie = Arc::new(if end_tokens.is_empty() { trie } else { trie.with_eos_tokens(&end_tokens) });
-        Self(Arc::new(Inner { trie, tokenizer: tokenizer.clone(), end_tokens, compiler: OnceLock::new() }))
+        let single = |byte: &u8| trie.token_id(&[*byte]).filter(|id| !end_tokens.contains(id));
+        let landing = LANDING.iter().map(single).collect();
+        Self(Arc::new(Inner { trie, tokenizer: tokenizer.clone(), end_tokens, landing, compiler: OnceLock::new() }))
     }
 
     /// The token that ends an answer where the grammar says that it ends.
@@ -51,10 +89,58 @@ impl Vocabulary {
         self.0.end_tokens.contains(&id)
     }
 
-    /// The beginning of a grammar that is written down.
-    pub(super) fn compile(&self, source: &str) -> Result<lark::Place, GrammarError> {
+    fn compiler(&self) -> Result<&Compiler, GrammarError> {
         let compiler = self.0.compiler.get_or_init(|| Compiler::new(&self.0.trie, &self.0.tokenizer));
-        compiler.as_ref().map_err(Clone::clone)?.compile(source)
+        compiler.as_ref().map_err(Clone::clone)
+    }
+
+    /// Whether a grammar is compiled already.
+    pub fn has(&self, source: &str) -> bool {
+        self.compiler().is_ok_and(|compiler| compiler.has(source))
+    }
+
+    /// The beginning of a grammar that is written down, and the tokens of a shortest answer.
+    pub(super) fn compile(&self, source: &str) -> Result<(lark::Place, usize), GrammarError> {
+        self.compiler()?.compile(source, |place| self.shortest(place))
+    }
+
+    /// Tokens of a shortest answer, or about as many.
+    fn shortest(&self, mut place: lark::Place) -> usize {
+        let (mut tokens, mut landing) = (place.forced().len(), Landing::default());
+        while !place.is_over() && tokens < LONGEST_LANDING {
+            let mut allowed = place.allowed(|| self.nothing());
+            self.land(&mut allowed, &mut landing);
+            let Some(id) = allowed.iter().next().filter(|id| !self.ends(*id)) else { break };
+            place.read(id);
+            tokens += 1 + place.forced().len();
+        }
+        tokens + 1
+    }
+
+    /// Leaves of what may come what leads to the end of the answer soonest.
+    pub(super) fn land(&self, allowed: &mut SimpleVob, landing: &mut Landing) {
+        let end = self.0.end_tokens.iter().copied().find(|id| allowed.is_allowed(*id));
+        let ways = self.0.landing.iter().enumerate();
+        let ways = ways.filter_map(|(index, id)| id.filter(|id| allowed.is_allowed(*id)).map(|id| (index, id)));
+        let way = end.or_else(|| {
+            // Where a text may end it does.
+            let (index, id) = ways.min_by_key(|(index, _)| if *index == 0 { (0, 0) } else { landing.rank(*index) })?;
+            landing.take(index);
+            Some(id)
+        });
+        let Some(way) = way else { return };
+        *allowed = self.nothing();
+        allowed.allow_token(way);
+    }
+
+    /// Any spelling of these bytes.
+    pub(super) fn spell_anyhow(&self, bytes: &[u8]) -> Vec<u32> {
+        self.0.trie.greedy_tokenize(bytes)
+    }
+
+    /// What a token adds to a text, special ones included.
+    pub(super) fn said(&self, id: u32) -> &[u8] {
+        self.0.tokenizer.token_bytes(id).unwrap_or_default()
     }
 
     /// No token at all.

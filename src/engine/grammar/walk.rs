@@ -6,7 +6,8 @@ use toktrie::SimpleVob;
 
 use super::masks::{Coming, Masks};
 use super::pattern::{At, Pattern, Reader};
-use super::{Grammar, Rules, Vocabulary, lark};
+use super::vocabulary::Landing;
+use super::{CuePlace, Grammar, Room, Rules, Vocabulary, lark};
 
 /// With more ways to go on than this after forced bytes, the last token of those is left to the model.
 const MOST_WAYS: usize = 12;
@@ -17,6 +18,18 @@ pub struct Walk {
     grammar: Arc<Grammar>,
     place: Place,
     coming: Option<Coming>,
+    /// What the answer has said so far, where its grammar waits for a cue.
+    free: Option<Free>,
+    /// The way to its end, once it is on it.
+    landing: Landing,
+}
+
+/// The part of an answer that is free.
+#[derive(Debug, Default)]
+struct Free {
+    said: Vec<u8>,
+    /// The cue cannot come any more.
+    forever: bool,
 }
 
 /// A place in a grammar.
@@ -40,31 +53,74 @@ impl Walk {
     /// After the grammar's beginning.
     pub(in crate::engine) fn new(grammar: Arc<Grammar>) -> Self {
         let mut place = Place::start(&grammar);
-        grammar.beginning.iter().for_each(|&id| place.read(&grammar, id));
-        Self { grammar, place, coming: None }
+        grammar.beginning.iter().skip(grammar.opening).for_each(|&id| place.read(&grammar, id));
+        let free = grammar.cue.as_ref().map(|_| Free::default());
+        Self { grammar, place, coming: None, free, landing: Landing::default() }
+    }
+
+    /// Whether the grammar has begun.
+    pub(in crate::engine) const fn binds(&self) -> bool {
+        self.free.is_none()
     }
 
     /// Notes a token that was chosen; the tokens that must follow, noted as well.
     pub(in crate::engine) fn accept(&mut self, id: u32) -> Vec<u32> {
         self.coming = None;
-        self.place.read(&self.grammar, id);
+        if self.binds() {
+            self.place.read(&self.grammar, id);
+        } else if !self.listen(id) {
+            return Vec::new();
+        }
         self.place.forced(&self.grammar)
+    }
+
+    /// Hears a token of the free part; whether the grammar begins there.
+    fn listen(&mut self, id: u32) -> bool {
+        let (Some(free), Some(cue)) = (self.free.as_mut().filter(|free| !free.forever), &self.grammar.cue) else { return false };
+        let (vocabulary, text) = (&self.grammar.vocabulary, cue.text.as_bytes());
+        free.said.extend_from_slice(vocabulary.said(id));
+        let after = match cue.place {
+            CuePlace::Anywhere => {
+                let found = free.said.windows(text.len()).position(|window| window == text);
+                if found.is_none() {
+                    free.said.drain(..free.said.len().saturating_sub(text.len()));
+                }
+                found.map(|start| start + text.len())
+            }
+            CuePlace::Start => {
+                let said = free.said.trim_ascii_start();
+                free.forever = !said.starts_with(text) && !text.starts_with(said);
+                said.starts_with(text).then(|| free.said.len() - said.len() + text.len())
+            }
+        };
+        let Some(after) = after else { return false };
+        // The token may have more bytes than the cue: if they are no beginning, the answer only looked like it.
+        let rest = vocabulary.spell_anyhow(&free.said[after..]);
+        if self.place.try_read(&rest) {
+            self.free = None;
+            return true;
+        }
+        self.place = Place::start(&self.grammar);
+        free.forever = cue.place == CuePlace::Start;
+        free.said.drain(..after);
+        false
     }
 
     /// Whether only the end is left.
     pub(in crate::engine) fn is_over(&self) -> bool {
-        match (&self.place, &self.grammar.rules) {
-            (Place::Pattern(place), Rules::Pattern(pattern)) => {
-                pattern.may_end(&place.at) && pattern.next_bytes(&place.at).is_empty()
+        self.binds()
+            && match (&self.place, &self.grammar.rules) {
+                (Place::Pattern(place), Rules::Pattern(pattern)) => {
+                    pattern.may_end(&place.at) && pattern.next_bytes(&place.at).is_empty()
+                }
+                (Place::Lark(place), _) => place.is_over(),
+                (Place::Pattern(_), Rules::Lark(_)) => true,
             }
-            (Place::Lark(place), _) => place.is_over(),
-            (Place::Pattern(_), Rules::Lark(_)) => true,
-        }
     }
 
     /// Whether a token ends the answer.
     pub(in crate::engine) fn ends(&self, id: u32) -> bool {
-        self.grammar.vocabulary.ends(id)
+        self.binds() && self.grammar.vocabulary.ends(id)
     }
 
     /// The token that ends the answer.
@@ -74,13 +130,19 @@ impl Walk {
 
     /// Has the tokens that may come next looked for meanwhile.
     pub(in crate::engine) fn prepare(&mut self, masks: &mut Masks) {
-        self.coming = masks.order(&self.grammar, self.place.clone());
+        if self.binds() {
+            self.coming = masks.order(&self.grammar, self.place.clone());
+        }
     }
 
-    /// The tokens that may come next.
-    pub(in crate::engine) fn allowed(&mut self) -> SimpleVob {
+    /// The tokens that may come next, where there is so much room.
+    pub(in crate::engine) fn allowed(&mut self, room: Room) -> SimpleVob {
         let coming = self.coming.take().and_then(Coming::take);
-        coming.unwrap_or_else(|| self.place.allowed(&self.grammar))
+        let mut allowed = coming.unwrap_or_else(|| self.place.allowed(&self.grammar));
+        if self.grammar.lands(room) {
+            self.grammar.vocabulary.land(&mut allowed, &mut self.landing);
+        }
+        allowed
     }
 }
 
@@ -98,6 +160,14 @@ impl Place {
             (Self::Pattern(place), Rules::Pattern(pattern)) => place.read(&grammar.vocabulary, pattern, id),
             (Self::Lark(place), _) => place.read(id),
             (Self::Pattern(_), Rules::Lark(_)) => {}
+        }
+    }
+
+    /// Reads tokens, if they may come; otherwise the place is lost.
+    fn try_read(&mut self, ids: &[u32]) -> bool {
+        match self {
+            Self::Lark(place) => place.try_read(ids),
+            Self::Pattern(_) => ids.is_empty(),
         }
     }
 

@@ -6,26 +6,24 @@ use serde_json::Value;
 
 use super::generation::{Delivery, Generation, Limits, MAX_LOGPROBS, SHARED_RULES, cache_key, end_user};
 use super::sender::Sender;
+use super::tools_request::{take_calls, take_tools};
 use crate::gateway::{Echo, EndToken, GenerationRequest, Message, Prompt, Role, SpecialTokens, Steering, Turn};
 use crate::http::error::ApiError;
 use crate::http::fields::{Fields, Rule, wrong_type};
 
-const NO_TOOLS: &str = "Tool calls are not supported; answers are text.";
+const OLD_TOOLS: &str = "It is deprecated; use 'tools' and 'tool_choice'.";
 const NO_AUDIO: &str = "Only text is supported; the only supported modality is [\"text\"].";
 
 /// Fields of the current OpenAI schema (openai-python 3.52, `CompletionCreateParams`) and of vLLM that no code reads.
 const RULES: &[(&str, Rule)] = &[
     ("metadata", Rule::Harmless),
-    ("parallel_tool_calls", Rule::Harmless),
     ("store", Rule::Only(&["false"], "Completions are never stored; the only supported value is false.")),
     (
         "service_tier",
         Rule::Only(&[r#""auto""#, r#""default""#], "There is one tier; the supported values are 'auto' and 'default'."),
     ),
-    ("tools", Rule::Only(&["[]"], NO_TOOLS)),
-    ("tool_choice", Rule::Only(&[r#""none""#], NO_TOOLS)),
-    ("functions", Rule::Only(&["[]"], NO_TOOLS)),
-    ("function_call", Rule::Only(&[r#""none""#], NO_TOOLS)),
+    ("functions", Rule::Only(&["[]"], OLD_TOOLS)),
+    ("function_call", Rule::Only(&[r#""none""#], OLD_TOOLS)),
     ("audio", Rule::Refused(NO_AUDIO)),
     ("modalities", Rule::Only(&[r#"["text"]"#], NO_AUDIO)),
     ("moderation", Rule::Refused("Requests and answers are not moderated.")),
@@ -50,7 +48,11 @@ const RULES: &[(&str, Rule)] = &[
 pub fn parse(body: Value, sender: &Sender, limits: &Limits) -> Result<(GenerationRequest, Delivery), ApiError> {
     let mut fields = Fields::body(body)?;
     let shared = Generation::take(&mut fields, limits)?;
-    let prompt = take_prompt(&mut fields, SpecialTokens::Omit)?;
+    let mut prompt = take_prompt(&mut fields, SpecialTokens::Omit)?;
+    let offered = take_tools(&mut fields, &shared.form)?;
+    if let (Prompt::Chat { tools, .. }, Some(offered)) = (&mut prompt, &offered) {
+        *tools = offered.offered.iter().map(|tool| tool.described.clone()).collect();
+    }
     let max_tokens = max_tokens(&mut fields)?;
     let logprobs = logprobs(&mut fields)?;
     let end_user = end_user(&mut fields)?;
@@ -72,7 +74,8 @@ pub fn parse(body: Value, sender: &Sender, limits: &Limits) -> Result<(Generatio
         logprobs,
         end_token: EndToken::Unreported,
         echo: Echo::Answer,
-        grammar: None,
+        form: shared.form,
+        tools: offered,
         judge: None,
         pooling: None,
     };
@@ -91,7 +94,7 @@ pub fn take_prompt(fields: &mut Fields, special: SpecialTokens) -> Result<Prompt
         Some(false) => SpecialTokens::Omit,
         None => special,
     };
-    Ok(Prompt::Chat { messages, turn, special })
+    Ok(Prompt::Chat { messages, tools: Vec::new(), turn, special })
 }
 
 fn max_tokens(fields: &mut Fields) -> Result<Option<usize>, ApiError> {
@@ -131,20 +134,24 @@ fn message(path: String, value: Value) -> Result<Message, ApiError> {
         "system" | "developer" => Role::System,
         "user" => Role::User,
         "assistant" => Role::Assistant,
-        "tool" | "function" => {
-            let message = format!("Unsupported role: '{role}'. {NO_TOOLS}");
+        "tool" => Role::Tool,
+        "function" => {
+            let message = format!("Unsupported role: '{role}'. {OLD_TOOLS}");
             return Err(ApiError::invalid(fields.path("role"), "unsupported_value", message));
         }
         _ => {
             let path = fields.path("role");
             let message = format!(
-                "Invalid value for '{path}': '{role}'. Supported values are 'system', 'developer', 'user' and 'assistant'."
+                "Invalid value for '{path}': '{role}'. Supported values are 'system', 'developer', 'user', 'assistant' and 'tool'."
             );
             return Err(ApiError::invalid(path, "invalid_value", message));
         }
     };
     let path = fields.path("content");
+    let calls = if role == Role::Assistant { take_calls(&mut fields)? } else { Vec::new() };
+    let answers = if role == Role::Tool { Some(fields.required_string("tool_call_id")?) } else { None };
     let content = match fields.take("content") {
+        None if !calls.is_empty() => String::new(),
         None => return Err(fields.missing("content")),
         Some(Value::String(text)) => text,
         Some(Value::Array(parts)) => {
@@ -160,15 +167,15 @@ fn message(path: String, value: Value) -> Result<Message, ApiError> {
     };
     fields.finish(&[
         ("name", Rule::Refused("Chat templates have no place for names of participants; put them into the content.")),
-        ("tool_calls", Rule::Only(&["[]"], NO_TOOLS)),
-        ("tool_call_id", Rule::Refused(NO_TOOLS)),
-        ("function_call", Rule::Refused(NO_TOOLS)),
+        ("tool_calls", Rule::Only(&["[]"], "Only messages of the assistant call functions.")),
+        ("tool_call_id", Rule::Refused("It belongs to messages with the role 'tool'.")),
+        ("function_call", Rule::Refused(OLD_TOOLS)),
         ("refusal", Rule::Refused("Refusals are not told apart from answers; put the text into 'content'.")),
         ("audio", Rule::Refused("Only text is supported.")),
         // The client package sends back what it received: an empty list.
         ("annotations", Rule::Only(&["[]"], "Only text is supported.")),
     ])?;
-    Ok(Message { role, content })
+    Ok(Message { role, content, calls, answers })
 }
 
 fn text_part(path: String, value: Value) -> Result<String, ApiError> {

@@ -66,7 +66,8 @@ pub fn parse(body: Value, sender: &Sender, limits: &Limits) -> Result<(Generatio
         logprobs,
         end_token: EndToken::Reported,
         echo,
-        grammar: None,
+        form: shared.form,
+        tools: None,
         judge: None,
         pooling: None,
     };

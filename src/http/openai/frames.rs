@@ -83,6 +83,13 @@ impl Frames {
                     self.write_logprobs(out, piece);
                     self.close(out, None);
                 }
+                for call in &piece.calls {
+                    self.open(out, piece.choice);
+                    out.extend_from_slice(b"\"delta\":{\"tool_calls\":[");
+                    json(out, &wire::call_piece(call));
+                    out.extend_from_slice(b"]},\"logprobs\":null");
+                    self.close(out, None);
+                }
                 if piece.finish.is_some() {
                     self.open(out, piece.choice);
                     out.extend_from_slice(b"\"delta\":{},\"logprobs\":null");

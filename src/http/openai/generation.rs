@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
-use crate::gateway::{EndOfText, Sampling, StopText, Stops};
+use super::form_request::take_form;
+use crate::gateway::{EndOfText, Form, Sampling, StopText, Stops};
 use crate::http::error::ApiError;
 use crate::http::fields::{Fields, Rule, integer, number, wrong_type};
 
@@ -70,6 +71,8 @@ pub struct Generation {
     pub stops: Stops,
     /// `stream`, `stream_options`.
     pub delivery: Delivery,
+    /// `response_format`, `guided_*`.
+    pub form: Form,
 }
 
 /// Fields of the OpenAI schema and of vLLM that both endpoints know and do not need, or cannot serve.
@@ -82,15 +85,12 @@ pub const SHARED_RULES: &[(&str, Rule)] = &[
     ("spaces_between_special_tokens", Rule::Only(&["true"], "Special tokens are never part of an answer's text.")),
     ("truncate_prompt_tokens", Rule::Refused("Prompts are never shortened silently; send a shorter one.")),
     ("prompt_logprobs", Rule::Refused("Log-probabilities of a prompt come from /v1/completions with 'echo' and 'logprobs'.")),
-    ("guided_json", Rule::Refused("Answers are plain text; constrained generation is not supported.")),
-    ("guided_regex", Rule::Refused("Answers are plain text; constrained generation is not supported.")),
-    ("guided_choice", Rule::Refused("Answers are plain text; constrained generation is not supported.")),
-    ("guided_grammar", Rule::Refused("Answers are plain text; constrained generation is not supported.")),
-    ("structured_outputs", Rule::Refused("Answers are plain text; constrained generation is not supported.")),
     (
-        "response_format",
-        Rule::Only(&[r#"{"type":"text"}"#], "Answers are plain text; the only supported value is {\"type\": \"text\"}."),
+        "structured_outputs",
+        Rule::Refused("Use 'response_format', or 'guided_json', 'guided_regex', 'guided_choice' or 'guided_grammar'."),
     ),
+    ("guided_decoding_backend", Rule::Refused("There is one; it cannot be chosen.")),
+    ("guided_whitespace_pattern", Rule::Refused("Between values there is at most one space; it cannot be chosen.")),
 ];
 
 impl Generation {
@@ -102,7 +102,8 @@ impl Generation {
         let seed = seed(fields)?;
         let stops = stops(fields, limits)?;
         let delivery = delivery(fields)?;
-        Ok(Self { model, n, sampling, seed, stops, delivery })
+        let form = take_form(fields)?;
+        Ok(Self { model, n, sampling, seed, stops, delivery, form })
     }
 }
 

@@ -7,6 +7,7 @@ pub(super) mod file_reports;
 pub(super) mod files;
 pub(super) mod fine_tuning;
 pub(super) mod fine_tuning_request;
+mod form_request;
 mod frames;
 pub(super) mod generation;
 mod models;
@@ -15,6 +16,7 @@ pub(super) mod reply;
 pub(super) mod responses;
 pub(super) mod sender;
 mod tokenize;
+mod tools_request;
 pub(super) mod uploads;
 pub(super) mod wire;
 

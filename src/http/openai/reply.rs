@@ -11,14 +11,14 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use futures::stream::unfold;
 use serde::Serialize;
-use serde_json::Value;
+use serde_json::{Value, json};
 use tracing::Instrument;
 
 use super::frames::{Frames, Head, KEEP_ALIVE, Reports};
 use super::generation::Delivery;
 use super::sender::ShowCost;
 use super::wire::{self, Endpoint, Logprobs};
-use crate::gateway::{Answer, FinishReason, GatewayError, GenerationRequest, Piece, ReportedToken, Served, Usage};
+use crate::gateway::{Answer, CallPiece, FinishReason, GatewayError, GenerationRequest, Piece, ReportedToken, Served, Usage};
 use crate::http::Server;
 use crate::http::error::ApiError;
 use crate::http::limits;
@@ -151,6 +151,7 @@ pub fn now() -> u64 {
 #[derive(Default)]
 struct Choice {
     text: String,
+    calls: Vec<CallPiece>,
     prompt: Arc<[ReportedToken]>,
     tokens: Vec<ReportedToken>,
     finish: Option<FinishReason>,
@@ -163,6 +164,12 @@ async fn whole(wanted: Wanted, head: &Head<'_>, mut answer: Answer, reports: Rep
         let piece = piece?;
         let choice = &mut choices[piece.choice];
         choice.text.push_str(&piece.text);
+        for call in piece.calls {
+            match choice.calls.get_mut(call.index) {
+                Some(known) => known.arguments.push_str(&call.arguments),
+                None => choice.calls.push(call),
+            }
+        }
         if !piece.prompt.is_empty() {
             choice.prompt = piece.prompt;
         }
@@ -173,7 +180,9 @@ async fn whole(wanted: Wanted, head: &Head<'_>, mut answer: Answer, reports: Rep
         .iter()
         .enumerate()
         .map(|(index, choice)| {
-            let message = Message { role: "assistant", content: &choice.text, refusal: () };
+            let content = Some(choice.text.as_str()).filter(|text| choice.calls.is_empty() || !text.trim().is_empty());
+            let tool_calls = choice.calls.iter().map(whole_call).collect();
+            let message = Message { role: "assistant", content, refusal: (), tool_calls };
             WholeChoice {
                 index,
                 message: (endpoint == Endpoint::Chat).then_some(message),
@@ -233,8 +242,15 @@ struct WholeChoice<'a> {
 #[derive(Serialize)]
 struct Message<'a> {
     role: &'static str,
-    content: &'a str,
+    content: Option<&'a str>,
     refusal: (),
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    tool_calls: Vec<Value>,
+}
+
+fn whole_call(call: &CallPiece) -> Value {
+    let (id, name) = call.begins.clone().unwrap_or_default();
+    json!({"id": id, "type": "function", "function": {"name": name, "arguments": call.arguments}})
 }
 
 /// Writes the events of an answer.

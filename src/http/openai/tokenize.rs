@@ -38,7 +38,7 @@ pub async fn tokenize(
             let prompt = take_prompt(&mut fields, SpecialTokens::Omit)?;
             fields.finish(&[
                 ("continue_final_message", Rule::Only(&["false"], "Continuing a message is not supported.")),
-                ("tools", Rule::Only(&["[]"], "Tool calls are not supported.")),
+                ("tools", Rule::Only(&["[]"], "Functions are not counted here; the usage of a chat counts them.")),
                 ("chat_template", Rule::Refused("The chat template is the base model's.")),
                 ("chat_template_kwargs", Rule::Only(&["{}"], "The chat template takes no options.")),
             ])?;

@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use serde::{Serialize, Serializer};
 use serde_json::{Value, json};
 
-use crate::gateway::{FinishReason, ReportedToken, Usage};
+use crate::gateway::{CallPiece, FinishReason, ReportedToken, Usage};
 
 /// What OpenAI sends where a probability is 0; JSON has no infinity.
 const LOWEST_LOGPROB: f32 = -9999.0;
@@ -68,11 +68,22 @@ pub fn shortest(value: f32) -> Value {
     value.to_string().parse::<f64>().map_or(Value::Null, Value::from)
 }
 
+/// A piece of a call, as streams have it.
+pub fn call_piece(call: &CallPiece) -> Value {
+    match &call.begins {
+        Some((id, name)) => json!({
+            "index": call.index, "id": id, "type": "function", "function": {"name": name, "arguments": call.arguments},
+        }),
+        None => json!({"index": call.index, "function": {"arguments": call.arguments}}),
+    }
+}
+
 /// `finish_reason`
 pub const fn finish_reason(reason: FinishReason) -> &'static str {
     match reason {
         FinishReason::Stop => "stop",
         FinishReason::Length => "length",
+        FinishReason::ToolCalls => "tool_calls",
     }
 }
 

@@ -6,6 +6,7 @@ use std::time::Instant;
 use super::account::{Account, Opening};
 use super::hashed;
 use super::size::by_size;
+use super::structure::Form;
 use super::types::{
     Caching, Echo, EndToken, GenerationRequest, Origin, Pooling, Prompt, Sampling, Served, Steering, Stops, Usage,
 };

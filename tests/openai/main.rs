@@ -22,6 +22,7 @@ mod fine_tuning;
 mod job_faults;
 mod judged;
 mod limits;
+mod masks;
 mod mistakes;
 mod official_client;
 mod operations;

@@ -22,7 +22,9 @@ fn tokenizer(size: usize) -> Tokenizer {
         next += u32::from(!printable);
         words.push(char::from_u32(code).unwrap().to_string());
     }
-    words.extend(["\",", "\":", "\"}", "},", "]}", "},{", "{\"", "[\"", "\",\"", ",Ġ\"", "\":Ġ\"", "Ġ\"", "Ġ{"].map(str::to_owned));
+    words.extend(
+        ["\",", "\":", "\"}", "},", "]}", "},{", "{\"", "[\"", "\",\"", ",Ġ\"", "\":Ġ\"", "Ġ\"", "Ġ{"].map(str::to_owned),
+    );
     words.extend((10..1000).map(|number| number.to_string()));
     let mut seen: std::collections::HashSet<String> = words.iter().cloned().collect();
     while words.len() < size {
@@ -59,6 +61,12 @@ fn masks_of_the_corpus() {
         times.sort_unstable();
         let mean = times.iter().sum::<Duration>() / u32::try_from(times.len()).unwrap();
         let at = |share: usize| times[(times.len() - 1) * share / 100];
-        eprintln!("{size} tokens: {} sets, mean {mean:?}, median {:?}, 99% {:?}, most {:?}", times.len(), at(50), at(99), at(100));
+        eprintln!(
+            "{size} tokens: {} sets, mean {mean:?}, median {:?}, 99% {:?}, most {:?}",
+            times.len(),
+            at(50),
+            at(99),
+            at(100)
+        );
     }
 }

@@ -267,6 +267,17 @@ async fn an_engine_that_fails_ends_the_stream_with_its_own_event() {
 }
 
 #[tokio::test]
+async fn an_answer_keeps_to_a_schema_and_says_so() {
+    let server = Harness::new().await;
+    let schema =
+        json!({"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"], "additionalProperties": false});
+    let format = json!({"type": "json_schema", "name": "x", "strict": true, "schema": schema});
+    let made = respond(&server, json!({"text": {"format": format}, "max_output_tokens": 60})).await;
+    assert!(serde_json::from_str::<Value>(text(&made)).unwrap()["n"].is_i64(), "{made}");
+    assert_eq!((&made["status"], &made["text"]["format"]), (&json!("completed"), &format));
+}
+
+#[tokio::test]
 async fn what_is_not_there_is_refused_by_name() {
     let server = Harness::new().await;
     for (more, param) in [

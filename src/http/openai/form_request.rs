@@ -69,12 +69,9 @@ fn response_format(fields: &mut Fields) -> Result<Form, ApiError> {
         "json_schema" => {
             let schema = format.take("json_schema").ok_or_else(|| format.missing("json_schema"))?;
             let mut schema = Fields::object("response_format.json_schema".to_owned(), schema)?;
-            name(&mut schema)?;
-            schema.string("description")?;
-            let strictness = strictness(&mut schema)?;
-            let value = schema.take("schema").ok_or_else(|| schema.missing("schema"))?;
+            let form = named_schema("response_format.json_schema.schema", &mut schema)?;
             schema.finish(&[])?;
-            schema_rules("response_format.json_schema.schema", &value, strictness)?
+            form
         }
         _ => {
             let message = format!(
@@ -86,6 +83,15 @@ fn response_format(fields: &mut Fields) -> Result<Form, ApiError> {
     };
     format.finish(&[("json_schema", Rule::Refused("It belongs to the type 'json_schema'."))])?;
     Ok(form)
+}
+
+/// Takes `name`, `description`, `strict` and `schema`, which is `field`.
+pub fn named_schema(field: &'static str, fields: &mut Fields) -> Result<Form, ApiError> {
+    name(fields)?;
+    fields.string("description")?;
+    let strictness = strictness(fields)?;
+    let value = fields.take("schema").ok_or_else(|| fields.missing("schema"))?;
+    schema_rules(field, &value, strictness)
 }
 
 /// Takes `strict`.

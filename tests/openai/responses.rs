@@ -294,6 +294,8 @@ async fn what_is_not_there_is_refused_by_name() {
         (json!({"prompt": {"id": "pmpt_1"}}), "prompt"),
         (json!({"tool_choice": "required"}), "tool_choice"),
         (json!({"reasoning": {"effort": "high"}}), "reasoning"),
+        (json!({"text": {"format": {"type": "xml"}}}), "text.format.type"),
+        (json!({"text": {"format": {"type": "json_schema", "name": "x", "schema": {"not": {}}}}}), "text.format.schema"),
         (json!({"include": ["file_search_call.results"]}), "include[0]"),
         (json!({"top_logprobs": 2}), "top_logprobs"),
         (json!({"metadata": {"a": 1}}), "metadata.a"),

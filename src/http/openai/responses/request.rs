@@ -86,8 +86,6 @@ pub struct Shown {
     pub top_logprobs: usize,
     /// Tokens are reported.
     pub has_logprobs: bool,
-    /// `text.format`
-    pub format: Value,
     /// `truncation`
     pub truncation: Truncation,
     /// Whether it is kept.
@@ -131,7 +129,6 @@ impl Truncation {
 /// What stands in the body.
 struct Typed {
     shown: Shown,
-    form: Form,
     sampling: Sampling,
     seed: Option<u64>,
     stops: Stops,
@@ -237,7 +234,6 @@ fn typed(server: &Server, mut body: Value) -> Result<Typed, ApiError> {
         top_p: sampling.top_p,
         top_logprobs,
         has_logprobs,
-        format,
         truncation: truncation.unwrap_or(Truncation::Disabled),
         is_stored: stored.unwrap_or(true),
         written,

@@ -17,7 +17,6 @@ pub use beside::{BesideOptions, BesideReport, beside};
 pub use train::{TrainOptions, TrainReport, train};
 
 use crate::ids::VersionId;
-use crate::model::config::LinearSite;
 use crate::model::lora::{LoraModule, LoraWeights, PreparedAdapter};
 use crate::model::{BLOCK_TOKENS, BlockId, Chunk, LogitRows, Logits, Model, ModelConfig, ModelError};
 
@@ -106,7 +105,7 @@ pub fn random_adapter(config: &ModelConfig, rank: usize, seed: u64) -> LoraWeigh
     let mut noise = |len: usize| (0..len).map(|_| (rng.random::<f32>() - 0.5) * 0.05).collect::<Vec<f32>>();
     let mut modules = Vec::with_capacity(7 * config.layers);
     for layer in 0..config.layers {
-        for site in LinearSite::ALL {
+        for site in config.anatomy().sites() {
             let (n, k) = config.linear_shape(site);
             modules.push(LoraModule { layer, site, rank, scale: 1.0, a: noise(rank * k), b: noise(n * rank) });
         }

@@ -19,6 +19,9 @@ pub(crate) fn open(config: &Config) -> anyhow::Result<Base> {
         ModelSource::Path(path) => path.clone(),
         ModelSource::Hub(model) => hub::fetch(&config.hub, model)?,
     };
-    let checkpoint = loader::open(&path).with_context(|| format!("cannot load the base {}", path.display()))?;
+    let mut checkpoint = loader::open(&path).with_context(|| format!("cannot load the base {}", path.display()))?;
+    if let Some(limit) = config.max_context {
+        checkpoint.config.context_length = checkpoint.config.context_length.min(limit);
+    }
     Ok(Base { name: config.base_name(), checkpoint })
 }

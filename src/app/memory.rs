@@ -108,6 +108,7 @@ mod tests {
             context_length,
             sliding_window: None,
             tied_embeddings: false,
+            details: crate::model::config::Details::default(),
         }
     }
 

@@ -84,6 +84,9 @@ pub(super) async fn ended(driver: &mut Option<Driver>) {
 /// The base as the workshop needs it, or why it cannot be trained.
 fn resident(config: &Config, built: &Built) -> Result<Resident, &'static str> {
     let Backend::Native(engine) = &built.backend else { return Err("it runs without a model") };
+    if let Some(reason) = built.backend.facts().model.anatomy().untrainable {
+        return Err(reason);
+    }
     let base = engine.training_base().ok_or("its base is on a device that it cannot train on")?;
     let served = built.gateway.base();
     let tensors = built.tensors.clone();

@@ -205,6 +205,9 @@ impl Drop for Job {
 
 /// Measures all of it.
 pub fn beside(name: &str, model: Box<dyn Model>, options: &BesideOptions) -> anyhow::Result<BesideReport> {
+    if let Some(reason) = model.config().anatomy().untrainable {
+        anyhow::bail!("no training: {reason}");
+    }
     let base = model.training_base().context("training runs on the CPU only")?;
     let blocks = options.streams * (options.prompt + options.answer).div_ceil(BLOCK_TOKENS) * 4;
     let engine = start(model, EngineConfig { kv_blocks: blocks, ..EngineConfig::default() })?;

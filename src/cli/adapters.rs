@@ -163,18 +163,22 @@ pub(super) fn inspect(matches: &ArgMatches, config: &Config) -> anyhow::Result<(
     let base = base::open(config)?;
     say(&format!("digest   {digest}\nfiles    {}\n", human(files.len() as u64)));
     let weights = files.parse(&base.checkpoint.config).with_context(|| format!("it does not fit the base {}", base.name))?;
-    let parameters: usize = weights.modules.iter().map(|module| module.a.len() + module.b.len()).sum();
-    let mut sites: BTreeMap<&str, (usize, usize, usize)> = BTreeMap::new();
+    let anatomy = base.checkpoint.config.anatomy();
+    let (mut parameters, mut targets): (usize, BTreeMap<&str, (usize, usize, usize)>) = Default::default();
     for module in &weights.modules {
-        let (layers, least, most) = sites.entry(module.site.module()).or_insert((0, module.rank, module.rank));
+        parameters += module.b.len();
+        // Linears that are stored together share their target and its `A`.
+        let Some(stored) = anatomy.module(module.site).filter(|stored| stored.sites[0] == module.site) else { continue };
+        parameters += module.a.len();
+        let (layers, least, most) = targets.entry(stored.path).or_insert((0, module.rank, module.rank));
         *layers += 1;
         *least = module.rank.min(*least);
         *most = module.rank.max(*most);
     }
     say(&format!("base     {}: it fits\nweights  {parameters} parameters, highest rank {}\n", base.name, weights.max_rank));
-    for (site, (layers, least, most)) in sites {
+    for (target, (layers, least, most)) in targets {
         let ranks = if least == most { format!("rank {least}") } else { format!("ranks {least} to {most}") };
-        say(&format!("         {site:<18} {layers} layers, {ranks}\n"));
+        say(&format!("         {target:<22} {layers} layers, {ranks}\n"));
     }
     Ok(())
 }

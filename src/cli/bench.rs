@@ -153,6 +153,9 @@ fn train_options(model: &ModelConfig, matches: &ArgMatches, config: &Config) -> 
 /// Measures training on the base, whose serving side is given up first.
 fn train(name: &str, model: Box<dyn Model>, matches: &ArgMatches, config: &Config) -> anyhow::Result<()> {
     let options = train_options(model.config(), matches, config);
+    if let Some(reason) = model.config().anatomy().untrainable {
+        anyhow::bail!("no training: {reason}");
+    }
     let base = model.training_base().context("training runs on the CPU only")?;
     drop(model);
     let report = bench::train(name, base, &options)?;

@@ -77,6 +77,9 @@ pub(super) fn run(matches: &ArgMatches, config: &Config) -> anyhow::Result<()> {
     let asked = parsed(&given)?;
     asked.check()?;
     let LoadedBase { name, checkpoint, model, .. } = app::load_base(config)?;
+    if let Some(reason) = model.config().anatomy().untrainable {
+        anyhow::bail!("no training: {reason}");
+    }
     let base = model.training_base().context("training runs on the CPU only (--device cpu)")?;
     drop(model);
     let context = if given.contains_key("context") { asked.context } else { base.config.context_length.min(asked.context) };

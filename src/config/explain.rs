@@ -79,6 +79,7 @@ impl Config {
                 KvMemory::Auto => "auto".to_owned(),
                 KvMemory::Bytes(bytes) => bytes.to_string(),
             },
+            "max_context" => self.max_context.map_or_else(|| "auto".to_owned(), |tokens| tokens.to_string()),
             "max_batch_tokens" => self.max_batch_tokens.to_string(),
             "max_sequences" => self.max_sequences.to_string(),
             "queue_capacity" => self.queue_capacity.to_string(),

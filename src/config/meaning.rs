@@ -61,6 +61,10 @@ impl Reader<'_> {
             "auto" => Ok(KvMemory::Auto),
             text => bytes(text).map(KvMemory::Bytes),
         });
+        let max_context = self.value("max_context", None, |text| match text {
+            "auto" => Ok(None),
+            text => within(text, 16, 1 << 28).map(Some),
+        });
         let max_sequences = self.value("max_sequences", 64, |text| within(text, 1, 65_536));
         let max_batch_tokens = self.value("max_batch_tokens", 512, |text| within(text, 1, 1 << 20));
         if let (Some(sequences), Some(tokens)) = (max_sequences, max_batch_tokens)
@@ -129,6 +133,7 @@ impl Reader<'_> {
             adapter_roots: adapter_roots?,
             adapters: adapters?,
             kv_memory: kv_memory?,
+            max_context: max_context?,
             max_batch_tokens: max_batch_tokens?,
             max_sequences: max_sequences?,
             queue_capacity: queue_capacity?,

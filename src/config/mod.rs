@@ -162,6 +162,8 @@ pub struct Config {
     pub adapters: Vec<(String, PathBuf)>,
     /// Memory for keys and values.
     pub kv_memory: KvMemory,
+    /// Most tokens of a sequence, prompt and answer, where that is less than the base was made for.
+    pub max_context: Option<usize>,
     /// Most tokens in one step.
     pub max_batch_tokens: usize,
     /// Most running sequences.

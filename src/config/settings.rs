@@ -89,6 +89,7 @@ pub const SETTINGS: &[Setting] = &[
     many("adapters", "adapter", "NAME=PATH", "the bundled adapters, on the bundled base",
         "Adapter to serve from the start: a PEFT directory. May be repeated."),
     one("kv_memory", "kv-memory", "BYTES", "auto", "Memory for keys and values of running sequences, e.g. 512MiB; auto is a quarter of what is free, 2GiB on a CUDA device."),
+    one("max_context", "max-context", "N", "auto", "Most tokens of a sequence, prompt and answer; auto is what the base was made for."),
     one("max_batch_tokens", "max-batch-tokens", "N", "512", "Most tokens in one step of the model."),
     one("max_sequences", "max-sequences", "N", "64", "Most sequences that run at the same time."),
     one("queue_capacity", "queue-capacity", "N", "1024", "Most requests that wait; more are answered with 503."),

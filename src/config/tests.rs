@@ -162,6 +162,7 @@ fn sizes_times_and_addresses() {
     for bad in ["", "ms", "5 m", "-1ms", "1e3s", "86401"] {
         assert!(Fixture::new().flag("null_delay", &[bad]).problems()[0].contains("1.5s or 5ms"), "{bad}");
     }
+    assert_eq!(Fixture::new().flag("max_context", &["4096"]).config().max_context, Some(4096));
     let clash = Fixture::new().flag("max_batch_tokens", &["8"]).flag("max_sequences", &["9"]).problems();
     assert!(clash[0].contains("max_sequences (9)"), "{clash:?}");
 }

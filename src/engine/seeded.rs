@@ -100,6 +100,7 @@ impl SeededModel {
             context_length: options.context,
             sliding_window: None,
             tied_embeddings: true,
+            details: crate::model::config::Details::default(),
         };
         Self { options, config, cells: Vec::new(), gate: None, steps: Arc::default() }
     }

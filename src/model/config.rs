@@ -1,16 +1,7 @@
 //! The shape of a base model, one description for every architecture. Knows no file format.
 
-/// Architectures that the decoder covers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Architecture {
-    /// Llama 2, 3, 3.x, TinyLlama.
-    Llama,
-    /// Mistral (sliding window).
-    Mistral,
-    /// Qwen2 and Qwen2.5 (biases on q, k and v).
-    Qwen2,
-}
+pub use super::architecture::Architecture;
+use super::architecture::{Anatomy, Module};
 
 /// Scaling of the rotary frequencies.
 #[derive(Debug, Clone, PartialEq)]
@@ -33,8 +24,40 @@ pub enum RopeScaling {
         /// Context length before scaling, tokens.
         original_context: usize,
     },
-    /// Divisors of each frequency as given by the file (GGUF `rope_freqs.weight`), `head_dim / 2` values.
+    /// Divisors of each frequency as given by the file (GGUF `rope_freqs.weight`), half as many as there are rotated values.
     Factors(Vec<f32>),
+    /// Phi-3's divisors of each frequency (Ding et al. 2024, "LongRoPE"): one list for models that serve no more than the
+    /// original context, another for those that serve more. Which one applies is a property of the served model, not of a
+    /// request: keys of both kinds cannot meet, and a row must not depend on how long its sequence becomes.
+    LongRope {
+        /// Divisors up to the original context.
+        short: Vec<f32>,
+        /// Divisors beyond it.
+        long: Vec<f32>,
+        /// Context length before scaling, tokens.
+        original_context: usize,
+        /// What rotated queries and keys are multiplied with.
+        attention_factor: f32,
+    },
+}
+
+/// What some architectures have beside the common shape; the default is to have none of it.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Details {
+    /// Leading values of a head that are rotated; `None` is all of them.
+    pub rotary_dim: Option<usize>,
+    /// Every so-many-th layer sees everything, whatever the window; `None` is no layer.
+    pub global_every: Option<usize>,
+    /// Rotary base of windowed layers, which then have no rotary scaling; `None` is that of all others.
+    pub local_theta: Option<f32>,
+    /// Attention scores `s` become `cap * tanh(s / cap)`.
+    pub attention_cap: Option<f32>,
+    /// The same for logits.
+    pub logit_cap: Option<f32>,
+    /// What embeddings are multiplied with.
+    pub embedding_scale: Option<f32>,
+    /// What attention scores are multiplied with; `None` is `1 / sqrt(head_dim)`.
+    pub query_scale: Option<f32>,
 }
 
 /// Shape and constants of a decoder-only transformer.
@@ -56,7 +79,7 @@ pub struct ModelConfig {
     pub kv_heads: usize,
     /// Width of one head; even.
     pub head_dim: usize,
-    /// Epsilon of RMS normalisation.
+    /// Epsilon of normalisation.
     pub rms_eps: f32,
     /// Rotary base.
     pub rope_theta: f32,
@@ -68,9 +91,38 @@ pub struct ModelConfig {
     pub sliding_window: Option<usize>,
     /// Output projection shares the embedding.
     pub tied_embeddings: bool,
+    /// What not all architectures have.
+    pub details: Details,
 }
 
 impl ModelConfig {
+    /// The architecture's parts.
+    pub const fn anatomy(&self) -> &'static Anatomy {
+        self.architecture.anatomy()
+    }
+
+    /// Leading values of a head that are rotated.
+    pub fn rotary_dim(&self) -> usize {
+        self.details.rotary_dim.unwrap_or(self.head_dim)
+    }
+
+    /// What attention scores are multiplied with.
+    pub fn query_scale(&self) -> f32 {
+        self.details.query_scale.unwrap_or_else(|| 1.0 / (self.head_dim as f32).sqrt())
+    }
+
+    /// Positions that a query of a layer sees, itself included; `None` is all.
+    pub fn window(&self, layer: usize) -> Option<usize> {
+        let global = self.details.global_every.is_some_and(|every| (layer + 1).is_multiple_of(every));
+        self.sliding_window.filter(|_| !global)
+    }
+
+    /// `(out, in)` of a matrix as files store it.
+    pub fn module_shape(&self, module: &Module) -> (usize, usize) {
+        let shapes = module.sites.iter().map(|site| self.linear_shape(*site));
+        shapes.fold((0, 0), |(rows, _), (out, inner)| (rows + out, inner))
+    }
+
     /// Width of the query projection.
     pub const fn q_width(&self) -> usize {
         self.heads * self.head_dim
@@ -87,7 +139,7 @@ impl ModelConfig {
             let (out, inner) = self.linear_shape(site);
             out as u64 * inner as u64
         };
-        let layer: u64 = LinearSite::ALL.into_iter().map(linear).sum();
+        let layer: u64 = self.anatomy().sites().map(linear).sum();
         let tables = if self.tied_embeddings { 1 } else { 2 };
         self.layers as u64 * layer + tables * self.vocab_size as u64 * self.hidden_size as u64
     }
@@ -104,7 +156,7 @@ impl ModelConfig {
     }
 }
 
-/// The seven linear layers of a block, in order of use; adapters may target each.
+/// The seven linear layers of a block, in order of use, whatever files store together; names are those of most architectures.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
 #[repr(u8)]
 pub enum LinearSite {

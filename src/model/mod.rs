@@ -1,5 +1,6 @@
 //! Mathematics only: token ids in, logits out. Knows nothing of requests, tenants, HTTP or scheduling.
 
+pub mod architecture;
 pub mod chat_template;
 pub mod config;
 pub mod loader;

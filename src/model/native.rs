@@ -11,7 +11,7 @@ use crate::model::loader::{DType, RawTensor};
 use crate::model::lora::{LoraModule, LoraWeights, PreparedAdapter};
 use crate::model::ops::candle::CandleOps;
 use crate::model::ops::cpu::{CpuOps, Isa};
-use crate::model::ops::{Ops, Projection, Quant, Segment, Span, Step};
+use crate::model::ops::{Norm, Ops, Projection, Quant, Segment, Span, Step};
 use crate::model::train::TrainingBase;
 use crate::model::{AdapterPreparer, BLOCK_TOKENS, Chunk, LogitRows, Logits, Model, ModelError};
 
@@ -83,11 +83,46 @@ impl<'a> Source<'a> {
     /// A matrix as its file has it, and in the type that it is kept in.
     fn matrix(&self, name: &str) -> Result<(&'a RawTensor, RawTensor), ModelError> {
         let stored = self.need(name)?;
+        Ok((stored, self.kept(name, stored)?))
+    }
+
+    /// A tensor (or some of its rows) in the type that it is kept in.
+    fn kept(&self, name: &str, stored: &RawTensor) -> Result<RawTensor, ModelError> {
         let dtype = match self.quant {
             Quant::To(dtype) if stored.dtype.is_float() => kept_type(name, stored, dtype, self.tied).used,
             _ => stored.dtype,
         };
-        Ok((stored, convert(stored, dtype, self.threads)?))
+        convert(stored, dtype, self.threads)
+    }
+
+    /// The linears of a layer, in order; those that are stored together come apart by their rows.
+    fn linears<O: Ops>(&self, ops: &mut O, config: &ModelConfig, layer: usize) -> Result<Vec<O::Linear>, ModelError> {
+        let mut linears = Vec::with_capacity(LinearSite::ALL.len());
+        for module in config.anatomy().modules {
+            let name = format!("model.layers.{layer}.{}.weight", module.path);
+            let stored = self.need(&name)?;
+            let bias = self.find(&format!("model.layers.{layer}.{}.bias", module.path));
+            if let [_] = module.sites {
+                linears.push(self.linear(ops, &self.kept(&name, stored)?, bias)?);
+            } else {
+                let mut row = 0;
+                for site in module.sites {
+                    let rows = config.linear_shape(*site).0;
+                    let bias = bias.map(|bias| bias.elements(row, rows)).transpose()?;
+                    linears.push(self.linear(ops, &self.kept(&name, &stored.rows(row, rows)?)?, bias.as_ref())?);
+                    row += rows;
+                }
+            }
+            stored.release();
+        }
+        Ok(linears)
+    }
+
+    /// A normalisation, by its path.
+    fn norm<O: Ops>(&self, ops: &mut O, path: &str) -> Result<Norm<O>, ModelError> {
+        let weight = ops.vector(self.need(&format!("{path}.weight"))?)?;
+        let bias = self.find(&format!("{path}.bias")).map(|bias| ops.vector(bias)).transpose()?;
+        Ok(Norm { weight, bias })
     }
 
     /// Packs a matrix; quantized ones are expanded where products have to be exact.
@@ -111,17 +146,46 @@ impl<'a> Source<'a> {
 }
 
 pub(super) struct Layer<O: Ops> {
-    pub(super) attention_norm: O::Vector,
-    /// In the order of [`LinearSite`].
-    pub(super) linears: [O::Linear; 7],
-    pub(super) mlp_norm: O::Vector,
+    pub(super) attention_norm: Norm<O>,
+    /// In the order of [`LinearSite`], those that the architecture has.
+    pub(super) linears: Vec<O::Linear>,
+    /// Of queries' and keys' heads.
+    pub(super) head_norms: Option<[O::Vector; 2]>,
+    /// Of what attention adds.
+    pub(super) attention_out: Option<Norm<O>>,
+    /// None where the feed-forward layer reads what attention reads.
+    pub(super) mlp_norm: Option<Norm<O>>,
+    /// Of what the feed-forward layer adds.
+    pub(super) mlp_out: Option<Norm<O>>,
+}
+
+impl<O: Ops> Layer<O> {
+    fn new(ops: &mut O, config: &ModelConfig, index: usize, source: &Source<'_>) -> Result<Self, ModelError> {
+        let norms = config.anatomy().norms;
+        let path = |part: &str| format!("model.layers.{index}.{part}");
+        let head_norms = if norms.heads {
+            let mut head = |name: &str| ops.vector(source.need(&path(&format!("self_attn.{name}.weight")))?);
+            Some([head("q_norm")?, head("k_norm")?])
+        } else {
+            None
+        };
+        let mut norm = |name: Option<&str>| name.map(|name| source.norm(ops, &path(name))).transpose();
+        Ok(Self {
+            attention_out: norm(norms.attention_out)?,
+            mlp_norm: norm(norms.mlp)?,
+            mlp_out: norm(norms.mlp_out)?,
+            attention_norm: source.norm(ops, &path(norms.attention))?,
+            linears: source.linears(ops, config, index)?,
+            head_norms,
+        })
+    }
 }
 
 /// A base's weights on its device; training reads the same ones.
 pub struct Weights<O: Ops> {
     pub(super) embedding: O::Embedding,
     pub(super) layers: Vec<Layer<O>>,
-    pub(super) norm: O::Vector,
+    pub(super) norm: Norm<O>,
     pub(super) head: O::Linear,
 }
 
@@ -152,33 +216,19 @@ impl<O: Ops> Decoder<O> {
         let config = ops.config().clone();
         let mut layers = Vec::with_capacity(config.layers);
         for index in 0..config.layers {
-            let name = |part: &str| format!("model.layers.{index}.{part}");
-            let mut linears = Vec::with_capacity(7);
-            for site in LinearSite::ALL {
-                let (stored, kept) = source.matrix(&name(&format!("{}.weight", site.module())))?;
-                let bias = source.find(&name(&format!("{}.bias", site.module())));
-                linears.push(source.linear(&mut ops, &kept, bias)?);
-                stored.release();
-            }
-            let Ok(linears) = <[O::Linear; 7]>::try_from(linears) else {
-                return Err(ModelError::Invalid("a layer has not seven linears: this is a bug".to_owned()));
-            };
-            layers.push(Layer {
-                attention_norm: ops.vector(source.need(&name("input_layernorm.weight"))?)?,
-                linears,
-                mlp_norm: ops.vector(source.need(&name("post_attention_layernorm.weight"))?)?,
-            });
+            layers.push(Layer::new(&mut ops, &config, index, source)?);
         }
         let (stored_table, table) = source.matrix("model.embed_tokens.weight")?;
+        let bias = source.find("lm_head.bias");
         let head = if config.tied_embeddings {
-            source.linear(&mut ops, &table, None)?
+            source.linear(&mut ops, &table, bias)?
         } else {
             let (stored, kept) = source.matrix("lm_head.weight")?;
-            let head = source.linear(&mut ops, &kept, None)?;
+            let head = source.linear(&mut ops, &kept, bias)?;
             stored.release();
             head
         };
-        let norm = ops.vector(source.need("model.norm.weight")?)?;
+        let norm = source.norm(&mut ops, config.anatomy().norms.last)?;
         let embedding = ops.embedding(&table)?;
         // Rows of a mapped table come back as they are looked up.
         stored_table.release();
@@ -199,9 +249,11 @@ impl<O: Ops> Decoder<O> {
     fn run(&mut self, step: &Step<'_, O::Lora>, out: &mut Logits) -> Result<(), ModelError> {
         use LinearSite::{Down, Gate, K, O as Output, Q, Up, V};
         let (ops, w, weights) = (&mut self.ops, &mut self.work, &*self.weights);
+        let anatomy = self.config.anatomy();
+        let gated = anatomy.module(Gate).is_some();
         ops.embed(step, &weights.embedding, &mut w.x)?;
         for (index, layer) in weights.layers.iter().enumerate() {
-            let linear = |site: LinearSite| &layer.linears[site as usize];
+            let linear = |site: LinearSite| &layer.linears[anatomy.slot(site)];
             ops.norm(&w.x, &layer.attention_norm, &mut w.normed)?;
             let mut parts = [
                 Projection { site: Q, linear: linear(Q), out: &mut w.q },
@@ -209,20 +261,38 @@ impl<O: Ops> Decoder<O> {
                 Projection { site: V, linear: linear(V), out: &mut w.v },
             ];
             ops.project(step, index, &w.normed, &mut parts)?;
+            if let Some([q, k]) = &layer.head_norms {
+                ops.norm_heads(&mut w.q, q)?;
+                ops.norm_heads(&mut w.k, k)?;
+            }
             ops.attend(step, index, [&mut w.q, &mut w.k, &mut w.v], &mut w.attended)?;
             let mut parts = [Projection { site: Output, linear: linear(Output), out: &mut w.update }];
             ops.project(step, index, &w.attended, &mut parts)?;
+            if let Some(norm) = &layer.attention_out {
+                ops.norm(&w.update, norm, &mut w.normed)?;
+                std::mem::swap(&mut w.update, &mut w.normed);
+            }
             ops.add(&mut w.x, &w.update)?;
 
-            ops.norm(&w.x, &layer.mlp_norm, &mut w.normed)?;
-            let mut parts = [
-                Projection { site: Gate, linear: linear(Gate), out: &mut w.gate },
-                Projection { site: Up, linear: linear(Up), out: &mut w.up },
-            ];
-            ops.project(step, index, &w.normed, &mut parts)?;
-            ops.gate(&mut w.gate, &w.up)?;
+            if let Some(norm) = &layer.mlp_norm {
+                ops.norm(&w.x, norm, &mut w.normed)?;
+            }
+            let up = Projection { site: Up, linear: linear(Up), out: &mut w.up };
+            if gated {
+                let mut parts = [Projection { site: Gate, linear: linear(Gate), out: &mut w.gate }, up];
+                ops.project(step, index, &w.normed, &mut parts)?;
+                ops.gate(&mut w.gate, Some(&w.up))?;
+            } else {
+                ops.project(step, index, &w.normed, &mut [up])?;
+                ops.gate(&mut w.up, None)?;
+            }
+            let inner = if gated { &w.gate } else { &w.up };
             let mut parts = [Projection { site: Down, linear: linear(Down), out: &mut w.update }];
-            ops.project(step, index, &w.gate, &mut parts)?;
+            ops.project(step, index, inner, &mut parts)?;
+            if let Some(norm) = &layer.mlp_out {
+                ops.norm(&w.update, norm, &mut w.normed)?;
+                std::mem::swap(&mut w.update, &mut w.normed);
+            }
             ops.add(&mut w.x, &w.update)?;
         }
         if step.hidden.is_empty() {

@@ -7,6 +7,7 @@ use rand_chacha::ChaCha8Rng;
 
 use super::*;
 use crate::ids::VersionId;
+use crate::model::config::{Architecture, Details, RopeScaling};
 use crate::model::lora::LoraModule;
 use crate::model::random::{self, Mix};
 
@@ -108,9 +109,28 @@ fn all_logits(model: &mut dyn Model, sequences: &[Sequence], chunk: usize, toget
 fn shapes() -> Vec<ModelConfig> {
     let tiny = random::shape("tiny").unwrap();
     let mistral = ModelConfig { sliding_window: Some(21), kv_heads: 4, ..tiny.clone() };
-    let qwen = ModelConfig { architecture: crate::model::config::Architecture::Qwen2, kv_heads: 1, ..tiny.clone() };
+    let qwen = ModelConfig { architecture: Architecture::Qwen2, kv_heads: 1, ..tiny.clone() };
     let narrow = ModelConfig { head_dim: 24, tied_embeddings: false, ..tiny.clone() };
-    vec![tiny, mistral, qwen, narrow]
+    let of = |architecture: Architecture, details: Details| ModelConfig { architecture, details, ..tiny.clone() };
+    let qwen3 = of(Architecture::Qwen3, Details::default());
+    let phi2 = of(Architecture::Phi2, Details { rotary_dim: Some(24), ..Details::default() });
+    let divisors = |step: f32| (0..24).map(|i| 1.0 + step * i as f32).collect();
+    let scaling =
+        RopeScaling::LongRope { short: divisors(0.1), long: divisors(0.3), original_context: 64, attention_factor: 1.19 };
+    let phi3 =
+        ModelConfig { rope_scaling: scaling, ..of(Architecture::Phi3, Details { rotary_dim: Some(48), ..Details::default() }) };
+    let gemma = Details {
+        global_every: Some(2),
+        attention_cap: Some(3.0),
+        logit_cap: Some(2.0),
+        embedding_scale: Some(1.5),
+        query_scale: Some(0.3),
+        ..Details::default()
+    };
+    let gemma3 = Details { local_theta: Some(500.0), attention_cap: None, global_every: Some(3), ..gemma.clone() };
+    let windowed = |config: ModelConfig| ModelConfig { sliding_window: Some(19), ..config };
+    let (gemma2, gemma3) = (of(Architecture::Gemma2, gemma), of(Architecture::Gemma3, gemma3));
+    vec![tiny, mistral, qwen, narrow, qwen3, phi2, phi3, windowed(gemma2), windowed(gemma3)]
 }
 
 fn worst(a: &[Vec<f32>], b: &[Vec<f32>]) -> f32 {

@@ -9,6 +9,7 @@ use rand::{Rng, RngCore, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use crate::model::ModelError;
+use crate::model::architecture::{Bias, NormKind};
 use crate::model::config::{Architecture, LinearSite, ModelConfig, RopeScaling};
 use crate::model::loader::{DType, Origin, RawTensor};
 
@@ -68,6 +69,7 @@ pub fn shape(name: &str) -> Option<ModelConfig> {
         context_length: 4096,
         sliding_window: None,
         tied_embeddings: true,
+        details: crate::model::config::Details::default(),
     })
 }
 
@@ -79,19 +81,33 @@ pub fn tensors(config: &ModelConfig, mix: Mix, seed: u64) -> Result<BTreeMap<Str
     let hidden = config.hidden_size;
     let head = mix.of(config, None, None);
     put("model.embed_tokens.weight".to_owned(), matrix(head, config.vocab_size, hidden, &mut rng))?;
-    put("model.norm.weight".to_owned(), vector(hidden, 1.0, 0.1, &mut rng))?;
+    let anatomy = config.anatomy();
+    let layered = anatomy.norms.kind == NormKind::Layer;
+    put(format!("{}.weight", anatomy.norms.last), vector(hidden, 1.0, 0.1, &mut rng))?;
+    if layered {
+        put(format!("{}.bias", anatomy.norms.last), vector(hidden, 0.0, 0.1, &mut rng))?;
+    }
     if !config.tied_embeddings {
         put("lm_head.weight".to_owned(), matrix(head, config.vocab_size, hidden, &mut rng))?;
     }
+    if anatomy.head_bias {
+        put("lm_head.bias".to_owned(), vector(config.vocab_size, 0.0, 0.1, &mut rng))?;
+    }
     for layer in 0..config.layers {
         let prefix = format!("model.layers.{layer}");
-        put(format!("{prefix}.input_layernorm.weight"), vector(hidden, 1.0, 0.1, &mut rng))?;
-        put(format!("{prefix}.post_attention_layernorm.weight"), vector(hidden, 1.0, 0.1, &mut rng))?;
-        for site in LinearSite::ALL {
-            let (n, k) = config.linear_shape(site);
-            let name = format!("{prefix}.{}", site.module());
-            put(format!("{name}.weight"), matrix(mix.of(config, Some(layer), Some(site)), n, k, &mut rng))?;
-            if config.architecture == Architecture::Qwen2 && matches!(site, LinearSite::Q | LinearSite::K | LinearSite::V) {
+        for (path, _) in anatomy.layer_norms() {
+            let width = if path.starts_with("self_attn.") { config.head_dim } else { hidden };
+            put(format!("{prefix}.{path}.weight"), vector(width, 1.0, 0.1, &mut rng))?;
+            if layered {
+                put(format!("{prefix}.{path}.bias"), vector(width, 0.0, 0.1, &mut rng))?;
+            }
+        }
+        for module in anatomy.modules {
+            let (n, k) = config.module_shape(module);
+            let name = format!("{prefix}.{}", module.path);
+            let dtype = mix.of(config, Some(layer), Some(module.sites[0]));
+            put(format!("{name}.weight"), matrix(dtype, n, k, &mut rng))?;
+            if module.bias == Bias::Always {
                 put(format!("{name}.bias"), vector(n, 0.0, 0.1, &mut rng))?;
             }
         }

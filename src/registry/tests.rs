@@ -45,6 +45,7 @@ fn base(hidden_size: usize) -> ModelConfig {
         context_length: 64,
         sliding_window: None,
         tied_embeddings: false,
+        details: crate::model::config::Details::default(),
     }
 }
 

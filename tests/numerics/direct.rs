@@ -10,7 +10,7 @@ use switchyard::model::native::{Device, LoadOptions, load};
 use switchyard::model::ops::Quant;
 use switchyard::model::{BLOCK_TOKENS, BlockId, Chunk, LogitRows, Logits, Model};
 
-use crate::golden::{Answer, BASES, Case, MUST_MOVE, TOLERANCE, case};
+use crate::golden::{Answer, BASES, Case, FILES, MUST_MOVE, TOLERANCE, case};
 
 /// Tokens of a prefill chunk: not a multiple of a block.
 const CHUNK: usize = 50;
@@ -88,7 +88,7 @@ fn prepared(case: &Case, model: &dyn Model, name: &str) -> Arc<PreparedAdapter> 
 #[test]
 fn the_decoder_computes_what_transformers_and_peft_compute() {
     for device in [Device::Cpu, Device::Reference] {
-        for name in BASES.into_iter().chain(["llama-mix.gguf"]) {
+        for name in BASES.into_iter().chain(FILES) {
             let case = case(name);
             let mut model = model(&case, &case.checkpoint.config, device);
             let mut largest = 0f32;
@@ -108,7 +108,7 @@ fn the_decoder_computes_what_transformers_and_peft_compute() {
 /// That the files would notice: the same comparison without a feature fails clearly.
 #[test]
 fn leaving_out_the_window_or_the_scaling_shows() {
-    for name in ["llama3", "llama-linear", "mistral", "llama-mix.gguf"] {
+    for name in ["llama3", "llama-linear", "mistral", "llama-mix.gguf", "phi3", "gemma2", "gemma3", "phi3.gguf", "gemma2.gguf"] {
         let case = case(name);
         let mut config = case.checkpoint.config.clone();
         config.sliding_window = None;
@@ -116,6 +116,48 @@ fn leaving_out_the_window_or_the_scaling_shows() {
         let mut model = model(&case, &config, Device::Cpu);
         let difference = worst(model.as_mut(), None, &case.expected.base["harbour"]);
         assert!(difference > MUST_MOVE, "{name}: {difference}");
+    }
+}
+
+/// Phi-3's divisors up to its original context, which a server has that serves no more than that.
+#[test]
+fn a_base_that_serves_its_original_context_has_the_short_divisors() {
+    let case = case("phi3");
+    let mut config = case.checkpoint.config.clone();
+    let answer = &case.expected.within_original["short"];
+    let whole = worst(model(&case, &config, Device::Cpu).as_mut(), None, answer);
+    assert!(whole > MUST_MOVE, "{whole}");
+    config.context_length = 64;
+    for device in [Device::Cpu, Device::Reference] {
+        let difference = worst(model(&case, &config, device).as_mut(), None, answer);
+        assert!(difference <= TOLERANCE, "{device:?}: {difference}");
+    }
+}
+
+/// How many times as far as the file's weights alone move the reference, 8-bit inputs may take it besides.
+const EIGHT_BIT_INPUTS: f64 = 3.0;
+
+/// GGUF files as they are served, with 8-bit inputs, against the weights before they were quantized.
+#[test]
+fn files_in_eight_bits_stay_near_the_unquantized_reference() {
+    for name in FILES.into_iter().filter(|name| *name != "llama-mix.gguf") {
+        let case = case(name);
+        let config = &case.checkpoint.config;
+        let options = LoadOptions { quant: Quant::Auto, threads: 1, device: Device::Cpu };
+        let mut model = load(config, &case.checkpoint.tensors, options).unwrap();
+        model.allocate_kv(config.context_length / BLOCK_TOKENS).unwrap();
+        let (answer, weights) = (&case.expected.unquantized["harbour"], &case.expected.base["harbour"]);
+        let mut sequence = Sequence::new(model.as_mut(), None);
+        let rows: Vec<Vec<f32>> = answer.tokens.chunks(CHUNK).flat_map(|chunk| sequence.push(chunk)).collect();
+        let places = 1..answer.tokens.len();
+        let rms = |off: &dyn Fn(usize) -> f32| {
+            let squares: f64 = places.clone().map(|place| f64::from(off(place) - answer.logprobs[place].unwrap()).powi(2)).sum();
+            (squares / places.len() as f64).sqrt()
+        };
+        let ours = rms(&|place| rows[place - 1][answer.tokens[place] as usize]);
+        let own = rms(&|place| weights.logprobs[place].unwrap());
+        eprintln!("{name} in 8 bits: {ours:.3} away, its weights alone {own:.3}");
+        assert!(ours < EIGHT_BIT_INPUTS * own, "{name}: {ours} against {own}");
     }
 }
 
@@ -134,7 +176,7 @@ fn a_base_written_as_gguf_computes_the_same_with_and_without_adapters() {
             let difference = worst(model.as_mut(), prepared.as_ref(), &answers["harbour"]);
             assert!(difference <= TOLERANCE, "{name} {adapter:?}: {difference}");
         }
-        assert!(case.expected.adapters.len() >= 4, "{name}");
+        assert!(case.expected.adapters.len() >= 2, "{name}");
     }
 }
 

@@ -11,7 +11,9 @@ pub const TOLERANCE: f32 = 1e-3;
 /// What leaving out a feature must change at least.
 pub const MUST_MOVE: f32 = 0.05;
 /// The bases, by their folders.
-pub const BASES: [&str; 4] = ["llama3", "llama-linear", "mistral", "qwen2"];
+pub const BASES: [&str; 9] = ["llama3", "llama-linear", "mistral", "qwen2", "qwen3", "phi3", "gemma2", "gemma3", "phi2"];
+/// The same from GGUF files.
+pub const FILES: [&str; 6] = ["llama-mix.gguf", "qwen3.gguf", "phi3.gguf", "gemma2.gguf", "gemma3.gguf", "phi2.gguf"];
 
 /// What the reference computed of one prompt.
 #[derive(Deserialize)]
@@ -32,6 +34,12 @@ pub struct Expected {
     #[serde(default)]
     pub adapters: BTreeMap<String, BTreeMap<String, Answer>>,
     pub leaving_out_moves: BTreeMap<String, f32>,
+    /// Of a base that serves no more than its original context (Phi-3).
+    #[serde(default)]
+    pub within_original: BTreeMap<String, Answer>,
+    /// Of the weights before they were quantized.
+    #[serde(default)]
+    pub unquantized: BTreeMap<String, Answer>,
 }
 
 impl Expected {

@@ -22,7 +22,7 @@ use switchyard::training::jobs::files::{FileLimits, Files, FilesSetup};
 use tempfile::TempDir;
 use tower::ServiceExt;
 
-use crate::golden::{Answer, BASES, Case, TOLERANCE, case};
+use crate::golden::{Answer, BASES, Case, FILES, TOLERANCE, case};
 
 const KEY: &str = "sk-numerics-0123456789";
 
@@ -156,7 +156,7 @@ impl Served {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn log_probabilities_over_http_equal_the_references() {
-    for name in BASES.into_iter().chain(["llama-mix.gguf"]) {
+    for name in BASES.into_iter().chain(FILES) {
         let case = case(name);
         let served = Served::new(&case).await;
         let mut largest = 0f32;

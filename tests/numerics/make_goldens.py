@@ -1,6 +1,7 @@
 """Makes the golden files under tests/golden from the reference implementations.
 
-    python tests/numerics/make_goldens.py [quants] [tokenizers] [templates] [models] [training] [embeddings]
+    python tests/numerics/make_goldens.py [quants] [tokenizers] [templates] [models]
+        [architectures[:NAME,...]] [training[:NAME,...]] [embeddings]
 
 Needs torch, transformers, peft, gguf, tokenizers and safetensors (versions: tests/numerics/requirements.txt). The tests run
 from the files; this runs again only when a format, an architecture or a prompt is added. Seeds are fixed.
@@ -15,7 +16,7 @@ GOLDEN = HERE.parent / "golden"
 
 
 def main(parts):
-    wanted = parts or ["quants", "tokenizers", "templates", "models", "training", "embeddings"]
+    wanted = parts or ["quants", "tokenizers", "templates", "models", "architectures", "training", "embeddings"]
     if "quants" in wanted:
         from goldens import quants
 
@@ -33,14 +34,21 @@ def main(parts):
 
         models.write(GOLDEN / "models")
         gguf_model.write(GOLDEN / "gguf")
-    if "training" in wanted:
-        from goldens import training
+    for part in wanted:
+        part, _, names = part.partition(":")
+        only = names.split(",") if names else ()
+        if part == "architectures":
+            from goldens import architectures
 
-        training.write(GOLDEN / "training", GOLDEN / "models")
-    if "embeddings" in wanted:
-        from goldens import embeddings
+            architectures.write(GOLDEN / "models", GOLDEN / "gguf", only)
+        if part == "training":
+            from goldens import training
 
-        embeddings.write(GOLDEN / "embeddings", GOLDEN / "models")
+            training.write(GOLDEN / "training", GOLDEN / "models", only)
+        if part == "embeddings":
+            from goldens import embeddings
+
+            embeddings.write(GOLDEN / "embeddings", GOLDEN / "models")
 
 
 if __name__ == "__main__":

@@ -73,7 +73,7 @@ fn update(pair: &LoraModule) -> Vec<f64> {
 
 #[test]
 fn fifty_steps_agree_with_peft_and_the_adapter_does_at_the_end() {
-    for name in ["llama3", "mistral", "qwen2"] {
+    for name in ["llama3", "mistral", "qwen2", "qwen3"] {
         let expected: Expected = serde_json::from_slice(&std::fs::read(folder(name).join("expected.json")).unwrap()).unwrap();
         let (losses, run) = train(name, &expected, Quant::None);
         let off = furthest(&losses, &expected.losses);

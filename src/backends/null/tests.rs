@@ -38,6 +38,7 @@ fn backend(delay: Duration, gap: Duration) -> NullBackend {
         context_length: 64,
         sliding_window: None,
         tied_embeddings: false,
+        details: crate::model::config::Details::default(),
     };
     let config = NullConfig { model, pace: Pace { delay, gap }, open_length: 5, queue_capacity: 3 };
     NullBackend::start(config, &tokenizer()).unwrap()

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use super::{Checkpoint, RawTensor};
 use crate::model::ModelError;
-use crate::model::config::{Architecture, LinearSite, ModelConfig, RopeScaling};
+use crate::model::architecture::{Bias, NormKind};
+use crate::model::config::{ModelConfig, RopeScaling};
 
 /// Largest value of any single dimension: far above every model, far below what could overflow a product of two.
 const MAX_DIM: usize = 1 << 28;
@@ -39,6 +40,10 @@ fn check_config(config: &ModelConfig) -> Result<(), String> {
     if !config.head_dim.is_multiple_of(2) {
         return Err(format!("the head width is {}; rotary embedding needs an even one", config.head_dim));
     }
+    let rotary = config.rotary_dim();
+    if rotary == 0 || rotary > config.head_dim || !rotary.is_multiple_of(2) {
+        return Err(format!("{rotary} values of a head of {} cannot be rotated; an even number of them can", config.head_dim));
+    }
     if config.heads.checked_mul(config.head_dim).is_none_or(|width| width > MAX_DIM) {
         return Err(format!("{} heads of width {} are too wide", config.heads, config.head_dim));
     }
@@ -51,6 +56,22 @@ fn check_config(config: &ModelConfig) -> Result<(), String> {
     if config.sliding_window == Some(0) {
         return Err("the sliding window is 0; it must be positive, or absent".to_owned());
     }
+    let details = &config.details;
+    for (name, value) in [
+        ("rotary base of windowed layers", details.local_theta),
+        ("soft cap of attention scores", details.attention_cap),
+        ("soft cap of logits", details.logit_cap),
+        ("scale of embeddings", details.embedding_scale),
+        ("scale of attention scores", details.query_scale),
+    ] {
+        value.map_or(Ok(()), |value| positive(name, value))?;
+    }
+    let divisors = |factors: &[f32]| {
+        if factors.len() != rotary / 2 {
+            return Err(format!("there are {} rotary divisors; {} are expected", factors.len(), rotary / 2));
+        }
+        factors.iter().try_for_each(|factor| positive("rotary divisor", *factor))
+    };
     match &config.rope_scaling {
         RopeScaling::None => Ok(()),
         RopeScaling::Linear { factor } => positive("factor of rotary scaling", *factor),
@@ -66,44 +87,51 @@ fn check_config(config: &ModelConfig) -> Result<(), String> {
             }
             Ok(())
         }
-        RopeScaling::Factors(factors) => {
-            if factors.len() != config.head_dim / 2 {
-                return Err(format!("there are {} rotary divisors; {} are expected", factors.len(), config.head_dim / 2));
+        RopeScaling::Factors(factors) => divisors(factors),
+        RopeScaling::LongRope { short, long, original_context, attention_factor } => {
+            positive("attention factor of rotary scaling", *attention_factor)?;
+            if *original_context == 0 {
+                return Err("the original context of rotary scaling is 0; it must be positive".to_owned());
             }
-            factors.iter().try_for_each(|factor| positive("rotary divisor", *factor))
+            divisors(short)?;
+            divisors(long)
         }
     }
 }
 
 /// The shape (rows, columns) that a configuration asks of every tensor that must be there.
 pub(super) fn required_shapes(config: &ModelConfig) -> BTreeMap<String, (usize, usize)> {
-    let hidden = config.hidden_size;
-    let mut shapes = BTreeMap::from([
-        ("model.embed_tokens.weight".to_owned(), (config.vocab_size, hidden)),
-        ("model.norm.weight".to_owned(), (1, hidden)),
-    ]);
+    let (hidden, anatomy) = (config.hidden_size, config.anatomy());
+    let mut shapes = BTreeMap::from([("model.embed_tokens.weight".to_owned(), (config.vocab_size, hidden))]);
     if !config.tied_embeddings {
         shapes.insert("lm_head.weight".to_owned(), (config.vocab_size, hidden));
     }
+    if anatomy.head_bias {
+        shapes.insert("lm_head.bias".to_owned(), (1, config.vocab_size));
+    }
+    let mut norm = |path: &str, width: usize| {
+        shapes.insert(format!("{path}.weight"), (1, width));
+        if anatomy.norms.kind == NormKind::Layer {
+            shapes.insert(format!("{path}.bias"), (1, width));
+        }
+    };
+    norm(anatomy.norms.last, hidden);
     for layer in 0..config.layers {
-        let prefix = format!("model.layers.{layer}.");
-        for norm in ["input_layernorm", "post_attention_layernorm"] {
-            shapes.insert(format!("{prefix}{norm}.weight"), (1, hidden));
+        for (path, _) in anatomy.layer_norms() {
+            norm(&format!("model.layers.{layer}.{path}"), if path.starts_with("self_attn.") { config.head_dim } else { hidden });
         }
-        for site in LinearSite::ALL {
-            shapes.insert(format!("{prefix}{}.weight", site.module()), config.linear_shape(site));
-        }
-        if config.architecture == Architecture::Qwen2 {
-            for site in BIASED {
-                shapes.insert(format!("{prefix}{}.bias", site.module()), (1, config.linear_shape(site).0));
+    }
+    for layer in 0..config.layers {
+        for module in anatomy.modules {
+            let path = format!("model.layers.{layer}.{}", module.path);
+            if module.bias == Bias::Always {
+                shapes.insert(format!("{path}.bias"), (1, config.module_shape(module).0));
             }
+            shapes.insert(format!("{path}.weight"), config.module_shape(module));
         }
     }
     shapes
 }
-
-/// Layers that may have a bias.
-const BIASED: [LinearSite; 3] = [LinearSite::Q, LinearSite::K, LinearSite::V];
 
 /// Every tensor is expected and has its shape; every expected tensor is there.
 fn check_tensors(config: &ModelConfig, tensors: &BTreeMap<String, RawTensor>) -> Result<(), String> {
@@ -156,11 +184,12 @@ fn layer_of(name: &str) -> Option<usize> {
     name.strip_prefix("model.layers.")?.split_once('.')?.0.parse().ok()
 }
 
-/// Width of a bias that may be there: on q, k or v of an existing layer.
+/// Width of a bias that may be there, on a module of an existing layer.
 fn optional_bias(config: &ModelConfig, name: &str) -> Option<usize> {
     let layer = layer_of(name).filter(|layer| *layer < config.layers)?;
-    let module = name.strip_prefix(&format!("model.layers.{layer}."))?.strip_suffix(".bias")?;
-    BIASED.into_iter().find(|site| site.module() == module).map(|site| config.linear_shape(site).0)
+    let path = name.strip_prefix(&format!("model.layers.{layer}."))?.strip_suffix(".bias")?;
+    let module = config.anatomy().modules.iter().find(|module| module.path == path && module.bias == Bias::Optional)?;
+    Some(config.module_shape(module).0)
 }
 
 /// The tokenizer and the special tokens stay inside the vocabulary.

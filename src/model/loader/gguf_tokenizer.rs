@@ -17,7 +17,8 @@ pub(super) struct Tokens {
 }
 
 /// Tokens that end a turn in the common chat formats; a file's `eos_token_id` often names only one of its own.
-const END_OF_TURN: [&str; 6] = ["<|eot_id|>", "<|im_end|>", "<|end|>", "<|endoftext|>", "<|end_of_text|>", "<|eom_id|>"];
+const END_OF_TURN: [&str; 7] =
+    ["<|eot_id|>", "<|im_end|>", "<|end|>", "<|endoftext|>", "<|end_of_text|>", "<|eom_id|>", "<end_of_turn>"];
 
 /// Our own key: every token that ends an answer, where the file was written here.
 pub(super) const END_TOKENS: &str = "switchyard.end_token_ids";
@@ -276,11 +277,11 @@ impl Cutting {
         Ok(match pre {
             "llama-bpe" | "llama3" | "llama-v3" => Self { whole_words: true, begins: true, ..plain(Splitting::Llama3) },
             "qwen2" | "deepseek-r1-qwen" => Self { composes: true, ..plain(Splitting::Qwen2) },
-            "gpt-2" | "default" => plain(Splitting::Gpt2),
+            "gpt-2" | "phi-2" | "default" => plain(Splitting::Gpt2),
             "smollm" => plain(Splitting::Smollm),
             other => {
                 return Err(format!(
-                    "tokenizer.ggml.pre is {other:?}; llama-bpe, qwen2, deepseek-r1-qwen, gpt-2, default and smollm are supported"
+                    "tokenizer.ggml.pre is {other:?}; llama-bpe, qwen2, deepseek-r1-qwen, gpt-2, phi-2, default and smollm are supported"
                 ));
             }
         })

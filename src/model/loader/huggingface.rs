@@ -16,8 +16,14 @@ use crate::model::tokenizer::Tokenizer;
 pub fn open_directory(directory: &Path) -> Result<Checkpoint, ModelError> {
     let read = huggingface_config::read(&required(directory, "config.json")?);
     let config = read.map_err(|problem| in_file(directory, "config.json", &problem))?;
-    let tokenizer = Tokenizer::from_json(&required(directory, "tokenizer.json")?)
-        .map_err(|error| in_file(directory, "tokenizer.json", &error.to_string()))?;
+    let document = required(directory, "tokenizer.json")?;
+    let in_tokenizer = |problem: &str| in_file(directory, "tokenizer.json", problem);
+    let read = |bytes: &[u8]| Tokenizer::from_json(bytes).map_err(|error| in_tokenizer(&error.to_string()));
+    let mut tokenizer = read(&document)?;
+    if tokenizer.vocab_size() > config.model.vocab_size {
+        let kept = without_rowless(&document, config.model.vocab_size).map_err(|error| in_tokenizer(&error.to_string()))?;
+        tokenizer = read(&kept)?;
+    }
     let settings = TokenizerSettings::read(directory)?;
     let mut eos = match optional(directory, "generation_config.json")? {
         None => Vec::new(),
@@ -37,6 +43,9 @@ pub fn open_directory(directory: &Path) -> Result<Checkpoint, ModelError> {
     }
     // A buffer that old checkpoints carry; it follows from the configuration.
     tensors.retain(|name, _| !name.ends_with(".rotary_emb.inv_freq"));
+    if config.model.anatomy().norms.plus_one {
+        add_one_to_norms(&mut tensors)?;
+    }
     let chat_template = settings.template.map(|source| ChatTemplate::new(&source, settings.bos, settings.eos)).transpose()?;
     let generation = GenerationDefaults { eos, bos: tokenizer.bos() };
     let name = directory.canonicalize().unwrap_or_else(|_| directory.to_owned());
@@ -46,6 +55,26 @@ pub fn open_directory(directory: &Path) -> Result<Checkpoint, ModelError> {
         ModelError::Invalid(format!("{}: config.json and the weights disagree: {error}", directory.display()))
     })?;
     Ok(checkpoint)
+}
+
+/// A tokenizer without its added tokens that have no row of the embedding, as Gemma 3's for images: they then are text as any other.
+fn without_rowless(document: &[u8], vocab_size: usize) -> Result<Vec<u8>, serde_json::Error> {
+    let mut document: Value = serde_json::from_slice(document)?;
+    if let Some(added) = document.get_mut("added_tokens").and_then(Value::as_array_mut) {
+        added.retain(|token| token.get("id").and_then(Value::as_u64).is_none_or(|id| id < vocab_size as u64));
+    }
+    serde_json::to_vec(&document)
+}
+
+/// Weights of normalisations as they are multiplied with, where the files have what is added to one.
+fn add_one_to_norms(tensors: &mut BTreeMap<String, RawTensor>) -> Result<(), ModelError> {
+    for (name, tensor) in tensors.iter_mut() {
+        if tensor.rows == 1 && name.ends_with("norm.weight") {
+            let values: Vec<f32> = tensor.dequantize()?.into_iter().map(|value| 1.0 + value).collect();
+            *tensor = RawTensor::of_values(&values)?;
+        }
+    }
+    Ok(())
 }
 
 fn in_file(directory: &Path, name: &str, problem: &str) -> ModelError {
@@ -158,4 +187,31 @@ fn file_tensors(path: &Path) -> Result<BTreeMap<String, RawTensor>, ModelError> 
         .map(|name| Ok((name.clone(), file.raw(name)?)))
         .collect::<Result<_, ModelError>>()
         .map_err(|error| ModelError::Invalid(format!("{} cannot be used: {error}", path.display())))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
+
+    use serde_json::json;
+
+    use super::*;
+    use crate::model::tokenizer::Specials;
+
+    #[test]
+    fn added_tokens_without_a_row_are_text() {
+        let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/models/gemma3");
+        let folder = tempfile::tempdir().unwrap();
+        for entry in std::fs::read_dir(&golden).unwrap().map(Result::unwrap).filter(|entry| entry.path().is_file()) {
+            std::fs::copy(entry.path(), folder.path().join(entry.file_name())).unwrap();
+        }
+        let mut document: Value = serde_json::from_slice(&read_file(&golden.join("tokenizer.json")).unwrap()).unwrap();
+        let image = json!({"id": 384, "content": "<image>", "single_word": false, "lstrip": false, "rstrip": false,
+            "normalized": false, "special": true});
+        document["added_tokens"].as_array_mut().unwrap().push(image);
+        std::fs::write(folder.path().join("tokenizer.json"), document.to_string()).unwrap();
+        let tokens = open_directory(folder.path()).unwrap().tokenizer.encode("an <image> here", Specials::Keep).unwrap();
+        assert_eq!(tokens, open_directory(&golden).unwrap().tokenizer.encode("an <image> here", Specials::Keep).unwrap());
+        assert!(tokens.iter().all(|id| *id < 384));
+    }
 }

@@ -3,7 +3,9 @@
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::model::config::{Architecture, ModelConfig, RopeScaling};
+use super::huggingface_rope::{Ropes, rope_scaling};
+use crate::model::architecture::Activation;
+use crate::model::config::{Architecture, Details, ModelConfig};
 
 /// The fields of `config.json` that matter; others (initialisation, dropout ...) do not change an answer.
 #[derive(Debug, Deserialize)]
@@ -17,37 +19,36 @@ struct Raw {
     num_key_value_heads: Option<usize>,
     head_dim: Option<usize>,
     rms_norm_eps: Option<f32>,
+    layer_norm_eps: Option<f32>,
     max_position_embeddings: usize,
+    original_max_position_embeddings: Option<usize>,
     rope_theta: Option<f32>,
-    rope_scaling: Option<Rope>,
-    /// The spelling of transformers 5, `rope_theta` inside.
-    rope_parameters: Option<Rope>,
+    rope_local_base_freq: Option<f32>,
+    rope_scaling: Option<Value>,
+    /// The spelling of transformers 5, `rope_theta` inside; by kind of layer where these differ.
+    rope_parameters: Option<Value>,
     partial_rotary_factor: Option<f32>,
     /// Absent is not `null`: Mistral's own default is 4096.
     #[serde(default, deserialize_with = "present")]
     sliding_window: Option<Option<usize>>,
     use_sliding_window: Option<bool>,
+    sliding_window_pattern: Option<usize>,
     layer_types: Option<Vec<String>>,
     tie_word_embeddings: Option<bool>,
     attention_bias: Option<bool>,
     mlp_bias: Option<bool>,
+    qk_layernorm: Option<bool>,
+    use_bidirectional_attention: Option<bool>,
     hidden_act: Option<String>,
+    hidden_activation: Option<String>,
+    query_pre_attn_scalar: Option<f32>,
+    /// Absent is Gemma 2's own default.
+    #[serde(default, deserialize_with = "present")]
+    attn_logit_softcapping: Option<Option<f32>>,
+    #[serde(default, deserialize_with = "present")]
+    final_logit_softcapping: Option<Option<f32>>,
     quantization_config: Option<Value>,
     eos_token_id: Option<TokenIds>,
-}
-
-/// Rotary scaling, in the old spelling (`type`) or the new (`rope_type`).
-#[derive(Debug, Deserialize)]
-struct Rope {
-    rope_type: Option<String>,
-    #[serde(rename = "type")]
-    old_type: Option<String>,
-    rope_theta: Option<f32>,
-    factor: Option<f32>,
-    low_freq_factor: Option<f32>,
-    high_freq_factor: Option<f32>,
-    original_max_position_embeddings: Option<usize>,
-    partial_rotary_factor: Option<f32>,
 }
 
 /// One id or several.
@@ -68,12 +69,12 @@ impl TokenIds {
 }
 
 /// Tells a `null` from an absent field.
-fn present<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<Option<usize>>, D::Error> {
-    Option::<usize>::deserialize(deserializer).map(Some)
+fn present<'de, D: serde::Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<Option<Option<T>>, D::Error> {
+    Option::<T>::deserialize(deserializer).map(Some)
 }
 
-/// Window of a Mistral configuration that does not name one (the default of `MistralConfig`).
-const MISTRAL_WINDOW: usize = 4096;
+/// Window of a configuration of Mistral or Gemma that does not name one (the default of its class).
+const DEFAULT_WINDOW: usize = 4096;
 
 /// What `config.json` says.
 #[derive(Debug)]
@@ -82,35 +83,62 @@ pub(super) struct Config {
     pub(super) eos: Vec<u32>,
 }
 
+/// What an architecture's class takes for fields that are not there.
+struct Defaults {
+    head_dim: Option<usize>,
+    tied: bool,
+    rotary: f32,
+    theta: f32,
+}
+
+impl Defaults {
+    const fn of(architecture: Architecture) -> Self {
+        let plain = Self { head_dim: None, tied: false, rotary: 1.0, theta: 10_000.0 };
+        match architecture {
+            Architecture::Llama | Architecture::Mistral | Architecture::Qwen2 | Architecture::Phi3 => plain,
+            Architecture::Qwen3 => Self { head_dim: Some(128), ..plain },
+            Architecture::Phi2 => Self { rotary: 0.5, ..plain },
+            Architecture::Gemma2 => Self { head_dim: Some(256), tied: true, ..plain },
+            Architecture::Gemma3 => Self { head_dim: Some(256), tied: true, theta: 1_000_000.0, ..plain },
+        }
+    }
+}
+
 /// Reads `config.json`.
 pub(super) fn read(bytes: &[u8]) -> Result<Config, String> {
     let raw: Raw = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
     let architecture = match raw.architectures.as_deref() {
-        Some([name]) => match name.as_str() {
-            "LlamaForCausalLM" => Architecture::Llama,
-            "MistralForCausalLM" => Architecture::Mistral,
-            "Qwen2ForCausalLM" => Architecture::Qwen2,
-            other => return Err(unsupported("architectures", other)),
-        },
+        Some([name]) => Architecture::of_class(name).ok_or_else(|| unsupported("architectures", name))?,
         other => return Err(unsupported("architectures", &format!("{:?}", other.unwrap_or_default()))),
     };
-    refuse_unsupported(&raw)?;
+    refuse_unsupported(&raw, architecture)?;
+    let defaults = Defaults::of(architecture);
     let heads = raw.num_attention_heads;
-    let head_dim = match raw.head_dim {
+    let head_dim = match raw.head_dim.or(defaults.head_dim) {
         Some(width) => width,
         None if heads > 0 && raw.hidden_size.is_multiple_of(heads) => raw.hidden_size / heads,
         None => return Err(format!("num_attention_heads {heads} does not divide hidden_size {}", raw.hidden_size)),
     };
     let kv_heads = match (raw.num_key_value_heads, architecture) {
         (Some(count), _) => count,
-        (None, Architecture::Llama) => heads,
+        (None, Architecture::Llama | Architecture::Phi2 | Architecture::Phi3) => heads,
         (None, _) => return Err("num_key_value_heads is missing".to_owned()),
     };
     let sliding_window = match architecture {
-        Architecture::Mistral => raw.sliding_window.unwrap_or(Some(MISTRAL_WINDOW)),
-        Architecture::Llama | Architecture::Qwen2 => None,
+        Architecture::Mistral | Architecture::Gemma2 | Architecture::Gemma3 => raw.sliding_window.unwrap_or(Some(DEFAULT_WINDOW)),
+        Architecture::Phi3 => raw.sliding_window.flatten(),
+        Architecture::Llama | Architecture::Qwen2 | Architecture::Qwen3 | Architecture::Phi2 => None,
     };
-    let rope = raw.rope_parameters.as_ref().or(raw.rope_scaling.as_ref());
+    let ropes = Ropes::read(raw.rope_parameters.as_ref().or(raw.rope_scaling.as_ref()))?;
+    let partial = raw.partial_rotary_factor.or_else(|| ropes.all.as_ref()?.partial_rotary_factor).unwrap_or(defaults.rotary);
+    let rotates = matches!(architecture, Architecture::Phi2 | Architecture::Phi3);
+    if partial != 1.0 && !rotates {
+        return Err(unsupported("partial_rotary_factor", &partial.to_string()));
+    }
+    let rotary_dim = (partial != 1.0).then_some((head_dim as f32 * partial) as usize);
+    let original = raw.original_max_position_embeddings;
+    let scaling = rope_scaling(ropes.all.as_ref(), architecture, raw.max_position_embeddings, original)?;
+    let given_theta = ropes.all.as_ref().and_then(|rope| rope.rope_theta).or(raw.rope_theta);
     let model = ModelConfig {
         architecture,
         vocab_size: raw.vocab_size,
@@ -120,35 +148,79 @@ pub(super) fn read(bytes: &[u8]) -> Result<Config, String> {
         heads,
         kv_heads,
         head_dim,
-        rms_eps: raw.rms_norm_eps.unwrap_or(1e-6),
-        rope_theta: rope.and_then(|rope| rope.rope_theta).or(raw.rope_theta).unwrap_or(10_000.0),
-        rope_scaling: rope.map_or(Ok(RopeScaling::None), |rope| rope_scaling(rope, raw.max_position_embeddings))?,
+        rms_eps: raw.rms_norm_eps.or(raw.layer_norm_eps).unwrap_or(if architecture == Architecture::Phi2 { 1e-5 } else { 1e-6 }),
+        rope_theta: given_theta.unwrap_or(defaults.theta),
+        rope_scaling: scaling,
         context_length: raw.max_position_embeddings,
         sliding_window,
-        tied_embeddings: raw.tie_word_embeddings.unwrap_or(false),
+        tied_embeddings: raw.tie_word_embeddings.unwrap_or(defaults.tied),
+        details: Details { rotary_dim, ..details(&raw, architecture, &ropes)? },
     };
     Ok(Config { model, eos: raw.eos_token_id.map(TokenIds::into_vec).unwrap_or_default() })
 }
 
-/// Values that would change the mathematics in a way that the decoder does not have.
-fn refuse_unsupported(raw: &Raw) -> Result<(), String> {
-    if let Some(act) = raw.hidden_act.as_deref().filter(|act| *act != "silu") {
-        return Err(format!("hidden_act is {act:?}; silu is supported"));
+/// What Gemma has beside the common shape.
+fn details(raw: &Raw, architecture: Architecture, ropes: &Ropes) -> Result<Details, String> {
+    let third = architecture == Architecture::Gemma3;
+    if !third && architecture != Architecture::Gemma2 {
+        return Ok(Details::default());
     }
-    for (name, value) in
-        [("attention_bias", raw.attention_bias), ("mlp_bias", raw.mlp_bias), ("use_sliding_window", raw.use_sliding_window)]
-    {
+    let (attention, logits) = if third { (None, None) } else { (Some(50.0), Some(30.0)) };
+    let local = ropes.windowed.as_ref().and_then(|rope| rope.rope_theta).or(raw.rope_local_base_freq).unwrap_or(10_000.0);
+    Ok(Details {
+        rotary_dim: None,
+        global_every: match &raw.layer_types {
+            Some(types) => global_every(types)?,
+            None => Some(raw.sliding_window_pattern.unwrap_or(if third { 6 } else { 2 })),
+        },
+        local_theta: third.then_some(local),
+        attention_cap: raw.attn_logit_softcapping.unwrap_or(attention),
+        logit_cap: raw.final_logit_softcapping.unwrap_or(logits),
+        embedding_scale: Some((raw.hidden_size as f32).sqrt()),
+        query_scale: Some(1.0 / raw.query_pre_attn_scalar.unwrap_or(256.0).sqrt()),
+    })
+}
+
+/// Of a list of layers' kinds: every how many-th sees everything.
+fn global_every(types: &[String]) -> Result<Option<usize>, String> {
+    let every = types.iter().position(|kind| kind == "full_attention").map(|first| first + 1);
+    let expected = |layer: usize| match every {
+        Some(every) if (layer + 1).is_multiple_of(every) => "full_attention",
+        _ => "sliding_attention",
+    };
+    match types.iter().enumerate().find(|(layer, kind)| *kind != expected(*layer)) {
+        None => Ok(every),
+        Some((layer, kind)) => Err(format!(
+            "layer_types has {kind} at layer {layer}; sliding_attention with every so-many-th layer full_attention is supported"
+        )),
+    }
+}
+
+/// Values that would change the mathematics in a way that the decoder does not have.
+fn refuse_unsupported(raw: &Raw, architecture: Architecture) -> Result<(), String> {
+    let activation = architecture.anatomy().activation;
+    let known: &[&str] = match activation {
+        Activation::Silu => &["silu"],
+        Activation::GatedGelu | Activation::Gelu => &["gelu_pytorch_tanh", "gelu_new", "gelu_fast"],
+    };
+    let given = if activation == Activation::GatedGelu { raw.hidden_activation.as_ref() } else { raw.hidden_act.as_ref() };
+    if let Some(act) = given.filter(|act| !known.contains(&act.as_str())) {
+        return Err(format!("hidden_act is {act:?}; {} is supported", known[0]));
+    }
+    for (name, value) in [
+        ("attention_bias", raw.attention_bias),
+        ("mlp_bias", raw.mlp_bias),
+        ("use_sliding_window", raw.use_sliding_window),
+        ("qk_layernorm", raw.qk_layernorm),
+        ("use_bidirectional_attention", raw.use_bidirectional_attention),
+    ] {
         if value == Some(true) {
             return Err(unsupported(name, "true"));
         }
     }
-    if let Some(kind) = raw.layer_types.iter().flatten().find(|kind| *kind != "full_attention") {
+    let windowed = matches!(architecture, Architecture::Gemma2 | Architecture::Gemma3);
+    if let Some(kind) = raw.layer_types.iter().flatten().find(|kind| *kind != "full_attention" && !windowed) {
         return Err(unsupported("layer_types", kind));
-    }
-    let rope = raw.rope_parameters.as_ref().or(raw.rope_scaling.as_ref());
-    let partial = raw.partial_rotary_factor.or(rope.and_then(|rope| rope.partial_rotary_factor));
-    if let Some(factor) = partial.filter(|factor| *factor != 1.0) {
-        return Err(unsupported("partial_rotary_factor", &factor.to_string()));
     }
     if let Some(config) = &raw.quantization_config {
         let method = config.get("quant_method").and_then(Value::as_str).unwrap_or("unnamed");
@@ -157,22 +229,6 @@ fn refuse_unsupported(raw: &Raw) -> Result<(), String> {
         ));
     }
     Ok(())
-}
-
-fn rope_scaling(rope: &Rope, context: usize) -> Result<RopeScaling, String> {
-    let kind = rope.rope_type.as_deref().or(rope.old_type.as_deref()).unwrap_or("default");
-    let needed = |name: &str, value: Option<f32>| value.ok_or_else(|| format!("rope scaling {kind:?} needs {name}"));
-    match kind {
-        "default" => Ok(RopeScaling::None),
-        "linear" => Ok(RopeScaling::Linear { factor: needed("factor", rope.factor)? }),
-        "llama3" => Ok(RopeScaling::Llama3 {
-            factor: needed("factor", rope.factor)?,
-            low_freq_factor: needed("low_freq_factor", rope.low_freq_factor)?,
-            high_freq_factor: needed("high_freq_factor", rope.high_freq_factor)?,
-            original_context: rope.original_max_position_embeddings.unwrap_or(context),
-        }),
-        other => Err(format!("rope scaling {other:?} is not supported; default, linear and llama3 are")),
-    }
 }
 
 /// `eos_token_id` of a `generation_config.json`.
@@ -188,7 +244,8 @@ pub(super) fn read_generation(bytes: &[u8]) -> Result<Vec<u32>, String> {
 fn unsupported(field: &str, value: &str) -> String {
     match field {
         "architectures" => {
-            format!("architectures is {value}; LlamaForCausalLM, MistralForCausalLM and Qwen2ForCausalLM are supported")
+            let classes: Vec<&str> = Architecture::ALL.iter().map(|architecture| architecture.anatomy().class).collect();
+            format!("architectures is {value}; supported are {}", classes.join(", "))
         }
         _ => format!("{field} = {value} is not supported"),
     }
@@ -201,6 +258,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::model::config::RopeScaling;
 
     fn base(extra: Value) -> Result<Config, String> {
         let mut config = json!({
@@ -250,6 +308,31 @@ mod tests {
             let error = base(extra).unwrap_err();
             assert!(error.contains(word) || word == "vocab_size", "{error}");
         }
+    }
+
+    #[test]
+    fn classes_have_defaults_of_their_own() {
+        let gemma = |class: &str, extra: Value| {
+            let mut fields = json!({"architectures": [class], "num_key_value_heads": 2});
+            fields.as_object_mut().unwrap().extend(extra.as_object().unwrap().clone());
+            base(fields).map(|config| config.model)
+        };
+        let second = gemma("Gemma2ForCausalLM", json!({})).unwrap();
+        assert_eq!((second.head_dim, second.tied_embeddings, second.sliding_window), (256, true, Some(4096)));
+        assert_eq!((second.details.attention_cap, second.details.logit_cap), (Some(50.0), Some(30.0)));
+        assert_eq!([0, 1, 2, 3].map(|layer| second.window(layer)), [Some(4096), None, Some(4096), None]);
+        let uncapped = gemma("Gemma2ForCausalLM", json!({"attn_logit_softcapping": null})).unwrap();
+        assert_eq!(uncapped.details.attention_cap, None);
+        let third =
+            gemma("Gemma3ForCausalLM", json!({"sliding_window_pattern": 3, "rope_scaling": {"type": "linear", "factor": 8.0}}));
+        let third = third.unwrap();
+        assert_eq!([0, 1, 2, 3].map(|layer| third.window(layer).is_some()), [true, true, false, true]);
+        assert_eq!((third.rope_theta, third.details.local_theta), (1e6, Some(1e4)));
+        assert_eq!(third.rope_scaling, RopeScaling::Linear { factor: 8.0 });
+        let mixed = json!({"layer_types": ["full_attention", "sliding_attention"]});
+        assert!(gemma("Gemma3ForCausalLM", mixed).unwrap_err().contains("layer 1"));
+        let phi = base(json!({"architectures": ["PhiForCausalLM"], "hidden_act": "gelu_new", "partial_rotary_factor": 0.25}));
+        assert_eq!(phi.unwrap().model.rotary_dim(), 4);
     }
 
     #[test]

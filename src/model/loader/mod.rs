@@ -7,12 +7,14 @@ pub mod dequant;
 pub mod encode;
 pub mod gguf;
 mod gguf_checkpoint;
+mod gguf_config;
 mod gguf_metadata;
 mod gguf_names;
 mod gguf_tokenizer;
 mod gguf_tokens_out;
 pub mod huggingface;
 mod huggingface_config;
+mod huggingface_rope;
 pub mod kept_type;
 pub mod quantize;
 pub mod safetensors_file;
@@ -146,6 +148,44 @@ impl RawTensor {
         }
     }
 
+    /// Some of its rows, as a tensor of their own; nothing is copied.
+    ///
+    /// # Errors
+    /// There are no such rows, or they are stored interleaved.
+    pub fn rows(&self, first: usize, count: usize) -> Result<Self, ModelError> {
+        let width = self.dtype.row_bytes(self.cols).filter(|_| self.interleaved_head_dim.is_none());
+        let inside = first.checked_add(count).is_some_and(|end| end <= self.rows);
+        let Some(width) = width.filter(|_| inside) else {
+            let text = format!("rows {first} and {count} on cannot be taken of a [{}, {}] tensor", self.rows, self.cols);
+            return Err(ModelError::Invalid(text));
+        };
+        let start = self.range.start + first * width;
+        Ok(Self { rows: count, range: start..start + count * width, ..self.clone() })
+    }
+
+    /// Some elements of a vector, as one of their own.
+    ///
+    /// # Errors
+    /// It is no vector of plain floats with such elements.
+    pub fn elements(&self, first: usize, count: usize) -> Result<Self, ModelError> {
+        if self.rows != 1 || !self.dtype.is_float() {
+            return Err(ModelError::Invalid(format!("a [{}, {}] tensor of {} is no vector", self.rows, self.cols, self.dtype)));
+        }
+        let column = Self { rows: self.cols, cols: 1, ..self.clone() };
+        Ok(Self { rows: 1, cols: count, ..column.rows(first, count)? })
+    }
+
+    /// A vector of f32 in memory.
+    pub(super) fn of_values(values: &[f32]) -> Result<Self, ModelError> {
+        let memory = |error: std::io::Error| ModelError::Device(format!("cannot allocate weights: {error}"));
+        let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+        let mut map = memmap2::MmapMut::map_anon(bytes.len().max(1)).map_err(memory)?;
+        map[..bytes.len()].copy_from_slice(&bytes);
+        let file = Arc::new(map.make_read_only().map_err(memory)?);
+        let (dtype, cols, origin) = (DType::F32, values.len(), Origin::Memory);
+        Ok(Self { dtype, rows: 1, cols, file, origin, range: 0..bytes.len(), interleaved_head_dim: None })
+    }
+
     /// Index in storage of the row that is `row` in Hugging Face's order (half-rotation layout).
     pub fn source_row(&self, row: usize) -> usize {
         match self.interleaved_head_dim {
@@ -169,7 +209,8 @@ pub struct GenerationDefaults {
 }
 
 /// A base read from disk; tensors by Hugging Face names
-/// (`model.embed_tokens.weight`, `model.layers.0.self_attn.q_proj.weight`, `.bias`, `model.norm.weight`, `lm_head.weight`).
+/// (`model.embed_tokens.weight`, `model.layers.0.self_attn.q_proj.weight`, `.bias`, `model.norm.weight`, `lm_head.weight`),
+/// weights of normalisations as they are multiplied with.
 pub struct Checkpoint {
     /// Shape.
     pub config: ModelConfig,

@@ -5,11 +5,12 @@ use std::io::Write;
 use std::path::Path;
 
 use super::encode::encode;
-use super::gguf_names::{ROPE_FACTORS, to_gguf};
+use super::gguf_names::{ROPE_FACTORS, ROPE_LONG, ROPE_SHORT, to_gguf};
 use super::kept_type::{Fallback, Kept, is_vector, kept_type};
 use super::write::{MetadataWriter, PlannedTensor, WriteError, write_file};
 use super::{Checkpoint, DType, RawTensor, gguf_tokens_out};
 use crate::model::ModelError;
+use crate::model::architecture::NormKind;
 use crate::model::config::{Architecture, ModelConfig, RopeScaling};
 
 /// Elements that are quantized at a time: 4 MiB of f32.
@@ -42,12 +43,13 @@ pub fn quantize_checkpoint(checkpoint: &Checkpoint, out: &Path, dtype: DType) ->
     let metadata = metadata(checkpoint, dtype, &mut report.notes)?;
     let mut plan = Vec::new();
     let mut sources = Vec::new();
-    if let Some(factors) = rope_factors(&checkpoint.config) {
-        plan.push(planned(ROPE_FACTORS.to_owned(), &[factors.len()], DType::F32)?);
+    for (name, factors) in rope_factors(&checkpoint.config) {
+        plan.push(planned(name.to_owned(), &[factors.len()], DType::F32)?);
         sources.push(Source::Numbers(factors));
     }
     for (name, tensor) in &checkpoint.tensors {
-        let gguf = to_gguf(name).ok_or_else(|| ModelError::Invalid(format!("tensor {name} has no name in GGUF")))?;
+        let gguf = to_gguf(checkpoint.config.anatomy(), name)
+            .ok_or_else(|| ModelError::Invalid(format!("tensor {name} has no name in GGUF")))?;
         let Kept { used, wanted } = kept_type(name, tensor, dtype, checkpoint.config.tied_embeddings);
         if used != wanted {
             report.fallbacks.push(Fallback { tensor: name.clone(), cols: tensor.cols, used });
@@ -75,7 +77,7 @@ fn planned(name: String, dims: &[usize], dtype: DType) -> Result<PlannedTensor, 
 /// Head width when GGUF stores this projection for interleaved rotary pairs.
 fn interleaved(name: &str, config: &ModelConfig) -> Option<usize> {
     let rotary = name.contains(".self_attn.q_proj.") || name.contains(".self_attn.k_proj.");
-    (rotary && config.architecture != Architecture::Qwen2).then_some(config.head_dim)
+    (rotary && config.anatomy().interleaved).then_some(config.head_dim)
 }
 
 /// Row (or element of a bias) in Hugging Face's order that is stored at `stored`: the inverse of [`RawTensor::source_row`].
@@ -118,10 +120,11 @@ fn write_tensor(tensor: &RawTensor, head_dim: Option<usize>, dtype: DType, write
 
 /// Divisors of the rotary frequencies, where GGUF carries the scaling as such.
 /// Llama 3.1: long wavelengths are divided by `factor`, short ones kept, those between interpolated.
-fn rope_factors(config: &ModelConfig) -> Option<Vec<f32>> {
+fn rope_factors(config: &ModelConfig) -> Vec<(&'static str, Vec<f32>)> {
     match &config.rope_scaling {
-        RopeScaling::None | RopeScaling::Linear { .. } => None,
-        RopeScaling::Factors(factors) => Some(factors.clone()),
+        RopeScaling::None | RopeScaling::Linear { .. } => Vec::new(),
+        RopeScaling::Factors(factors) => vec![(ROPE_FACTORS, factors.clone())],
+        RopeScaling::LongRope { short, long, .. } => vec![(ROPE_LONG, long.clone()), (ROPE_SHORT, short.clone())],
         RopeScaling::Llama3 { factor, low_freq_factor, high_freq_factor, original_context } => {
             let (factor, low, high) = (f64::from(*factor), f64::from(*low_freq_factor), f64::from(*high_freq_factor));
             let context = *original_context as f64;
@@ -131,7 +134,7 @@ fn rope_factors(config: &ModelConfig) -> Option<Vec<f32>> {
                 let share = ((context / wavelength - low) / (high - low)).clamp(0.0, 1.0);
                 (1.0 / ((1.0 - share) / factor + share)) as f32
             };
-            Some((0..config.head_dim / 2).map(divisor).collect())
+            vec![(ROPE_FACTORS, (0..config.head_dim / 2).map(divisor).collect())]
         }
     }
 }
@@ -139,7 +142,7 @@ fn rope_factors(config: &ModelConfig) -> Option<Vec<f32>> {
 /// Metadata: shape, then text.
 fn metadata(checkpoint: &Checkpoint, dtype: DType, notes: &mut Vec<String>) -> Result<MetadataWriter, ModelError> {
     let config = &checkpoint.config;
-    let arch = if config.architecture == Architecture::Qwen2 { "qwen2" } else { "llama" };
+    let arch = config.anatomy().gguf;
     let key = |name: &str| format!("{arch}.{name}");
     let mut metadata = MetadataWriter::default();
     metadata.text("general.architecture", arch);
@@ -155,7 +158,7 @@ fn metadata(checkpoint: &Checkpoint, dtype: DType, notes: &mut Vec<String>) -> R
         ("attention.head_count_kv", config.kv_heads),
         ("attention.key_length", config.head_dim),
         ("attention.value_length", config.head_dim),
-        ("rope.dimension_count", config.head_dim),
+        ("rope.dimension_count", config.rotary_dim()),
         ("vocab_size", config.vocab_size),
     ] {
         metadata.number(&key(name), value)?;
@@ -163,14 +166,38 @@ fn metadata(checkpoint: &Checkpoint, dtype: DType, notes: &mut Vec<String>) -> R
     if let Some(window) = config.sliding_window {
         metadata.number(&key("attention.sliding_window"), window)?;
     }
-    metadata.float(&key("attention.layer_norm_rms_epsilon"), config.rms_eps);
+    let epsilon = match config.anatomy().norms.kind {
+        NormKind::Rms => "attention.layer_norm_rms_epsilon",
+        NormKind::Layer => "attention.layer_norm_epsilon",
+    };
+    metadata.float(&key(epsilon), config.rms_eps);
     metadata.float(&key("rope.freq_base"), config.rope_theta);
     if let RopeScaling::Linear { factor } = config.rope_scaling {
         metadata.text(&key("rope.scaling.type"), "linear");
         metadata.float(&key("rope.scaling.factor"), factor);
     }
+    if let RopeScaling::LongRope { original_context, attention_factor, .. } = config.rope_scaling {
+        metadata.number(&key("rope.scaling.original_context_length"), original_context)?;
+        metadata.float(&key("rope.scaling.attn_factor"), attention_factor);
+    }
+    if matches!(config.architecture, Architecture::Gemma2 | Architecture::Gemma3) {
+        gemma(config, arch, &mut metadata)?;
+    }
     gguf_tokens_out::write(checkpoint, &mut metadata, notes)?;
     Ok(metadata)
+}
+
+/// Keys of Gemma's details; 0 is none.
+fn gemma(config: &ModelConfig, arch: &str, metadata: &mut MetadataWriter) -> Result<(), ModelError> {
+    let (key, details) = (|name: &str| format!("{arch}.{name}"), &config.details);
+    metadata.number(&key("attention.sliding_window_pattern"), details.global_every.unwrap_or(0))?;
+    metadata.float(&key("attn_logit_softcapping"), details.attention_cap.unwrap_or(0.0));
+    metadata.float(&key("final_logit_softcapping"), details.logit_cap.unwrap_or(0.0));
+    metadata.float(&key("attention.scale"), config.query_scale());
+    if let Some(theta) = details.local_theta {
+        metadata.float(&key("rope.freq_base_swa"), theta);
+    }
+    Ok(())
 }
 
 /// `general.file_type`, as llama.cpp numbers its mixes.

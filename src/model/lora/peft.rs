@@ -18,8 +18,9 @@ use sha2::{Digest, Sha256};
 use self::config::AdapterConfig;
 use crate::ids::VersionId;
 use crate::model::ModelError;
-use crate::model::config::{LinearSite, ModelConfig};
-use crate::model::lora::{LoraModule, LoraWeights, module_path};
+use crate::model::architecture::Module;
+use crate::model::config::ModelConfig;
+use crate::model::lora::{LoraModule, LoraWeights};
 
 /// Name of the configuration file in an adapter directory.
 pub const CONFIG_FILE: &str = "adapter_config.json";
@@ -87,21 +88,37 @@ impl AdapterFiles {
         let tensors = SafeTensors::deserialize(&self.weights)
             .map_err(|error| invalid(format!("{WEIGHTS_FILE} is damaged or not a safetensors file: {error}")))?;
         let mut found = index(&tensors, base)?;
+        let anatomy = base.anatomy();
+        let path = |layer: usize, module: &Module| format!("model.layers.{layer}.{}", module.path);
+        let every = (0..base.layers).flat_map(|layer| anatomy.modules.iter().map(move |module| (layer, module)));
+        let paths: Vec<String> = every.clone().map(|(layer, module)| path(layer, module)).collect();
+        if let Some(target) = config.lacking(&paths) {
+            let known: Vec<&str> = anatomy.targets().collect();
+            return Err(invalid(format!(
+                "{CONFIG_FILE}: target_modules names {target:?}, which is no linear layer of this {} base; it has {}",
+                anatomy.name,
+                known.join(", ")
+            )));
+        }
         let mut modules = Vec::new();
-        for layer in 0..base.layers {
-            for site in LinearSite::ALL {
-                let path = module_path(layer, site);
-                let Some((rank, scale)) = config.rank_and_scale(&path)? else { continue };
-                let (out, inner) = base.linear_shape(site);
-                let mut take = |half: Half, shape: [usize; 2]| {
-                    let stored = found.remove(&(layer, site, half)).ok_or_else(|| {
-                        invalid(format!("{WEIGHTS_FILE} lacks {path}.{}.weight, which {CONFIG_FILE} asks for", half.name()))
-                    })?;
-                    values(&stored, shape, half)
-                };
-                let a = take(Half::A, [rank, inner])?;
-                let b = take(Half::B, [out, rank])?;
-                modules.push(LoraModule { layer, site, rank, scale, a, b });
+        for ((layer, module), path) in every.zip(&paths) {
+            let Some((rank, scale)) = config.rank_and_scale(path)? else { continue };
+            let (out, inner) = base.module_shape(module);
+            let mut take = |half: Half, shape: [usize; 2]| {
+                let stored = found.remove(&(layer, module.path, half)).ok_or_else(|| {
+                    invalid(format!("{WEIGHTS_FILE} lacks {path}.{}.weight, which {CONFIG_FILE} asks for", half.name()))
+                })?;
+                values(&stored, shape, half)
+            };
+            let a = take(Half::A, [rank, inner])?;
+            let b = take(Half::B, [out, rank])?;
+            // Where linears are stored together, all of them read the same `A`, and `B` has their rows one after the other.
+            let mut row = 0;
+            for site in module.sites {
+                let rows = base.linear_shape(*site).0;
+                let b = b[row * rank..(row + rows) * rank].to_vec();
+                modules.push(LoraModule { layer, site: *site, rank, scale, a: a.clone(), b });
+                row += rows;
             }
         }
         if let Some(stored) = found.values().next() {
@@ -142,13 +159,13 @@ struct Stored<'data> {
 fn index<'data>(
     tensors: &SafeTensors<'data>,
     base: &ModelConfig,
-) -> Result<BTreeMap<(usize, LinearSite, Half), Stored<'data>>, ModelError> {
+) -> Result<BTreeMap<(usize, &'static str, Half), Stored<'data>>, ModelError> {
     let mut named = tensors.tensors();
     // The library's order is that of a hash map; errors should not change from run to run.
     named.sort_by(|(left, _), (right, _)| left.cmp(right));
     let mut found = BTreeMap::new();
     for (name, view) in named {
-        let key = place(&name).ok_or_else(|| refused_tensor(&name))?;
+        let key = place(&name, base).ok_or_else(|| refused_tensor(&name, base))?;
         if key.0 >= base.layers {
             return Err(invalid(format!(
                 "this adapter was made for another base: tensor {name} is of layer {}, the base has {} layers",
@@ -162,8 +179,8 @@ fn index<'data>(
     Ok(found)
 }
 
-/// `base_model.model.model.layers.3.self_attn.q_proj.lora_A[.default].weight` -> (3, Q, A).
-fn place(name: &str) -> Option<(usize, LinearSite, Half)> {
+/// `base_model.model.model.layers.3.self_attn.q_proj.lora_A[.default].weight` -> (3, `self_attn.q_proj`, A).
+fn place(name: &str, base: &ModelConfig) -> Option<(usize, &'static str, Half)> {
     let rest = name.strip_prefix("base_model.model.model.layers.")?;
     let (layer, rest) = rest.split_once('.')?;
     // Only plain decimals, written as PEFT writes them: `+3` or `03` would be a second name for the same layer.
@@ -173,15 +190,15 @@ fn place(name: &str) -> Option<(usize, LinearSite, Half)> {
     }
     let rest = rest.strip_suffix(".weight")?;
     let rest = rest.strip_suffix(".default").unwrap_or(rest);
-    let (module, half) = match rest.strip_suffix(".lora_A") {
-        Some(module) => (module, Half::A),
+    let (path, half) = match rest.strip_suffix(".lora_A") {
+        Some(path) => (path, Half::A),
         None => (rest.strip_suffix(".lora_B")?, Half::B),
     };
-    let site = LinearSite::ALL.into_iter().find(|site| site.module() == module)?;
-    Some((number, site, half))
+    let module = base.anatomy().modules.iter().find(|module| module.path == path)?;
+    Some((number, module.path, half))
 }
 
-fn refused_tensor(name: &str) -> ModelError {
+fn refused_tensor(name: &str, base: &ModelConfig) -> ModelError {
     let what = if name.contains("lora_magnitude_vector") {
         "DoRA is not supported"
     } else if name.contains("lora_embedding_") || name.contains("embed_tokens") || name.contains("lm_head") {
@@ -191,7 +208,9 @@ fn refused_tensor(name: &str) -> ModelError {
     } else if name.ends_with(".bias") {
         "biases are not supported"
     } else {
-        "it is no low-rank half of a linear layer of this base"
+        let known: Vec<&str> = base.anatomy().targets().collect();
+        let what = format!("it is no low-rank half of a linear layer of this base, which has {}", known.join(", "));
+        return invalid(format!("{WEIGHTS_FILE} holds {name}: {what}"));
     };
     invalid(format!("{WEIGHTS_FILE} holds {name}: {what}"))
 }

@@ -5,7 +5,8 @@ use candle_core::quantized::{GgmlDType, QMatMul, QStorage, QTensor};
 use candle_core::{D, DType as Kind, Device, IndexOp, Module, Tensor};
 use std::sync::Arc;
 
-use super::{Ops, Projection, Step, rope_frequencies};
+use super::{Norm, Ops, Projection, Rotary, Step};
+use crate::model::architecture::Activation as Kernel;
 use crate::model::config::{LinearSite, ModelConfig};
 use crate::model::loader::{DType, RawTensor};
 use crate::model::lora::LoraWeights;
@@ -51,7 +52,7 @@ pub struct CandleLora {
 pub struct CandleOps {
     device: Device,
     config: ModelConfig,
-    frequencies: Vec<f32>,
+    rotary: Vec<Rotary>,
     /// Keys and values of each layer, `[slots, kv_heads, head_dim]`.
     kv: Vec<[Tensor; 2]>,
 }
@@ -72,7 +73,7 @@ impl CandleOps {
     }
 
     fn on(config: &ModelConfig, device: Device) -> Self {
-        Self { device, config: config.clone(), frequencies: rope_frequencies(config), kv: Vec::new() }
+        Self { device, config: config.clone(), rotary: Rotary::all(config), kv: Vec::new() }
     }
 
     fn indices(&self, values: &[usize]) -> Result<Tensor, ModelError> {
@@ -80,17 +81,34 @@ impl CandleOps {
         Ok(Tensor::new(values, &self.device)?)
     }
 
-    /// Rotates heads by their rows' angles, half-rotation layout: `[rows, heads, head_dim]`.
-    fn rotate(&self, x: &Tensor, positions: &[usize]) -> Result<Tensor, ModelError> {
-        let half = self.config.head_dim / 2;
-        let angles: Vec<f32> = positions.iter().flat_map(|p| self.frequencies.iter().map(move |f| *p as f32 * f)).collect();
-        let angles = Tensor::from_vec(angles, (positions.len(), 1, half), &self.device)?;
-        let (cos, sin) = (angles.cos()?, angles.sin()?);
+    /// Rotates the leading values of heads by their rows' angles, half-rotation layout: `[rows, heads, head_dim]`.
+    fn rotate(&self, x: &Tensor, positions: &[usize], rotary: &Rotary) -> Result<Tensor, ModelError> {
+        let (width, half) = (self.config.rotary_dim(), self.config.rotary_dim() / 2);
+        let (cos, sin): (Vec<f32>, Vec<f32>) = positions.iter().flat_map(|position| rotary.angles(*position)).unzip();
+        let table = |values: Vec<f32>| Tensor::from_vec(values, (positions.len(), 1, half), &self.device);
+        let (cos, sin) = (table(cos)?, table(sin)?);
         let (a, b) = (x.narrow(D::Minus1, 0, half)?, x.narrow(D::Minus1, half, half)?);
         let first = (a.broadcast_mul(&cos)? - b.broadcast_mul(&sin)?)?;
         let second = (b.broadcast_mul(&cos)? + a.broadcast_mul(&sin)?)?;
-        Ok(Tensor::cat(&[first, second], D::Minus1)?)
+        let rest = self.config.head_dim - width;
+        if rest == 0 {
+            return Ok(Tensor::cat(&[first, second], D::Minus1)?);
+        }
+        Ok(Tensor::cat(&[first, second, x.narrow(D::Minus1, width, rest)?], D::Minus1)?)
     }
+
+    /// RMS normalisation over the last dimension.
+    fn rms(&self, x: &Tensor, weight: &Tensor) -> Result<Tensor, ModelError> {
+        let mean = (x.sqr()?.sum_keepdim(D::Minus1)? / x.dim(D::Minus1)? as f64)?;
+        let scaled = x.broadcast_div(&(mean + f64::from(self.config.rms_eps))?.sqrt()?)?;
+        Ok(scaled.broadcast_mul(weight)?)
+    }
+}
+
+/// `cap * tanh(x / cap)`
+fn soft_cap(x: Tensor, cap: Option<f32>) -> Result<Tensor, ModelError> {
+    let Some(cap) = cap.map(f64::from) else { return Ok(x) };
+    Ok(((x / cap)?.tanh()? * cap)?)
 }
 
 /// GGML's number of a stored type.
@@ -186,15 +204,28 @@ impl Ops for CandleOps {
     }
 
     fn embed(&mut self, step: &Step<'_, CandleLora>, table: &Tensor, out: &mut Activation) -> Result<(), ModelError> {
-        out.0 = Some(table.index_select(&Tensor::new(step.tokens.as_slice(), &self.device)?, 0)?);
+        let rows = table.index_select(&Tensor::new(step.tokens.as_slice(), &self.device)?, 0)?;
+        out.0 = Some((rows * f64::from(self.config.details.embedding_scale.unwrap_or(1.0)))?);
         Ok(())
     }
 
-    fn norm(&mut self, x: &Activation, weight: &Tensor, out: &mut Activation) -> Result<(), ModelError> {
+    fn norm(&mut self, x: &Activation, norm: &Norm<Self>, out: &mut Activation) -> Result<(), ModelError> {
         let x = x.get()?;
-        let mean = (x.sqr()?.sum_keepdim(D::Minus1)? / x.dim(D::Minus1)? as f64)?;
-        let scaled = x.broadcast_div(&(mean + f64::from(self.config.rms_eps))?.sqrt()?)?;
-        out.0 = Some(scaled.broadcast_mul(weight)?);
+        out.0 = Some(match &norm.bias {
+            None => self.rms(x, &norm.weight)?,
+            Some(bias) => {
+                let mean = (x.sum_keepdim(D::Minus1)? / x.dim(D::Minus1)? as f64)?;
+                self.rms(&x.broadcast_sub(&mean)?, &norm.weight)?.broadcast_add(bias)?
+            }
+        });
+        Ok(())
+    }
+
+    fn norm_heads(&mut self, x: &mut Activation, weight: &Tensor) -> Result<(), ModelError> {
+        let rows = x.get()?;
+        let (count, width) = rows.dims2()?;
+        let dim = self.config.head_dim;
+        x.0 = Some(self.rms(&rows.reshape((count, width / dim, dim))?, weight)?.reshape((count, width))?);
         Ok(())
     }
 
@@ -230,8 +261,9 @@ impl Ops for CandleOps {
     ) -> Result<(), ModelError> {
         let ModelConfig { heads, kv_heads, head_dim, .. } = self.config;
         let rows = step.tokens.len();
-        let q = self.rotate(&q.get()?.reshape((rows, heads, head_dim))?, &step.positions)?;
-        let k = self.rotate(&k.get()?.reshape((rows, kv_heads, head_dim))?, &step.positions)?;
+        let rotary = &self.rotary[Rotary::of_layer(&self.config, layer)];
+        let q = self.rotate(&q.get()?.reshape((rows, heads, head_dim))?, &step.positions, rotary)?;
+        let k = self.rotate(&k.get()?.reshape((rows, kv_heads, head_dim))?, &step.positions, rotary)?;
         let v = v.get()?.reshape((rows, kv_heads, head_dim))?;
         for (storage, new) in self.kv[layer].iter().zip([k, v]) {
             for (row, slot) in step.slots.iter().enumerate() {
@@ -252,8 +284,9 @@ impl Ops for CandleOps {
             };
             let (keys, values) = (gather(&self.kv[layer][0])?, gather(&self.kv[layer][1])?);
             let queries = q.i(span.row..span.row + span.rows)?.transpose(0, 1)?.contiguous()?;
-            let scores = (queries.matmul(&keys.t()?.contiguous()?)? / (head_dim as f64).sqrt())?;
-            let window = self.config.sliding_window.unwrap_or(usize::MAX);
+            let scores = (queries.matmul(&keys.t()?.contiguous()?)? * f64::from(self.config.query_scale()))?;
+            let scores = soft_cap(scores, self.config.details.attention_cap)?;
+            let window = self.config.window(layer).unwrap_or(usize::MAX);
             let mask: Vec<f32> = (span.start..length)
                 .flat_map(|row| (0..length).map(move |p| if p > row || row - p >= window { f32::NEG_INFINITY } else { 0.0 }))
                 .collect();
@@ -267,8 +300,15 @@ impl Ops for CandleOps {
         Ok(())
     }
 
-    fn gate(&mut self, gate: &mut Activation, up: &Activation) -> Result<(), ModelError> {
-        gate.0 = Some((gate.get()?.silu()? * up.get()?)?);
+    fn gate(&mut self, gate: &mut Activation, up: Option<&Activation>) -> Result<(), ModelError> {
+        let active = match self.config.anatomy().activation {
+            Kernel::Silu => gate.get()?.silu()?,
+            Kernel::GatedGelu | Kernel::Gelu => gate.get()?.gelu()?,
+        };
+        gate.0 = Some(match up {
+            None => active,
+            Some(up) => (active * up.get()?)?,
+        });
         Ok(())
     }
 
@@ -288,7 +328,11 @@ impl Ops for CandleOps {
     }
 
     fn logits(&mut self, x: &Activation, head: &CandleLinear, out: &mut Vec<f32>) -> Result<(), ModelError> {
-        *out = head.weight.forward(x.get()?)?.flatten_all()?.to_vec1()?;
+        let mut logits = head.weight.forward(x.get()?)?;
+        if let Some(bias) = &head.bias {
+            logits = logits.broadcast_add(bias)?;
+        }
+        *out = soft_cap(logits, self.config.details.logit_cap)?.flatten_all()?.to_vec1()?;
         Ok(())
     }
 }

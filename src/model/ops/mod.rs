@@ -8,7 +8,7 @@ pub mod cpu;
 
 use std::sync::Arc;
 
-use crate::model::config::{LinearSite, ModelConfig};
+use crate::model::config::{LinearSite, ModelConfig, RopeScaling};
 use crate::model::loader::{DType, RawTensor};
 use crate::model::lora::LoraWeights;
 use crate::model::native::Weights;
@@ -75,6 +75,14 @@ pub struct Projection<'a, O: Ops> {
     pub out: &'a mut O::Activation,
 }
 
+/// Weights of a normalisation.
+pub struct Norm<O: Ops> {
+    /// What normalised values are multiplied with.
+    pub weight: O::Vector,
+    /// With a bias it is layer normalisation (Ba et al. 2016), else RMS normalisation (Zhang and Sennrich 2019).
+    pub bias: Option<O::Vector>,
+}
+
 /// What a device must do for the decoder. All activations are f32, row-major `[rows, width]`.
 pub trait Ops: Send + Sized + 'static {
     /// Activations on the device.
@@ -115,15 +123,17 @@ pub trait Ops: Send + Sized + 'static {
     /// Allocates `blocks` KV blocks.
     fn allocate_kv(&mut self, blocks: usize) -> Result<(), ModelError>;
 
-    /// `out[row] = table[token of row]`.
+    /// `out[row] = table[token of row]`, scaled where the base does that.
     fn embed(
         &mut self,
         step: &Step<'_, Self::Lora>,
         table: &Self::Embedding,
         out: &mut Self::Activation,
     ) -> Result<(), ModelError>;
-    /// RMS normalisation of each row (Zhang and Sennrich 2019), times `weight`.
-    fn norm(&mut self, x: &Self::Activation, weight: &Self::Vector, out: &mut Self::Activation) -> Result<(), ModelError>;
+    /// Normalises each row.
+    fn norm(&mut self, x: &Self::Activation, norm: &Norm<Self>, out: &mut Self::Activation) -> Result<(), ModelError>;
+    /// RMS normalisation of each head of each row, in place, times `weight` (one head's width).
+    fn norm_heads(&mut self, x: &mut Self::Activation, weight: &Self::Vector) -> Result<(), ModelError>;
     /// `out = W x + b`, plus each segment's `scale * B (A x)` where its adapter targets the site; all on one input.
     fn project(
         &mut self,
@@ -133,7 +143,7 @@ pub trait Ops: Send + Sized + 'static {
         parts: &mut [Projection<'_, Self>],
     ) -> Result<(), ModelError>;
     /// Rotates queries and keys (Su et al. 2021), writes keys and values to their slots, then attends over each row's own
-    /// sequence up to its own position (and no further back than the window): `out` is `rows x q_width`.
+    /// sequence up to its own position (and no further back than the layer's window): `out` is `rows x q_width`.
     fn attend(
         &mut self,
         step: &Step<'_, Self::Lora>,
@@ -141,8 +151,8 @@ pub trait Ops: Send + Sized + 'static {
         qkv: [&mut Self::Activation; 3],
         out: &mut Self::Activation,
     ) -> Result<(), ModelError>;
-    /// `gate = silu(gate) * up` (Shazeer 2020).
-    fn gate(&mut self, gate: &mut Self::Activation, up: &Self::Activation) -> Result<(), ModelError>;
+    /// `gate = f(gate) * up` (Shazeer 2020), or `f(gate)` alone, by the base's activation.
+    fn gate(&mut self, gate: &mut Self::Activation, up: Option<&Self::Activation>) -> Result<(), ModelError>;
     /// `x += y`.
     fn add(&mut self, x: &mut Self::Activation, y: &Self::Activation) -> Result<(), ModelError>;
     /// Keeps the wanted rows: what follows the last layer runs over these alone.
@@ -150,21 +160,62 @@ pub trait Ops: Send + Sized + 'static {
     -> Result<(), ModelError>;
     /// These rows of `x` to host memory, `rows x width`.
     fn rows(&mut self, x: &Self::Activation, rows: &[usize], out: &mut Vec<f32>) -> Result<(), ModelError>;
-    /// `head x` of every row of `x` to host memory, `rows x vocab`.
+    /// `head x` of every row of `x` to host memory, `rows x vocab`, capped where the base does that.
     fn logits(&mut self, x: &Self::Activation, head: &Self::Linear, out: &mut Vec<f32>) -> Result<(), ModelError>;
 }
 
-/// Angular frequency of each pair of a head, radians per position, after scaling; `head_dim / 2` values.
+/// Rotary embedding of some layers.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Rotary {
+    /// Angular frequency of each pair, radians per position, after scaling; `rotary_dim / 2` values.
+    pub frequencies: Vec<f32>,
+    /// What rotated values are multiplied with.
+    pub factor: f32,
+}
+
+impl Rotary {
+    /// Those of a base: of its layers, and of its windowed layers where these have their own.
+    pub fn all(config: &ModelConfig) -> Vec<Self> {
+        let factor = match &config.rope_scaling {
+            RopeScaling::LongRope { attention_factor, .. } => *attention_factor,
+            _ => 1.0,
+        };
+        let mut all = vec![Self { frequencies: rope_frequencies(config), factor }];
+        all.extend(config.details.local_theta.map(|theta| Self { frequencies: plain(theta, config.rotary_dim()), factor: 1.0 }));
+        all
+    }
+
+    /// Which of them a layer has.
+    pub fn of_layer(config: &ModelConfig, layer: usize) -> usize {
+        usize::from(config.details.local_theta.is_some() && config.window(layer).is_some())
+    }
+
+    /// Cosine and sine of each pair at a position.
+    pub fn angles(&self, position: usize) -> impl Iterator<Item = (f32, f32)> {
+        self.frequencies.iter().map(move |f| {
+            let angle = position as f32 * f;
+            (angle.cos() * self.factor, angle.sin() * self.factor)
+        })
+    }
+}
+
+fn plain(theta: f32, width: usize) -> Vec<f32> {
+    (0..width / 2).map(|i| 1.0 / theta.powf((2 * i) as f32 / width as f32)).collect()
+}
+
+/// Angular frequency of each pair of a head, radians per position, after scaling; `rotary_dim / 2` values.
 ///
 /// Llama 3.1's scaling divides low frequencies by `factor`, keeps high ones, and blends between.
 pub fn rope_frequencies(config: &ModelConfig) -> Vec<f32> {
-    use crate::model::config::RopeScaling;
-    let half = config.head_dim / 2;
-    let plain = (0..half).map(|i| 1.0 / config.rope_theta.powf((2 * i) as f32 / config.head_dim as f32));
+    let plain = plain(config.rope_theta, config.rotary_dim()).into_iter();
     match &config.rope_scaling {
         RopeScaling::None => plain.collect(),
         RopeScaling::Linear { factor } => plain.map(|f| f / factor).collect(),
         RopeScaling::Factors(factors) => plain.zip(factors).map(|(f, factor)| f / factor).collect(),
+        RopeScaling::LongRope { short, long, original_context, .. } => {
+            let factors = if config.context_length > *original_context { long } else { short };
+            plain.zip(factors).map(|(f, factor)| f / factor).collect()
+        }
         RopeScaling::Llama3 { factor, low_freq_factor, high_freq_factor, original_context } => plain
             .map(|f| {
                 let wavelength = 2.0 * std::f32::consts::PI / f;

@@ -22,9 +22,11 @@ pub struct LayerWeights<'a> {
     /// `[h]`
     pub attention_norm: &'a [f32],
     /// In the order of [`LinearSite`].
-    pub linears: &'a [CpuLinear; 7],
+    pub linears: &'a [CpuLinear],
     /// `[h]`
     pub mlp_norm: &'a [f32],
+    /// Of queries' and keys' heads, `[head_dim]` each, where the architecture normalises them.
+    pub head_norms: Option<[&'a [f32]; 2]>,
 }
 
 /// An adapter's parameters in use.
@@ -70,6 +72,10 @@ pub struct Work {
     pub dv: Vec<f32>,
     d_inner: Vec<f32>,
     d_attended: Vec<f32>,
+    /// Queries and keys before their heads are normalised, and room for a gradient.
+    raw_q: Vec<f32>,
+    raw_k: Vec<f32>,
+    d_heads: Vec<f32>,
     low: Vec<f32>,
     turned: Vec<f32>,
     dropped: Vec<f32>,
@@ -78,6 +84,38 @@ pub struct Work {
 
 fn fit(values: &mut Vec<f32>, len: usize) {
     values.resize(len, 0.0);
+}
+
+/// RMS-normalises every head of `x` (`rows x width`); `raw` receives what was there.
+fn norm_heads(workers: &mut Workers, (weight, eps): (&[f32], f32), width: usize, x: &mut Vec<f32>, raw: &mut Vec<f32>) {
+    std::mem::swap(x, raw);
+    fit(x, raw.len());
+    let (isa, dim) = (workers.isa(), weight.len());
+    workers.rows(x, width, |row, out| {
+        let raw = &raw[row * width..(row + 1) * width];
+        out.chunks_exact_mut(dim).zip(raw.chunks_exact(dim)).for_each(|(out, raw)| norm(isa, raw, weight, eps, out));
+    });
+}
+
+/// Takes the gradient in `d` from normalised heads to `raw` ones; `room` is overwritten.
+fn norm_heads_back(
+    workers: &mut Workers,
+    (weight, eps): (&[f32], f32),
+    raw: (&[f32], usize),
+    d: &mut Vec<f32>,
+    room: &mut Vec<f32>,
+) {
+    let ((raw, width), isa, dim) = (raw, workers.isa(), weight.len());
+    std::mem::swap(d, room);
+    fit(d, raw.len());
+    d.fill(0.0);
+    let normed = &room[..];
+    workers.rows(d, width, |row, dx| {
+        for (head, dx) in dx.chunks_exact_mut(dim).enumerate() {
+            let at = row * width + head * dim..row * width + (head + 1) * dim;
+            norm_back(isa, &normed[at.clone()], &raw[at], weight, eps, dx);
+        }
+    });
 }
 
 /// `[rows][cols]` to `[cols][rows]`.
@@ -242,6 +280,10 @@ pub fn forward(
         [(linear(Q), &mut work.q, Add::Nothing), (linear(K), &mut work.k, Add::Nothing), (linear(V), &mut work.v, Add::Nothing)];
     project(workers, pass, (&work.normed, h), &mut parts, keeping.then_some(&mut kept.low), rooms!(work));
     let angles = |row: usize| &pass.angles[row * half..(row + 1) * half];
+    if let Some([q, k]) = weights.head_norms {
+        norm_heads(workers, (q, eps), hq, &mut work.q, &mut work.raw_q);
+        norm_heads(workers, (k, eps), hkv, &mut work.k, &mut work.raw_k);
+    }
     workers.rows(&mut work.q, hq, |row, q| rotate(q, angles(row), Turn::Forward));
     workers.rows(&mut work.k, hkv, |row, k| rotate(k, angles(row), Turn::Forward));
     fit(&mut work.attended, rows * hq);
@@ -251,8 +293,10 @@ pub fn forward(
     let mut parts = [(linear(O), &mut work.x, Add::To)];
     project(workers, pass, (&work.attended, hq), &mut parts, keeping.then_some(&mut kept.low), rooms!(work));
     if keeping {
-        kept.q.put(workers, &mut work.q);
-        kept.k.put(workers, &mut work.k);
+        // Heads that are normalised are kept as they were before: rotated ones follow from them.
+        let raw = weights.head_norms.is_some();
+        kept.q.put(workers, if raw { &mut work.raw_q } else { &mut work.q });
+        kept.k.put(workers, if raw { &mut work.raw_k } else { &mut work.k });
         kept.v.put(workers, &mut work.v);
         kept.attended.put(workers, &mut work.attended);
         std::mem::swap(&mut kept.log_sums, &mut work.log_sums);
@@ -327,6 +371,13 @@ pub fn backward(
     kept.q.take(workers, &mut work.q);
     kept.k.take(workers, &mut work.k);
     kept.v.take(workers, &mut work.v);
+    let angles = |row: usize| &pass.angles[row * half..(row + 1) * half];
+    if let Some([q, k]) = weights.head_norms {
+        norm_heads(workers, (q, eps), hq, &mut work.q, &mut work.raw_q);
+        norm_heads(workers, (k, eps), hkv, &mut work.k, &mut work.raw_k);
+        workers.rows(&mut work.q, hq, |row, q| rotate(q, angles(row), Turn::Forward));
+        workers.rows(&mut work.k, hkv, |row, k| rotate(k, angles(row), Turn::Forward));
+    }
     let mut d_attended = std::mem::take(&mut work.d_attended);
     let pulled = Pulled { at: linear(O), dy: &work.x, x: &work.attended, low: &kept.low[O as usize] };
     pull(workers, pass, pulled, grads, Some((&mut d_attended, Add::Nothing)), rooms!(work));
@@ -337,9 +388,12 @@ pub fn backward(
     let out = Grads { q: &mut work.dq, k: &mut work.dk, v: &mut work.dv };
     attention::backward(workers, Heads::new(config), pass.spans, Qkv { q: &work.q, k: &work.k, v: &work.v }, done, out);
     work.d_attended = d_attended;
-    let angles = |row: usize| &pass.angles[row * half..(row + 1) * half];
     workers.rows(&mut work.dq, hq, |row, q| rotate(q, angles(row), Turn::Back));
     workers.rows(&mut work.dk, hkv, |row, k| rotate(k, angles(row), Turn::Back));
+    if let Some([q, k]) = weights.head_norms {
+        norm_heads_back(workers, (q, eps), (&work.raw_q, hq), &mut work.dq, &mut work.d_heads);
+        norm_heads_back(workers, (k, eps), (&work.raw_k, hkv), &mut work.dk, &mut work.d_heads);
+    }
     let x = &kept.x;
     workers.rows(&mut work.normed, h, |row, out| norm(isa, &x[row * h..(row + 1) * h], weights.attention_norm, eps, out));
     // Below the first layer there is nothing to train.

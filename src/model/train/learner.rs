@@ -65,7 +65,14 @@ impl TrainingBase {
 
     fn layer(&self, index: usize) -> LayerWeights<'_> {
         let layer = &self.weights.layers[index];
-        LayerWeights { attention_norm: &layer.attention_norm, linears: &layer.linears, mlp_norm: &layer.mlp_norm }
+        // Architectures that are trained have a second normalisation.
+        let mlp_norm = layer.mlp_norm.as_ref().unwrap_or(&layer.attention_norm);
+        LayerWeights {
+            attention_norm: &layer.attention_norm.weight,
+            linears: &layer.linears,
+            mlp_norm: &mlp_norm.weight,
+            head_norms: layer.head_norms.as_ref().map(|[q, k]| [q.as_slice(), k.as_slice()]),
+        }
     }
 }
 
@@ -230,7 +237,7 @@ impl Learner {
             Slopes::None => None,
             Slopes::Known(slopes) => Some(slopes),
         };
-        let (weight, norm_weight) = (base.weights.head.weight(), &base.weights.norm);
+        let (weight, norm_weight) = (base.weights.head.weight(), &base.weights.norm.weight);
         let mut outcomes = vec![Outcome::default(); batch.targets.len()];
         head.rows.clear();
         for (row, _) in &batch.targets {

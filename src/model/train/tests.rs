@@ -89,7 +89,7 @@ fn gradient(fixture: &Fixture, learner: &mut Learner, dropout: Option<Dropout>, 
     (loss, grads)
 }
 
-const ARCHITECTURES: [Architecture; 3] = [Architecture::Llama, Architecture::Mistral, Architecture::Qwen2];
+const ARCHITECTURES: [Architecture; 4] = [Architecture::Llama, Architecture::Mistral, Architecture::Qwen2, Architecture::Qwen3];
 
 #[test]
 fn log_probabilities_are_those_of_serving() {

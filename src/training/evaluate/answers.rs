@@ -236,6 +236,7 @@ mod tests {
             context_length: 64,
             sliding_window: None,
             tied_embeddings: false,
+            details: crate::model::config::Details::default(),
         };
         let pace = Pace { delay: Duration::from_millis(1), gap: Duration::ZERO };
         let config = NullConfig { model, pace, open_length: 3, queue_capacity: 8 };

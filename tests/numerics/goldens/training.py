@@ -104,8 +104,10 @@ def save(model, target: Path) -> None:
     path.write_text(json.dumps(document, indent=2))
 
 
-def write(folder: Path, models: Path):
-    for seed, name in enumerate(["llama3", "mistral", "qwen2"]):
+def write(folder: Path, models: Path, only=()):
+    for seed, name in enumerate(["llama3", "mistral", "qwen2", "qwen3"]):
+        if only and name not in only:
+            continue
         target = folder / name
         target.mkdir(parents=True, exist_ok=True)
         load = lambda: AutoModelForCausalLM.from_pretrained(models / name, dtype=torch.float32, attn_implementation="eager")

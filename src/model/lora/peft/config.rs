@@ -121,6 +121,12 @@ impl AdapterConfig {
         Ok(Some((rank, (alpha / divisor) as f32)))
     }
 
+    /// A name in the list of targets that is none of these paths, nor the end of one.
+    pub(super) fn lacking(&self, paths: &[String]) -> Option<&str> {
+        let Selector::Suffixes(names) = &self.targets else { return None };
+        names.iter().find(|name| !paths.iter().any(|path| ends(path, name))).map(String::as_str)
+    }
+
     /// Text that is the same for configurations that compute the same; part of the version's digest.
     pub(super) fn canonical(&self) -> &str {
         &self.canonical
@@ -140,12 +146,15 @@ impl Selector {
     fn matches(&self, path: &str) -> Result<bool, ModelError> {
         match self {
             Self::AllLinear => Ok(!OUTSIDE.contains(&path)),
-            Self::Suffixes(names) => Ok(names
-                .iter()
-                .any(|name| path == name || path.strip_suffix(name.as_str()).is_some_and(|before| before.ends_with('.')))),
+            Self::Suffixes(names) => Ok(names.iter().any(|name| ends(path, name))),
             Self::Pattern(regex) => is_match(regex, path),
         }
     }
+}
+
+/// Whether a name is a path, or the end of it after a dot.
+fn ends(path: &str, name: &str) -> bool {
+    path == name || path.strip_suffix(name).is_some_and(|before| before.ends_with('.'))
 }
 
 fn refuse_unsupported(fields: &Map<String, Value>) -> Result<(), ModelError> {

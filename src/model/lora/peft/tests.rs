@@ -9,7 +9,7 @@ use safetensors::tensor::{Dtype, TensorView};
 use serde_json::{Value, json};
 
 use super::*;
-use crate::model::config::{Architecture, RopeScaling};
+use crate::model::config::{Architecture, LinearSite, RopeScaling};
 
 fn base() -> ModelConfig {
     ModelConfig {
@@ -27,6 +27,7 @@ fn base() -> ModelConfig {
         context_length: 64,
         sliding_window: None,
         tied_embeddings: false,
+        details: crate::model::config::Details::default(),
     }
 }
 
@@ -205,7 +206,7 @@ fn unsupported_settings_are_refused_by_name() {
         (json!({"target_modules": 3}), "target_modules"),
         (json!({"target_modules": [3]}), "target_modules"),
         (json!({"target_modules": "(q_proj"}), "target_modules"),
-        (json!({"target_modules": ["c_attn"]}), "does not target"),
+        (json!({"target_modules": ["c_attn"]}), "\"c_attn\""),
         (json!({"r": 0}), "r is 0"),
         (json!({"r": -1}), "r is -1"),
         (json!({"r": 2.5}), "r is 2.5"),
@@ -354,4 +355,30 @@ proptest! {
         flipped[index] = byte;
         let _ = parse(files.weights.clone(), flipped);
     }
+}
+
+#[test]
+fn adapters_on_projections_that_are_stored_together_come_apart_by_rows() {
+    let phi = ModelConfig { architecture: Architecture::Phi3, ..base() };
+    let mut corpus = Corpus::empty(json!({"target_modules": ["qkv_proj", "gate_up_proj"]}));
+    for layer in 0..2 {
+        // Queries 8, keys 4, values 4 rows; gate and up 12 each.
+        for (module, out) in [("self_attn.qkv_proj", 16), ("mlp.gate_up_proj", 24)] {
+            let name = |half: &str| format!("base_model.model.model.layers.{layer}.{module}.{half}.weight");
+            corpus.put(&name("lora_A"), vec![2, 8]);
+            corpus.put(&name("lora_B"), vec![out, 2]);
+        }
+    }
+    let weights = corpus.files().parse(&phi).unwrap();
+    use LinearSite::{Gate, K, Q, Up, V};
+    let found: Vec<(LinearSite, usize, f32)> =
+        weights.modules[..5].iter().map(|module| (module.site, module.b.len(), module.b[0])).collect();
+    assert_eq!(found, [(Q, 16, 0.0), (K, 8, 4.0), (V, 8, 6.0), (Gate, 24, 0.0), (Up, 24, 6.0)]);
+    assert!(weights.modules[..5].iter().all(|module| module.a == weights.modules[0].a));
+
+    let refusal = |corpus: Corpus, base: &ModelConfig| corpus.files().parse(base).expect_err("must be refused").to_string();
+    let error = refusal(Corpus::plain(), &phi);
+    assert!(error.contains("q_proj") && error.contains("qkv_proj, o_proj, gate_up_proj, down_proj"), "{error}");
+    let error = refusal(corpus.with(json!({"target_modules": ["qkv_proj", "gate_up_proj", "q_proj"]})), &phi);
+    assert!(error.contains("\"q_proj\"") && error.contains("Phi-3"), "{error}");
 }

@@ -6,6 +6,7 @@
 
 use super::Isa;
 use super::element::Element;
+use super::elementwise::soft_cap;
 use super::pool::Parts;
 use crate::model::{BLOCK_TOKENS, ModelError};
 
@@ -20,8 +21,8 @@ pub struct Shape {
     pub kv_heads: usize,
     /// Width of a head.
     pub head_dim: usize,
-    /// Positions that a query sees, itself included.
-    pub window: usize,
+    /// Scores `s` become `cap * tanh(s / cap)`.
+    pub cap: Option<f32>,
 }
 
 /// Keys and values of all layers.
@@ -57,6 +58,8 @@ pub struct Item<'a> {
     pub blocks: &'a [u32],
     /// Key/value head.
     pub head: usize,
+    /// Positions that a query of this layer sees, itself included.
+    pub window: usize,
 }
 
 /// Scratch of one item.
@@ -128,7 +131,8 @@ impl<E: Element> Kv<E> {
         scratch: &mut Scratch,
         inner: &I,
     ) {
-        let Shape { group, kv_heads, head_dim: dim, window, .. } = self.shape;
+        let Shape { group, kv_heads, head_dim: dim, cap, .. } = self.shape;
+        let window = item.window;
         let width = group * kv_heads * dim;
         let last = item.position + item.rows - 1;
         let first_block = (item.position + 1).saturating_sub(window) / BLOCK_TOKENS;
@@ -164,6 +168,9 @@ impl<E: Element> Kv<E> {
             let high = position + 1 - first_block * BLOCK_TOKENS;
             for g in 0..group {
                 let scores = &mut scratch.scores[(row * group + g) * stride..(row * group + g + 1) * stride];
+                if let Some(cap) = cap {
+                    inner.cap(&mut scores[low..high], cap);
+                }
                 inner.softmax(scores, low..high);
             }
         }
@@ -193,6 +200,8 @@ impl<E: Element> Kv<E> {
 trait Inner {
     /// Scores of a block's positions for each query of a group: `scores[g * stride..][..16]`.
     fn scores<E: Element>(&self, queries: &[f32], keys: &[E], group: usize, scores: &mut [f32], stride: usize);
+    /// `cap * tanh(score / cap)`, in place.
+    fn cap(&self, scores: &mut [f32], cap: f32);
     /// Softmax over `visible`, in place.
     fn softmax(&self, scores: &mut [f32], visible: std::ops::Range<usize>);
     /// Adds a block's visible values, weighted: `acc[g][d] += p[g * stride + t] * values[t][d]`.
@@ -220,6 +229,11 @@ impl Inner for Plain {
             }
             scores[g * stride..g * stride + BLOCK_TOKENS].copy_from_slice(&sums);
         }
+    }
+
+    #[inline(always)]
+    fn cap(&self, scores: &mut [f32], cap: f32) {
+        soft_cap(Isa::Portable, scores, cap);
     }
 
     #[inline(always)]
@@ -260,7 +274,7 @@ mod avx512 {
 
     use std::arch::x86_64::*;
 
-    use super::{Element, Inner};
+    use super::{Element, Inner, Isa, soft_cap};
     use crate::model::BLOCK_TOKENS;
     use crate::model::ops::cpu::avx512::{exp, unroll};
 
@@ -363,6 +377,11 @@ mod avx512 {
                     _ => {}
                 }
             }
+        }
+
+        #[inline(always)]
+        fn cap(&self, scores: &mut [f32], cap: f32) {
+            soft_cap(Isa::Avx512, scores, cap);
         }
 
         #[inline(always)]

@@ -8,6 +8,7 @@ pub mod attention;
 #[cfg(target_arch = "x86_64")]
 pub mod avx512;
 pub mod element;
+pub mod elementwise;
 pub mod lora;
 pub mod packed;
 pub mod pool;
@@ -25,7 +26,8 @@ use lora::{CpuLora, Target};
 use packed::{Packed, TILE};
 use pool::{Parts, Pool};
 
-use super::{Ops, Projection, Segment, Step, rope_frequencies};
+use super::{Norm, Ops, Projection, Rotary, Segment, Step};
+use crate::model::architecture::Activation;
 use crate::model::config::ModelConfig;
 use crate::model::loader::RawTensor;
 use crate::model::lora::LoraWeights;
@@ -149,9 +151,8 @@ pub struct CpuOps {
     pool: Pool,
     config: ModelConfig,
     exact: bool,
-    frequencies: Vec<f32>,
-    /// Cosine and sine of each row's angles in the current step, `rows x head_dim / 2`.
-    angles: Vec<(f32, f32)>,
+    /// Rotary embeddings, and of each the cosine and sine of each row's angles in the current step, `rows x rotary_dim / 2`.
+    rotary: Vec<(Rotary, Vec<(f32, f32)>)>,
     kv: KvStorage,
     quantized: Quantized,
     low_rank: Vec<f32>,
@@ -163,6 +164,8 @@ thread_local! {
 
 /// Rows that one chunk of an elementwise operation takes.
 const ROWS_PER_CHUNK: usize = 8;
+/// Logits that one chunk of capping takes: whole registers.
+const LOGITS_PER_CHUNK: usize = 1 << 14;
 /// Rows of a prefill chunk that one attention item takes.
 const ROWS_PER_ITEM: usize = 8;
 /// Rows between which a pass over a part's weights is repeated: their activations stay in the second-level cache.
@@ -179,8 +182,7 @@ impl CpuOps {
             pool,
             config: config.clone(),
             exact,
-            frequencies: rope_frequencies(config),
-            angles: Vec::new(),
+            rotary: Rotary::all(config).into_iter().map(|rotary| (rotary, Vec::new())).collect(),
             kv: KvStorage::F32(Kv::new(shape(config), 0)?),
             quantized: Quantized::default(),
             low_rank: Vec::new(),
@@ -313,7 +315,7 @@ fn shape(config: &ModelConfig) -> Shape {
         group: config.heads / config.kv_heads,
         kv_heads: config.kv_heads,
         head_dim: config.head_dim,
-        window: config.sliding_window.unwrap_or(usize::MAX),
+        cap: config.details.attention_cap,
     }
 }
 
@@ -369,26 +371,6 @@ fn for_rows(pool: &mut Pool, out: &mut Matrix, f: impl Fn(usize, &mut [f32]) + S
     });
 }
 
-/// Sum of squares in sixteen interleaved sums: one order on every machine, and the compiler vectorises it.
-fn sum_of_squares(x: &[f32]) -> f32 {
-    let (chunks, tail) = x.as_chunks::<16>();
-    let mut sums = [0f32; 16];
-    for chunk in chunks {
-        sums.iter_mut().zip(chunk).for_each(|(sum, v)| *sum += v * v);
-    }
-    tail.iter().map(|v| v * v).sum::<f32>() + sums.iter().sum::<f32>()
-}
-
-/// Rotates a row's heads by its angles, half-rotation layout, and scales.
-fn rotate(row: &mut [f32], angles: &[(f32, f32)], scale: f32) {
-    for head in row.chunks_exact_mut(2 * angles.len()) {
-        let (first, second) = head.split_at_mut(angles.len());
-        for ((a, b), (cos, sin)) in first.iter_mut().zip(second).zip(angles) {
-            (*a, *b) = ((*a * cos - *b * sin) * scale, (*b * cos + *a * sin) * scale);
-        }
-    }
-}
-
 impl Ops for CpuOps {
     type Activation = Matrix;
     type Linear = CpuLinear;
@@ -439,7 +421,7 @@ impl Ops for CpuOps {
     }
 
     fn training_base(config: &ModelConfig, weights: &Arc<Weights<Self>>) -> Option<TrainingBase> {
-        Some(TrainingBase::new(config.clone(), Arc::clone(weights)))
+        config.anatomy().untrainable.is_none().then(|| TrainingBase::new(config.clone(), Arc::clone(weights)))
     }
 
     fn kv_block_bytes(&self) -> usize {
@@ -458,23 +440,30 @@ impl Ops for CpuOps {
         for (token, row) in step.tokens.iter().zip(out.values.chunks_exact_mut(table.cols)) {
             table.dequantize_row(*token as usize, row)?;
         }
-        self.angles.clear();
-        for position in &step.positions {
-            self.angles.extend(self.frequencies.iter().map(|f| {
-                let angle = *position as f32 * f;
-                (angle.cos(), angle.sin())
-            }));
+        if let Some(scale) = self.config.details.embedding_scale {
+            out.values.iter_mut().for_each(|v| *v *= scale);
+        }
+        for (rotary, angles) in &mut self.rotary {
+            angles.clear();
+            step.positions.iter().for_each(|position| angles.extend(rotary.angles(*position)));
         }
         Ok(())
     }
 
-    fn norm(&mut self, x: &Matrix, weight: &Vec<f32>, out: &mut Matrix) -> Result<(), ModelError> {
+    fn norm(&mut self, x: &Matrix, norm: &Norm<Self>, out: &mut Matrix) -> Result<(), ModelError> {
         out.shape(x.rows(), x.width);
         let eps = self.config.rms_eps;
-        for_rows(&mut self.pool, out, |row, out| {
-            let x = x.row(row);
-            let scale = 1.0 / (sum_of_squares(x) / x.len() as f32 + eps).sqrt();
-            out.iter_mut().zip(x).zip(weight).for_each(|((out, x), w)| *out = x * scale * w);
+        for_rows(&mut self.pool, out, |row, out| match &norm.bias {
+            None => elementwise::rms_norm(x.row(row), &norm.weight, eps, out),
+            Some(bias) => elementwise::layer_norm(x.row(row), (&norm.weight, bias), eps, out),
+        });
+        Ok(())
+    }
+
+    fn norm_heads(&mut self, x: &mut Matrix, weight: &Vec<f32>) -> Result<(), ModelError> {
+        let eps = self.config.rms_eps;
+        for_rows(&mut self.pool, x, |_, row| {
+            row.chunks_exact_mut(weight.len()).for_each(|head| elementwise::rms_norm_in_place(head, weight, eps));
         });
         Ok(())
     }
@@ -498,11 +487,11 @@ impl Ops for CpuOps {
         [q, k, v]: [&mut Matrix; 3],
         out: &mut Matrix,
     ) -> Result<(), ModelError> {
-        let half = self.config.head_dim / 2;
-        let (angles, scale) = (&self.angles, 1.0 / (self.config.head_dim as f32).sqrt());
+        let (dim, half) = (self.config.head_dim, self.config.rotary_dim() / 2);
+        let (angles, scale) = (&self.rotary[Rotary::of_layer(&self.config, layer)].1, self.config.query_scale());
         let angles = |row: usize| &angles[row * half..(row + 1) * half];
-        for_rows(&mut self.pool, q, |row, q| rotate(q, angles(row), scale));
-        for_rows(&mut self.pool, k, |row, k| rotate(k, angles(row), 1.0));
+        for_rows(&mut self.pool, q, |row, q| elementwise::rotate(q, dim, angles(row), scale));
+        for_rows(&mut self.pool, k, |row, k| elementwise::rotate(k, dim, angles(row), 1.0));
         for (row, slot) in step.slots.iter().enumerate() {
             match &mut self.kv {
                 KvStorage::F32(kv) => kv.write(layer, *slot, k.row(row), v.row(row)),
@@ -510,6 +499,7 @@ impl Ops for CpuOps {
             }
         }
         out.shape(q.rows(), q.width);
+        let window = self.config.window(layer).unwrap_or(usize::MAX);
         let mut items = Vec::new();
         for span in &step.spans {
             for first in (0..span.rows).step_by(ROWS_PER_ITEM) {
@@ -519,6 +509,7 @@ impl Ops for CpuOps {
                     position: span.start + first,
                     blocks: span.blocks,
                     head,
+                    window,
                 }));
             }
         }
@@ -532,13 +523,14 @@ impl Ops for CpuOps {
         Ok(())
     }
 
-    fn gate(&mut self, gate: &mut Matrix, up: &Matrix) -> Result<(), ModelError> {
-        let isa = self.isa;
-        for_rows(&mut self.pool, gate, |row, gate| match isa {
+    fn gate(&mut self, gate: &mut Matrix, up: Option<&Matrix>) -> Result<(), ModelError> {
+        let (isa, activation) = (self.isa, self.config.anatomy().activation);
+        for_rows(&mut self.pool, gate, |row, gate| match (activation, up, isa) {
             #[cfg(target_arch = "x86_64")]
             // SAFETY: the instruction set was detected.
-            Isa::Avx512 => unsafe { avx512::silu_mul(gate, up.row(row)) },
-            Isa::Portable => portable::silu_mul(gate, up.row(row)),
+            (Activation::Silu, Some(up), Isa::Avx512) => unsafe { avx512::silu_mul(gate, up.row(row)) },
+            (Activation::Silu, Some(up), Isa::Portable) => portable::silu_mul(gate, up.row(row)),
+            (_, up, isa) => elementwise::gelu(isa, gate, up.map(|up| up.row(row))),
         });
         Ok(())
     }
@@ -566,6 +558,14 @@ impl Ops for CpuOps {
         let mut values = Matrix { values: std::mem::take(out), width: head.weight.n };
         self.products(&[], 0, x, &mut [(crate::model::config::LinearSite::Q, head, &mut values)]);
         *out = values.values;
+        if let Some(cap) = self.config.details.logit_cap {
+            let (isa, len, parts) = (self.isa, out.len(), Parts::new(out));
+            self.pool.run(len.div_ceil(LOGITS_PER_CHUNK), &|chunk| {
+                let range = chunk * LOGITS_PER_CHUNK..len.min((chunk + 1) * LOGITS_PER_CHUNK);
+                // SAFETY: chunks differ in logits.
+                elementwise::soft_cap(isa, unsafe { parts.slice(range) }, cap);
+            });
+        }
         Ok(())
     }
 }

@@ -52,6 +52,7 @@ fn config(k: usize) -> ModelConfig {
         context_length: 512,
         sliding_window: None,
         tied_embeddings: true,
+        details: crate::model::config::Details::default(),
     }
 }
 

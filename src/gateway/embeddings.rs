@@ -10,7 +10,7 @@ use super::structure::Form;
 use super::types::{
     Caching, Echo, EndToken, GenerationRequest, Origin, Pooling, Prompt, Sampling, Served, Steering, Stops, Usage,
 };
-use super::{Form, Gateway, GatewayError};
+use super::{Gateway, GatewayError};
 use crate::backends::Effort;
 use crate::tenants::{Ask, CacheUse, Outcome, Principal, Rate};
 

@@ -10,8 +10,7 @@ use super::{
     BackendKind, CacheConfig, Config, Device, HubModel, KvMemory, Location, ModelSource, NullConfig, Problems, Quant, Secret,
     StateConfig, Sync, TrainingConfig, locate,
 };
-use crate::gateway::Pooling;
-use crate::gateway::ToolFamily;
+use crate::gateway::{Pooling, ToolFamily};
 use crate::http::{self, ConvertConfig};
 use crate::outbound::Address;
 use crate::telemetry::{LogConfig, LogFormat};
@@ -110,12 +109,12 @@ impl Reader<'_> {
         let cache_bytes = self.value("response_cache", 64 << 20, bytes);
         let cache_ttl = self.value("response_cache_ttl", Duration::from_secs(3600), duration);
         let default_max_tokens = self.value("default_max_tokens", 2048, |text| within(text, 1, 1 << 24));
-        let tool_family = self.value("tool_syntax", ToolFamily::default(), ToolFamily::parse);
         let embeddings_pooling = self.value("embeddings_pooling", Pooling::Mean, |text| {
             let known = [Pooling::Mean, Pooling::Last].into_iter().find(|pooling| pooling.name() == text);
             known.ok_or_else(|| "mean or last is right".to_owned())
         });
         let responses_keep = self.value("responses_keep", Duration::from_secs(30 * 86_400), days);
+        let tool_family = self.value("tool_syntax", ToolFamily::default(), ToolFamily::parse);
         let convert = self.convert();
         let (admin_key, secret_key) = (self.admin_key(), self.secret_key());
         let database = data_dir.as_deref().and_then(|dir| self.database(dir));

@@ -301,11 +301,11 @@ pub(super) fn key(request: &GenerationRequest, version: &str, prompts: &[&[u32]]
     hash.option(logprobs.map(|top| top as u64));
     hash.number(u64::from(*end_token == EndToken::Reported));
     hash.number(u64::from(*echo == Echo::PromptAndAnswer));
+    hash.option(pooling.map(|pooling| u64::from(pooling == Pooling::Last)));
     if let Form::Written(rules) = form {
         hash.bytes(rules.text.as_bytes());
         hash.bytes(format!("{:?}", rules.begins).as_bytes());
     }
-    hash.option(pooling.map(|pooling| u64::from(pooling == Pooling::Last)));
     hash.0.finalize().into()
 }
 

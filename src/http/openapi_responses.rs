@@ -46,7 +46,29 @@ pub(super) fn operations() -> Vec<Operation> {
 /// Its schemas.
 pub(super) fn schemas() -> Value {
     let text = |kinds: Value| json!({"type": "object", "required": ["type", "text"], "properties": {"type": {"enum": kinds}, "text": {"type": "string"}}});
-    let item = json!({
+    let call = json!({
+        "type": "object",
+        "required": ["type", "call_id", "name", "arguments"],
+        "properties": {
+            "id": {"type": "string"},
+            "type": {"const": "function_call"},
+            "status": {"type": "string"},
+            "call_id": {"type": "string"},
+            "name": {"type": "string"},
+            "arguments": {"type": "string", "description": "JSON."},
+        },
+    });
+    let given = json!({
+        "type": "object",
+        "required": ["type", "call_id", "output"],
+        "properties": {
+            "id": {"type": "string"},
+            "type": {"const": "function_call_output"},
+            "call_id": {"type": "string"},
+            "output": {"oneOf": [{"type": "string"}, {"type": "array", "items": text(json!(["input_text"]))}]},
+        },
+    });
+    let message = json!({
         "type": "object",
         "required": ["role", "content"],
         "properties": {
@@ -71,9 +93,24 @@ pub(super) fn schemas() -> Value {
         "store": {"type": "boolean", "default": true, "description": "Keep it, for as long as the setting `responses_keep` says."},
         "temperature": {"type": "number", "minimum": 0, "maximum": 2, "default": 1},
         "text": {"type": "object", "properties": {"format": {"type": "object", "required": ["type"], "properties": {
-            "type": {"enum": ["text", "json_object", "json_schema"]}, "name": {"type": "string"}, "description": {"type": "string"},
-            "schema": {"type": "object"}, "strict": {"type": "boolean", "default": false},
+            "type": {"enum": ["text", "json_object", "json_schema"]},
+            "name": {"type": "string"},
+            "description": {"type": "string"},
+            "schema": {"type": "object"},
+            "strict": {"type": "boolean"},
         }}}},
+        "tools": {"type": "array", "maxItems": 128, "items": {"type": "object", "required": ["type", "name"], "properties": {
+            "type": {"const": "function"},
+            "name": {"type": "string"},
+            "description": {"type": "string"},
+            "parameters": {"type": "object"},
+            "strict": {"type": "boolean"},
+        }}},
+        "tool_choice": {"oneOf": [
+            {"enum": ["none", "auto", "required"]},
+            {"type": "object", "required": ["type", "name"], "properties": {"type": {"const": "function"}, "name": {"type": "string"}}},
+        ]},
+        "parallel_tool_calls": {"type": "boolean", "default": true},
         "top_logprobs": {"type": "integer", "minimum": 0, "maximum": 20, "default": 0},
         "top_p": {"type": "number", "exclusiveMinimum": 0, "maximum": 1, "default": 1},
         "truncation": {"enum": ["disabled", "auto"], "default": "disabled", "description": "`auto` leaves out what was said first where not all fits."},
@@ -124,7 +161,7 @@ pub(super) fn schemas() -> Value {
             "description": "Fields of OpenAI's schema that are not listed are refused by name, unless their value changes nothing; \
                             chat's other fields of sampling are understood, too.",
         },
-        "ResponseItem": item,
+        "ResponseItem": {"oneOf": [message, call, given]},
         "Response": {"type": "object", "required": ["id", "object", "created_at", "status", "model", "output"], "properties": object},
         "ResponseEvent": {
             "type": "object",
@@ -133,6 +170,7 @@ pub(super) fn schemas() -> Value {
                 "type": {"enum": [
                     "response.created", "response.in_progress", "response.output_item.added", "response.content_part.added",
                     "response.output_text.delta", "response.output_text.done", "response.content_part.done",
+                    "response.function_call_arguments.delta", "response.function_call_arguments.done",
                     "response.output_item.done", "response.completed", "response.incomplete", "response.failed",
                 ]},
                 "sequence_number": {"type": "integer", "minimum": 0},
@@ -142,6 +180,8 @@ pub(super) fn schemas() -> Value {
                 "content_index": {"type": "integer"},
                 "delta": {"type": "string"},
                 "text": {"type": "string"},
+                "name": {"type": "string"},
+                "arguments": {"type": "string"},
                 "item": reference("ResponseItem"),
                 "part": {"type": "object"},
                 "logprobs": {"type": "array"},

@@ -7,6 +7,7 @@ The values may also come from OPENAI_BASE_URL, OPENAI_API_KEY, SWITCHYARD_BASE a
 
 import argparse
 import asyncio
+import json
 import os
 import sys
 from typing import Literal, Optional
@@ -336,6 +337,29 @@ def responses(s):
     assert error.param == "previous_response_id", error
     error = fails(openai.BadRequestError, lambda: s.client.responses.create(background=True, **ask))
     assert error.param == "background", error
+
+
+@check
+def responses_in_form(s):
+    ask = dict(model=s.base, input="hello", temperature=1, max_output_tokens=400, extra_body={"seed": 3})
+    parsed = s.client.responses.parse(text_format=Forecast, **ask)
+    assert isinstance(parsed.output_parsed, Forecast), parsed
+    tool = {
+        "type": "function", "name": "save", "strict": True, "description": "Save a person.",
+        "parameters": {
+            "type": "object", "additionalProperties": False, "required": ["name"], "properties": {"name": {"type": "string"}},
+        },
+    }
+    called = s.client.responses.create(tools=[tool], tool_choice="required", parallel_tool_calls=False, **ask)
+    call = called.output[-1]
+    assert call.type == "function_call" and call.name == "save" and "name" in json.loads(call.arguments), called
+    given = {"type": "function_call_output", "call_id": call.call_id, "output": "saved"}
+    s.client.responses.create(**{**ask, "input": [given]}, tools=[tool], previous_response_id=called.id)
+    s.client.responses.create(**{**ask, "input": [{"role": "user", "content": "hello"}, *called.output, given]}, tools=[tool])
+    with s.client.responses.stream(tools=[tool], tool_choice="required", parallel_tool_calls=False, **ask) as stream:
+        deltas = "".join(event.delta for event in stream if event.type == "response.function_call_arguments.delta")
+        final = stream.get_final_response()
+    assert deltas == call.arguments == final.output[-1].arguments, (deltas, final)
 
 
 @check

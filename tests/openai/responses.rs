@@ -280,20 +280,18 @@ async fn an_answer_keeps_to_a_schema_and_says_so() {
 #[tokio::test]
 async fn what_is_not_there_is_refused_by_name() {
     let server = Harness::new().await;
-    let tool = json!({"type": "function", "name": "f", "parameters": {}});
     for (more, param) in [
         (json!({"input": null}), "input"),
         (json!({"input": []}), "input"),
-        (json!({"input": [{"type": "function_call_output", "call_id": "c", "output": "1"}]}), "input[0].type"),
         (
             json!({"input": [{"role": "user", "content": [{"type": "input_image", "image_url": "x"}]}]}),
             "input[0].content[0].type",
         ),
         (json!({"max_output_tokens": 0}), "max_output_tokens"),
+        (json!({"input": [{"type": "web_search_call"}]}), "input[0].type"),
         (json!({"background": true}), "background"),
         (json!({"conversation": "conv_1"}), "conversation"),
         (json!({"prompt": {"id": "pmpt_1"}}), "prompt"),
-        (json!({"tools": [tool]}), "tools"),
         (json!({"tool_choice": "required"}), "tool_choice"),
         (json!({"reasoning": {"effort": "high"}}), "reasoning"),
         (json!({"text": {"format": {"type": "xml"}}}), "text.format.type"),
@@ -318,5 +316,91 @@ async fn what_is_not_there_is_refused_by_name() {
     assert_eq!(server.get(&format!("{path}?stream=true")).await.error().3, json!("stream"));
     assert_eq!(server.get(&format!("{path}/input_items?limit=101")).await.error().3, json!("limit"));
     assert_eq!(server.get(&format!("{path}/input_items?after=msg_x")).await.error().3, json!("after"));
+    server.idle().await;
+}
+
+/// With room for descriptions of functions.
+async fn roomy() -> Harness {
+    let model = SeededOptions { context: 4096, ..SeededOptions::default() };
+    Harness::with(Options { model, ..Options::default() }).await
+}
+
+fn person() -> Value {
+    json!({"type": "object", "additionalProperties": false, "required": ["name", "age"], "properties": {
+        "name": {"type": "string"}, "age": {"type": "integer", "minimum": 0, "maximum": 150},
+    }})
+}
+
+#[tokio::test]
+async fn answers_keep_to_a_schema() {
+    let server = roomy().await;
+    let format = json!({"type": "json_schema", "name": "person", "strict": true, "schema": person()});
+    let asked = json!({"text": {"format": format}, "temperature": 1, "seed": 3, "max_output_tokens": 120});
+    let response = respond(&server, asked.clone()).await;
+    let said: Value = serde_json::from_str(text(&response)).unwrap();
+    assert!(said["name"].is_string() && said["age"].as_i64().unwrap() <= 150, "{said}");
+    assert_eq!((&response["text"]["format"], &response["status"]), (&format, &json!("completed")));
+    let streamed = events(&server.post(RESPONSES, &body(&merged(asked, &json!({"stream": true})))).await);
+    assert_eq!(text(&streamed.last().unwrap()["response"]), text(&response));
+    let object = respond(&server, json!({"text": {"format": {"type": "json_object"}}, "max_output_tokens": 60})).await;
+    assert!(serde_json::from_str::<Value>(text(&object)).unwrap().is_object());
+    let open = json!({"type": "json_schema", "name": "x", "strict": true, "schema": {"type": "object", "properties": {}}});
+    let refused = server.post(RESPONSES, &body(&json!({"text": {"format": open}}))).await;
+    assert_eq!((refused.error().2, refused.error().3), (json!("invalid_schema"), json!("text.format.schema")));
+    let unknown = server.post(RESPONSES, &body(&json!({"response_format": {"type": "text"}}))).await;
+    assert_eq!(unknown.error().3, json!("response_format"));
+}
+
+#[tokio::test]
+async fn functions_are_called_and_told_what_they_gave() {
+    let server = roomy().await;
+    let tool =
+        json!({"type": "function", "name": "save", "description": "Save a person.", "parameters": person(), "strict": true});
+    let asked = json!({
+        "tools": [tool], "tool_choice": "required", "parallel_tool_calls": false, "temperature": 1, "seed": 5, "max_output_tokens": 160,
+    });
+    let response = respond(&server, asked.clone()).await;
+    assert_eq!((&response["status"], &response["tools"][0]["name"]), (&json!("completed"), &json!("save")));
+    let call = response["output"].as_array().unwrap().last().unwrap();
+    assert_eq!((&call["type"], &call["name"], &call["status"]), (&json!("function_call"), &json!("save"), &json!("completed")));
+    let arguments: Value = serde_json::from_str(call["arguments"].as_str().unwrap()).unwrap();
+    assert!(arguments["name"].is_string() && arguments["age"].is_i64(), "{arguments}");
+    // The same in pieces.
+    let streamed = events(&server.post(RESPONSES, &body(&merged(asked.clone(), &json!({"stream": true})))).await);
+    let of = |kind: &str| streamed.iter().filter(|event| event["type"] == kind).collect::<Vec<_>>();
+    let deltas = of("response.function_call_arguments.delta");
+    let joined: String = deltas.iter().map(|event| event["delta"].as_str().unwrap()).collect();
+    assert_eq!(joined, call["arguments"].as_str().unwrap());
+    let done = of("response.function_call_arguments.done");
+    assert_eq!((done.len(), &done[0]["arguments"], &done[0]["name"]), (1, &call["arguments"], &json!("save")));
+    let last = streamed.last().unwrap();
+    assert_eq!(last["type"], "response.completed");
+    assert_eq!(
+        of("response.output_item.done").last().unwrap()["item"],
+        *last["response"]["output"].as_array().unwrap().last().unwrap()
+    );
+    // What the function gave goes on from it, also spelled out.
+    let given = json!({"type": "function_call_output", "call_id": call["call_id"], "output": "saved as number 7"});
+    let on = respond(&server, json!({"previous_response_id": response["id"], "input": [given], "tools": [tool]})).await;
+    let mut items = vec![json!({"role": "user", "content": "hello"})];
+    items.extend(response["output"].as_array().unwrap().iter().cloned());
+    items.push(given);
+    let spelled = respond(&server, json!({"input": items, "tools": [tool]})).await;
+    assert_eq!(
+        (&on["usage"]["input_tokens"], &on["output"][0]["content"]),
+        (&spelled["usage"]["input_tokens"], &spelled["output"][0]["content"])
+    );
+    let kept = server.get(&format!("{RESPONSES}/{}/input_items?order=asc", on["id"].as_str().unwrap())).await.json();
+    let kinds: Vec<&str> = kept["data"].as_array().unwrap().iter().map(|item| item["type"].as_str().unwrap()).collect();
+    assert_eq!(kinds.last(), Some(&"function_call_output"));
+    for (more, param) in [
+        (json!({"tools": [{"type": "web_search"}]}), "tools[0].type"),
+        (json!({"tools": [{"type": "function", "name": "a b"}]}), "tools[0].name"),
+        (json!({"tools": [tool], "tool_choice": {"type": "function", "name": "other"}}), "tool_choice"),
+        (json!({"tool_choice": "required"}), "tool_choice"),
+    ] {
+        let reply = server.post(RESPONSES, &body(&more)).await;
+        assert_eq!(reply.error().3.as_str(), Some(param), "{more}: {}", reply.text);
+    }
     server.idle().await;
 }

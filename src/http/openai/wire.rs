@@ -63,6 +63,11 @@ pub fn usage(usage: Usage) -> Value {
     })
 }
 
+/// A number as it was typed: the shortest decimal that reads back the same.
+pub fn shortest(value: f32) -> Value {
+    value.to_string().parse::<f64>().map_or(Value::Null, Value::from)
+}
+
 /// A piece of a call, as streams have it.
 pub fn call_piece(call: &CallPiece) -> Value {
     match &call.begins {
@@ -71,11 +76,6 @@ pub fn call_piece(call: &CallPiece) -> Value {
         }),
         None => json!({"index": call.index, "function": {"arguments": call.arguments}}),
     }
-}
-
-/// A number as it was typed: the shortest decimal that reads back the same.
-pub fn shortest(value: f32) -> Value {
-    value.to_string().parse::<f64>().map_or(Value::Null, Value::from)
 }
 
 /// `finish_reason`

@@ -2,12 +2,13 @@
 
 use serde_json::{Value, json};
 
-use crate::gateway::{Message, Role};
+use crate::gateway::{Call, Message, Role};
 use crate::http::error::ApiError;
 use crate::http::fields::{Fields, Rule, word, wrong_type};
 use crate::http::middleware::random_hex;
 
 const TEXT_ONLY: &str = "Only text is supported.";
+const NO_SPACES: &str = "Functions have no name spaces.";
 
 /// What was said in one item.
 #[derive(Debug, Clone, PartialEq)]
@@ -39,24 +40,85 @@ pub fn input(fields: &mut Fields) -> Result<Vec<Item>, ApiError> {
 /// One item; `path` is where it stands.
 pub fn item(path: String, value: Value) -> Result<Item, ApiError> {
     let mut fields = Fields::object(path, value)?;
-    let kind = fields.string("type")?;
-    if let Some(kind) = kind.filter(|kind| kind != "message") {
-        let message = match kind.as_str() {
-            "function_call" | "function_call_output" | "custom_tool_call" | "custom_tool_call_output" => {
-                "Tool calls are not supported; answers are text."
-            }
-            "reasoning" => "Reasoning is not supported.",
-            "item_reference" => "Items cannot be named; send them, or use 'previous_response_id'.",
-            _ => "Only items of type 'message' are supported.",
-        };
-        let message = format!("Unsupported item: '{kind}'. {message}");
-        return Err(ApiError::invalid(fields.path("type"), "unsupported_value", message));
+    match fields.string("type")?.as_deref() {
+        None | Some("message") => message(fields),
+        Some("function_call") => call(fields),
+        Some("function_call_output") => call_output(fields),
+        Some(kind) => {
+            let message = match kind {
+                "reasoning" => "Reasoning is not supported.",
+                "item_reference" => "Items cannot be named; send them, or use 'previous_response_id'.",
+                _ => "Only items of type 'message', 'function_call' and 'function_call_output' are supported.",
+            };
+            let message = format!("Unsupported item: '{kind}'. {message}");
+            Err(ApiError::invalid(fields.path("type"), "unsupported_value", message))
+        }
     }
+}
+
+/// What is said, as messages: calls that follow each other are one message of the assistant.
+pub fn messages(items: &[Item]) -> Vec<Message> {
+    let mut messages: Vec<Message> = Vec::with_capacity(items.len());
+    for Item { message, .. } in items {
+        match messages.last_mut() {
+            Some(last) if last.role == Role::Assistant && message.role == Role::Assistant && !message.calls.is_empty() => {
+                last.calls.extend_from_slice(&message.calls);
+            }
+            _ => messages.push(message.clone()),
+        }
+    }
+    messages
+}
+
+/// A call that an answer made.
+fn call(mut fields: Fields) -> Result<Item, ApiError> {
+    let (call_id, name) = (fields.required_string("call_id")?, fields.required_string("name")?);
+    let path = fields.path("arguments");
+    let text = fields.string("arguments")?.ok_or_else(|| fields.missing("arguments"))?;
+    let id = fields.string("id")?.unwrap_or_else(|| format!("fc_{}", random_hex()));
+    fields.finish(&[
+        ("status", Rule::Harmless),
+        ("parsed_arguments", Rule::Harmless),
+        ("namespace", Rule::Only(&[], NO_SPACES)),
+    ])?;
+    let arguments = if text.trim().is_empty() { Some(json!({})) } else { serde_json::from_str(&text).ok() };
+    let arguments = arguments.filter(Value::is_object).ok_or_else(|| {
+        let message = format!("Invalid '{path}': expected the text of a JSON object.");
+        ApiError::invalid(path.clone(), "invalid_value", message)
+    })?;
+    let written = json!({
+        "id": id, "type": "function_call", "status": "completed", "call_id": call_id, "name": name, "arguments": text,
+    });
+    let calls = vec![Call { id: call_id, name, arguments }];
+    Ok(Item { written, message: Message { calls, ..Message::new(Role::Assistant, "") } })
+}
+
+/// What a function gave.
+fn call_output(mut fields: Fields) -> Result<Item, ApiError> {
+    let call_id = fields.required_string("call_id")?;
+    let output = text_of(&mut fields, "output")?;
+    let id = fields.string("id")?.unwrap_or_else(|| format!("fco_{}", random_hex()));
+    fields.finish(&[("status", Rule::Harmless)])?;
+    let written = json!({"id": id, "type": "function_call_output", "status": "completed", "call_id": call_id, "output": output});
+    Ok(Item { written, message: Message { answers: Some(call_id), ..Message::new(Role::Tool, output) } })
+}
+
+/// A message.
+fn message(mut fields: Fields) -> Result<Item, ApiError> {
     let name = fields.required_string("role")?;
     let roles = [("user", Role::User), ("assistant", Role::Assistant), ("system", Role::System), ("developer", Role::System)];
     let role = word(&fields.path("role"), &name, &roles)?;
-    let path = fields.path("content");
-    let text = match fields.take("content").ok_or_else(|| fields.missing("content"))? {
+    let text = text_of(&mut fields, "content")?;
+    let id = fields.string("id")?;
+    // What the client package sends back of an answer.
+    fields.finish(&[("status", Rule::Harmless), ("phase", Rule::Harmless)])?;
+    Ok(Item::new(role, &name, text, id))
+}
+
+/// A text, or parts of one.
+fn text_of(fields: &mut Fields, name: &str) -> Result<String, ApiError> {
+    let path = fields.path(name);
+    Ok(match fields.take(name).ok_or_else(|| fields.missing(name))? {
         Value::String(text) => text,
         Value::Array(parts) if parts.is_empty() => {
             let message = format!("Invalid '{path}': empty array. Expected a string or at least one text part.");
@@ -68,11 +130,7 @@ pub fn item(path: String, value: Value) -> Result<Item, ApiError> {
             texts.join("\n")
         }
         other => return Err(wrong_type(&path, "a string or an array of text parts", &other)),
-    };
-    let id = fields.string("id")?;
-    // What the client package sends back of an answer.
-    fields.finish(&[("status", Rule::Harmless), ("phase", Rule::Harmless)])?;
-    Ok(Item::new(role, &name, text, id))
+    })
 }
 
 fn text_part(path: String, value: Value) -> Result<String, ApiError> {
@@ -120,9 +178,28 @@ mod tests {
     }
 
     #[test]
+    fn calls_that_follow_each_other_are_one_message() {
+        let call = |id: &str| json!({"type": "function_call", "call_id": id, "name": "f", "arguments": "{\"a\":1}"});
+        let output = json!({"type": "function_call_output", "call_id": "c2", "output": [{"type": "input_text", "text": "7"}]});
+        let values = [json!({"role": "user", "content": "x"}), call("c1"), call("c2"), output];
+        let items: Vec<Item> = values.into_iter().map(|value| item("i".to_owned(), value).unwrap()).collect();
+        let said = messages(&items);
+        assert_eq!(said.iter().map(|message| message.role).collect::<Vec<_>>(), [Role::User, Role::Assistant, Role::Tool]);
+        assert_eq!(said[1].calls.iter().map(|call| call.id.as_str()).collect::<Vec<_>>(), ["c1", "c2"]);
+        assert_eq!((said[2].answers.as_deref(), said[2].content.as_str()), (Some("c2"), "7"));
+        for read in items {
+            assert_eq!(item("i".to_owned(), read.written.clone()).unwrap(), read);
+        }
+    }
+
+    #[test]
     fn what_is_not_text_is_refused_by_its_place() {
         let refused = |value| item("input[3]".to_owned(), value).unwrap_err().param.unwrap();
-        assert_eq!(refused(json!({"type": "function_call", "name": "f"})), "input[3].type");
+        assert_eq!(refused(json!({"type": "web_search_call"})), "input[3].type");
+        assert_eq!(
+            refused(json!({"type": "function_call", "call_id": "c", "name": "f", "arguments": "["})),
+            "input[3].arguments"
+        );
         assert_eq!(refused(json!({"role": "tool", "content": "x"})), "input[3].role");
         assert_eq!(refused(json!({"role": "user", "content": [{"type": "input_image"}]})), "input[3].content[0].type");
         assert_eq!(refused(json!({"role": "user", "content": "x", "colour": 1})), "input[3].colour");

@@ -3,6 +3,7 @@
 mod items;
 mod kept;
 mod object;
+mod output;
 mod request;
 mod stream;
 
@@ -47,12 +48,14 @@ async fn respond(server: &Server, sender: &Sender, asked: Asked) -> Result<Respo
         whole(answer, object, keeper, sender).await
     })
     .await
+    .map_err(request::in_own_words)
 }
 
 async fn whole(mut answer: Answer, mut object: Object, keeper: Option<Keeper>, sender: &Sender) -> Result<Written, ApiError> {
     while let Some(piece) = answer.next().await {
         object.take(&piece?);
     }
+    object.close();
     let ended = Ended { usage: answer.usage(), cost_nanos: answer.cost_nanos() };
     let body = finished(&mut object, keeper, &ended).await;
     let mut response = Json(body).into_response();

@@ -2,28 +2,30 @@
 
 use serde_json::{Value, json};
 
+use super::output::{Change, Output};
 use super::request::Shown;
 use crate::gateway::{FinishReason, Piece, ReportedToken, Usage};
 use crate::http::middleware::random_hex;
 use crate::http::openai::reply::now;
-use crate::http::openai::wire::{self, Endpoint, Logprobs};
+use crate::http::openai::wire;
 
 /// A response that is being made.
 pub struct Object {
     /// What it says of its request.
     pub shown: Shown,
     /// `resp_...`
-    pub id: String,
-    /// Of its message, `msg_...`.
-    pub message_id: String,
+    id: String,
     created: u64,
     /// What was said so far.
-    pub text: String,
+    pub output: Vec<Output>,
+    /// Text that may be nothing but the space before a call.
+    held: String,
+    /// Tokens whose text has not come yet.
     tokens: Vec<ReportedToken>,
     finish: Option<FinishReason>,
 }
 
-/// The state of a response, or of its message.
+/// The state of a response, or of what it has said.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Status {
     /// It grows.
@@ -54,19 +56,75 @@ impl Object {
         Self {
             shown,
             id: format!("resp_{}", random_hex()),
-            message_id: format!("msg_{}", random_hex()),
             created: now(),
-            text: String::new(),
+            output: Vec::new(),
+            held: String::new(),
             tokens: Vec::new(),
             finish: None,
         }
     }
 
-    /// Takes a piece of the answer.
-    pub fn take(&mut self, piece: &Piece) {
-        self.text.push_str(&piece.text);
-        self.tokens.extend_from_slice(&piece.tokens);
+    /// Takes a piece of the answer; what it has changed.
+    pub fn take(&mut self, piece: &Piece) -> Vec<Change> {
+        let mut changes = Vec::new();
         self.finish = self.finish.or(piece.finish);
+        if self.shown.has_logprobs {
+            self.tokens.extend_from_slice(&piece.tokens);
+        }
+        self.held.push_str(&piece.text);
+        let goes_on = matches!(self.output.last(), Some(Output::Message { .. }));
+        if !self.held.trim().is_empty() || (goes_on && !(self.held.is_empty() && self.tokens.is_empty())) {
+            self.say(&mut changes);
+        }
+        for call in &piece.calls {
+            if let Some((call_id, name)) = &call.begins {
+                // Spaces before a call are nobody's.
+                self.held.clear();
+                self.tokens.clear();
+                self.open(Output::call(call_id, name), &mut changes);
+            }
+            if let Some(Output::Call { arguments, .. }) = self.output.last_mut() {
+                arguments.push_str(&call.arguments);
+                let delta = call.arguments.clone();
+                if !delta.is_empty() {
+                    changes.push(Change::Arguments { index: self.output.len() - 1, delta });
+                }
+            }
+        }
+        changes
+    }
+
+    /// The answer has ended; what that has changed.
+    pub fn close(&mut self) -> Vec<Change> {
+        let mut changes = Vec::new();
+        if self.output.is_empty() || (!self.held.is_empty() && matches!(self.output.last(), Some(Output::Message { .. }))) {
+            self.say(&mut changes);
+        }
+        changes.push(Change::Closed { index: self.output.len() - 1, status: self.status() });
+        changes
+    }
+
+    /// Adds what is held to the message.
+    fn say(&mut self, changes: &mut Vec<Change>) {
+        if !matches!(self.output.last(), Some(Output::Message { .. })) {
+            self.open(Output::message(), changes);
+        }
+        let (delta, reported) = (std::mem::take(&mut self.held), std::mem::take(&mut self.tokens));
+        if let Some(Output::Message { text, tokens, .. }) = self.output.last_mut() {
+            text.push_str(&delta);
+            tokens.extend_from_slice(&reported);
+        }
+        if !delta.is_empty() || !reported.is_empty() {
+            changes.push(Change::Text { index: self.output.len() - 1, delta, tokens: reported });
+        }
+    }
+
+    fn open(&mut self, output: Output, changes: &mut Vec<Change>) {
+        if let Some(index) = self.output.len().checked_sub(1) {
+            changes.push(Change::Closed { index, status: Status::Completed });
+        }
+        self.output.push(output);
+        changes.push(Change::Opened { index: self.output.len() - 1 });
     }
 
     /// The state that it has ended in.
@@ -88,7 +146,10 @@ impl Object {
             "output_tokens_details": {"reasoning_tokens": 0},
             "total_tokens": usage.prompt_tokens + usage.completion_tokens,
         });
-        self.written(self.status(), json!([self.message(self.status())]), usage)
+        let last = self.output.len().saturating_sub(1);
+        let status = |index| if index == last { self.status() } else { Status::Completed };
+        let output: Vec<Value> = self.output.iter().enumerate().map(|(index, output)| output.written(status(index))).collect();
+        self.written(self.status(), output.into(), usage)
     }
 
     /// Its end where the server could not go on.
@@ -96,27 +157,6 @@ impl Object {
         let mut object = self.written(Status::Failed, json!([]), Value::Null);
         object["error"] = json!({"code": code, "message": message});
         object
-    }
-
-    /// Its message.
-    pub fn message(&self, status: Status) -> Value {
-        let content = if status == Status::InProgress { json!([]) } else { json!([self.part()]) };
-        json!({"id": self.message_id, "type": "message", "status": status.name(), "role": "assistant", "content": content})
-    }
-
-    /// The text of its message.
-    pub fn part(&self) -> Value {
-        json!({"type": "output_text", "text": self.text, "annotations": [], "logprobs": self.logprobs(&self.tokens)})
-    }
-
-    /// Reports of tokens.
-    pub fn logprobs(&self, tokens: &[ReportedToken]) -> Value {
-        if !self.shown.has_logprobs {
-            return json!([]);
-        }
-        // What a report of chat has inside.
-        let report = serde_json::to_value(Logprobs { endpoint: Endpoint::Chat, prompt: &[], tokens });
-        report.ok().and_then(|mut report| report.get_mut("content").map(Value::take)).unwrap_or_else(|| json!([]))
     }
 
     fn written(&self, status: Status, output: Value, usage: Value) -> Value {
@@ -138,7 +178,7 @@ impl Object {
             "metadata": shown.metadata,
             "model": shown.model,
             "output": output,
-            "parallel_tool_calls": true,
+            "parallel_tool_calls": shown.written.parallel,
             "previous_response_id": shown.previous,
             "prompt_cache_key": shown.cache_key,
             "reasoning": {"effort": null, "summary": null},
@@ -146,9 +186,9 @@ impl Object {
             "service_tier": "default",
             "store": shown.is_stored,
             "temperature": wire::shortest(shown.temperature),
-            "text": {"format": shown.format},
-            "tool_choice": "auto",
-            "tools": [],
+            "text": {"format": shown.written.format},
+            "tool_choice": shown.written.tool_choice,
+            "tools": shown.written.tools,
             "top_logprobs": shown.top_logprobs,
             "top_p": wire::shortest(shown.top_p),
             "truncation": shown.truncation.name(),

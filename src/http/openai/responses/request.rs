@@ -4,25 +4,24 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
-use super::items::{Item, input, item};
+use super::items::{Item, input, item, messages};
 use super::kept::unreadable;
 use crate::gateway::{
-    Echo, EndToken, Form, GenerationRequest, Message, Prompt, Role, Sampling, SpecialTokens, Steering, Stops, Strictness, Turn,
+    Echo, EndToken, Form, GenerationRequest, Message, Prompt, Role, Sampling, SpecialTokens, Steering, Stops, Tools, Turn,
 };
 use crate::http::Server;
 use crate::http::error::ApiError;
 use crate::http::fields::{Fields, Rule, word, wrong_type};
-use crate::http::openai::form_request::{named_schema, schema_rules};
+use crate::http::openai::form_request::take_form;
 use crate::http::openai::generation::{self, MAX_LOGPROBS, cache_key, end_user};
 use crate::http::openai::reply::refused;
 use crate::http::openai::sender::Sender;
+use crate::http::openai::tools_request::take_tools;
 
 /// OpenAI's limits of `metadata`.
 const MAX_METADATA: usize = 16;
 const MAX_METADATA_KEY: usize = 64;
 const MAX_METADATA_VALUE: usize = 512;
-
-const NO_TOOLS: &str = "Tool calls are not supported; answers are text.";
 
 /// Fields of the current OpenAI schema (openai-python 3.52, `ResponseCreateParams`) that no code reads.
 const RULES: &[(&str, Rule)] = &[
@@ -31,9 +30,8 @@ const RULES: &[(&str, Rule)] = &[
     ("context_management", Rule::Only(&["[]"], "Conversations are not compacted; use 'truncation'.")),
     ("conversation", Rule::Refused("There are no conversation objects; use 'previous_response_id'.")),
     ("image", Rule::Refused("Only text is supported.")),
-    ("max_tool_calls", Rule::Refused(NO_TOOLS)),
+    ("max_tool_calls", Rule::Refused("Calls are not counted; use 'parallel_tool_calls'.")),
     ("moderation", Rule::Refused("Requests and answers are not moderated.")),
-    ("parallel_tool_calls", Rule::Harmless),
     ("prompt", Rule::Refused("There are no stored prompts; send 'instructions' and 'input'.")),
     ("prompt_cache_options", Rule::Refused("Shared prefixes are cached by themselves; there are no options for it.")),
     (
@@ -48,8 +46,6 @@ const RULES: &[(&str, Rule)] = &[
         "service_tier",
         Rule::Only(&[r#""auto""#, r#""default""#], "There is one tier; the supported values are 'auto' and 'default'."),
     ),
-    ("tools", Rule::Only(&["[]"], NO_TOOLS)),
-    ("tool_choice", Rule::Only(&[r#""none""#, r#""auto""#], NO_TOOLS)),
     ("n", Rule::Only(&["1"], "A response is one answer; /v1/chat/completions gives several.")),
 ];
 
@@ -90,12 +86,25 @@ pub struct Shown {
     pub top_logprobs: usize,
     /// Tokens are reported.
     pub has_logprobs: bool,
-    /// `text.format`
-    pub format: Value,
     /// `truncation`
     pub truncation: Truncation,
     /// Whether it is kept.
     pub is_stored: bool,
+    /// `tools`, `tool_choice`, `parallel_tool_calls` and `text.format`, as they were written.
+    pub written: Written,
+}
+
+/// What is given back as it was written.
+#[derive(Debug, Clone)]
+pub struct Written {
+    /// `tools`
+    pub tools: Value,
+    /// `tool_choice`
+    pub tool_choice: Value,
+    /// `parallel_tool_calls`
+    pub parallel: Value,
+    /// `text.format`
+    pub format: Value,
 }
 
 /// What becomes of a conversation that does not fit the context.
@@ -120,24 +129,31 @@ impl Truncation {
 /// What stands in the body.
 struct Typed {
     shown: Shown,
-    form: Form,
     sampling: Sampling,
     seed: Option<u64>,
     stops: Stops,
     items: Vec<Item>,
     is_streamed: bool,
+    form: Form,
+    tools: Option<Tools>,
 }
 
 /// Reads a request, and what it goes on from.
 pub async fn read(server: &Server, sender: &Sender, body: Value) -> Result<Asked, ApiError> {
-    let Typed { mut shown, form, sampling, seed, stops, items, is_streamed } = typed(server, body)?;
+    if body.get("response_format").is_some() {
+        let message = "Unknown parameter: 'response_format'. It is 'text.format' here.";
+        return Err(ApiError::invalid("response_format", "unknown_parameter", message));
+    }
+    let typed = typed(server, body).map_err(in_own_words)?;
+    let Typed { mut shown, sampling, seed, stops, items, is_streamed, form, tools } = typed;
     let mut said = match shown.previous.as_deref() {
         None => Vec::new(),
         Some(id) => before(server, sender, id).await?,
     };
     said.extend(items);
-    let messages: Vec<Message> = said.iter().map(|item| item.message.clone()).collect();
-    let messages = fitting(server, &shown, messages).await?;
+    let described: Vec<Value> = tools.iter().flat_map(|tools| tools.offered.iter()).map(|tool| tool.described.clone()).collect();
+    let prompts = Prompts { shown: &shown, tools: &described };
+    let prompt = prompts.fitting(server, messages(&said)).await?;
     let caller = Arc::clone(&sender.caller);
     if shown.is_stored && !server.responses().keeps() {
         shown.is_stored = false;
@@ -148,7 +164,7 @@ pub async fn read(server: &Server, sender: &Sender, body: Value) -> Result<Asked
         caching: sender.caching,
         model: shown.model.clone(),
         steering: Steering { cache_key: shown.cache_key.clone(), ..sender.steering.clone() },
-        prompts: vec![prompt(&shown, &messages)],
+        prompts: vec![prompt],
         n: 1,
         sampling,
         seed,
@@ -158,14 +174,15 @@ pub async fn read(server: &Server, sender: &Sender, body: Value) -> Result<Asked
         end_token: EndToken::Unreported,
         echo: Echo::Answer,
         form,
-        tools: None,
+        tools,
         judge: None,
         pooling: None,
     };
     Ok(Asked { request, shown, items: said.into_iter().map(|item| item.written).collect(), is_streamed })
 }
 
-fn typed(server: &Server, body: Value) -> Result<Typed, ApiError> {
+fn typed(server: &Server, mut body: Value) -> Result<Typed, ApiError> {
+    let written = in_chats_words(&mut body);
     let mut fields = Fields::body(body)?;
     let limits = server.limits();
     let model = fields.required_string("model")?;
@@ -192,7 +209,12 @@ fn typed(server: &Server, body: Value) -> Result<Typed, ApiError> {
         let message = "'top_logprobs' is only allowed when 'include' has 'message.output_text.logprobs'.";
         return Err(ApiError::invalid("top_logprobs", "invalid_parameter_combination", message));
     }
-    let (form, format) = text_format(&mut fields)?;
+    let form = take_form(&mut fields)?;
+    let tools = take_tools(&mut fields, &form)?;
+    if let Some(text) = fields.take("text") {
+        let verbosity = Rule::Refused("Verbosity cannot be chosen; ask for it in a message.");
+        Fields::object("text".to_owned(), text)?.finish(&[("verbosity", verbosity)])?;
+    }
     let is_streamed = fields.boolean("stream")?.unwrap_or(false);
     if let Some(options) = fields.take("stream_options") {
         let options = Fields::object("stream_options".to_owned(), options)?;
@@ -212,11 +234,11 @@ fn typed(server: &Server, body: Value) -> Result<Typed, ApiError> {
         top_p: sampling.top_p,
         top_logprobs,
         has_logprobs,
-        format,
         truncation: truncation.unwrap_or(Truncation::Disabled),
         is_stored: stored.unwrap_or(true),
+        written,
     };
-    Ok(Typed { shown, form, sampling, seed, stops, items, is_streamed })
+    Ok(Typed { shown, sampling, seed, stops, items, is_streamed, form, tools })
 }
 
 /// Whether tokens are to be reported.
@@ -228,29 +250,61 @@ fn include(fields: &mut Fields) -> Result<bool, ApiError> {
     Ok(!wanted.is_empty())
 }
 
-/// `text`: how the answer is written.
-fn text_format(fields: &mut Fields) -> Result<(Form, Value), ApiError> {
-    let (mut form, mut shown) = (Form::Free, json!({"type": "text"}));
-    let Some(text) = fields.take("text") else { return Ok((form, shown)) };
-    let mut text = Fields::object("text".to_owned(), text)?;
-    if let Some(format) = text.take("format") {
-        shown.clone_from(&format);
-        let mut format = Fields::object("text.format".to_owned(), format)?;
-        let kind = format.required_string("type")?;
-        form = match kind.as_str() {
-            "text" => Form::Free,
-            "json_object" => schema_rules("text.format", &json!({"type": "object"}), Strictness::Plain)?,
-            "json_schema" => named_schema("text.format.schema", &mut format)?,
-            _ => {
-                let message =
-                    format!("Unsupported format: '{kind}'. Supported types are 'text', 'json_object' and 'json_schema'.");
-                return Err(ApiError::invalid("text.format.type", "unsupported_value", message));
-            }
-        };
-        format.finish(&[])?;
+/// Functions and forms are written here as chat writes them, one level flatter: puts them where chat has them, and returns what was
+/// there.
+fn in_chats_words(body: &mut Value) -> Written {
+    let Value::Object(body) = body else {
+        return Written { tools: json!([]), tool_choice: json!("auto"), parallel: json!(true), format: json!({"type": "text"}) };
+    };
+    let given = |value: Option<&Value>, usual: Value| value.filter(|value| !value.is_null()).cloned().unwrap_or(usual);
+    let format = body.get_mut("text").and_then(Value::as_object_mut).and_then(|text| text.shift_remove("format"));
+    let written = Written {
+        tools: given(body.get("tools"), json!([])),
+        tool_choice: given(body.get("tool_choice"), json!("auto")),
+        parallel: given(body.get("parallel_tool_calls"), json!(true)),
+        format: given(format.as_ref(), json!({"type": "text"})),
+    };
+    for tool in body.get_mut("tools").and_then(Value::as_array_mut).into_iter().flatten() {
+        nest(tool, "function");
     }
-    text.finish(&[("verbosity", Rule::Refused("Verbosity cannot be chosen; ask for it in a message."))])?;
-    Ok((form, shown))
+    if written.tools == json!([]) && (written.tool_choice == "auto" || written.tool_choice == "none") {
+        // The client package sends back what it received.
+        body.shift_remove("tool_choice");
+    } else if let Some(choice) = body.get_mut("tool_choice") {
+        nest(choice, "function");
+    }
+    if let Some(mut format) = format.filter(|format| !format.is_null()) {
+        if format["type"] == "json_schema" {
+            nest(&mut format, "json_schema");
+        }
+        body.insert("response_format".to_owned(), format);
+    }
+    written
+}
+
+/// `{"type": ..., "name": ...}` to `{"type": ..., NAME: {"name": ...}}`.
+fn nest(value: &mut Value, name: &str) {
+    let Value::Object(map) = value else { return };
+    // Of other types nothing is there; they are refused by their type.
+    if map.get("type").is_none_or(|kind| kind == name) {
+        let kind = map.shift_remove("type");
+        let inner = std::mem::take(map);
+        map.extend(kind.map(|kind| ("type".to_owned(), kind)));
+        map.insert(name.to_owned(), Value::Object(inner));
+    } else {
+        map.retain(|key, _| key == "type");
+    }
+}
+
+/// An error about what chat has elsewhere, with the names that it has here.
+pub fn in_own_words(error: ApiError) -> ApiError {
+    let here = |text: &str| {
+        text.replace("response_format.json_schema", "text.format")
+            .replace("response_format", "text.format")
+            .replace("].function", "]")
+            .replace("tool_choice.function", "tool_choice")
+    };
+    ApiError { param: error.param.as_deref().map(here), message: here(&error.message), ..error }
 }
 
 fn metadata(fields: &mut Fields) -> Result<Value, ApiError> {
@@ -284,36 +338,45 @@ async fn before(server: &Server, sender: &Sender, id: &str) -> Result<Vec<Item>,
     kept.items.into_iter().chain(output).map(|value| item("previous_response_id".to_owned(), value)).collect()
 }
 
-fn prompt(shown: &Shown, messages: &[Message]) -> Prompt {
-    let instructions = shown.instructions.clone().map(|content| Message::new(Role::System, content));
-    let messages = instructions.into_iter().chain(messages.iter().cloned()).collect();
-    Prompt::Chat { messages, tools: Vec::new(), turn: Turn::Open, special: SpecialTokens::Omit }
+/// Prompts of a request, with more or less of what was said.
+struct Prompts<'a> {
+    shown: &'a Shown,
+    tools: &'a [Value],
 }
 
-/// The messages that are read: all of them, or as many of the last as fit, where that was asked for.
-async fn fitting(server: &Server, shown: &Shown, messages: Vec<Message>) -> Result<Vec<Message>, ApiError> {
-    if shown.truncation == Truncation::Disabled {
-        return Ok(messages);
+impl Prompts<'_> {
+    fn of(&self, messages: &[Message]) -> Prompt {
+        let instructions = self.shown.instructions.clone().map(|text| Message::new(Role::System, text));
+        let messages = instructions.into_iter().chain(messages.iter().cloned()).collect();
+        Prompt::Chat { messages, tools: self.tools.to_vec(), turn: Turn::Open, special: SpecialTokens::Omit }
     }
-    let room = server.gateway().context_length().saturating_sub(shown.max_output_tokens.unwrap_or(1));
-    let fits = async |left_out: usize| {
-        let rendered = server.gateway().render(prompt(shown, &messages[left_out..])).await;
-        rendered.map(|rendered| rendered.tokens.len() <= room).map_err(|error| refused(server, error, "input"))
-    };
-    if fits(0).await? {
-        return Ok(messages);
-    }
-    // The fewest that have to go; the last message stays in any case.
-    let (mut fewest, mut enough) = (1, messages.len() - 1);
-    while fewest < enough {
-        let middle = fewest.midpoint(enough);
-        if fits(middle).await? {
-            enough = middle;
-        } else {
-            fewest = middle + 1;
+
+    /// Of all messages, or of as many of the last as fit, where that was asked for.
+    async fn fitting(&self, server: &Server, messages: Vec<Message>) -> Result<Prompt, ApiError> {
+        if self.shown.truncation == Truncation::Disabled {
+            return Ok(self.of(&messages));
         }
+        let room = server.gateway().context_length().saturating_sub(self.shown.max_output_tokens.unwrap_or(1));
+        let fits = async |left_out: usize| {
+            let rendered = server.gateway().render(self.of(&messages[left_out..])).await;
+            rendered.map(|rendered| rendered.tokens.len() <= room).map_err(|error| refused(server, error, "input"))
+        };
+        if fits(0).await? {
+            return Ok(self.of(&messages));
+        }
+        // The fewest that have to go; the last message stays in any case.
+        let (mut fewest, mut enough) = (1, messages.len() - 1);
+        while fewest < enough {
+            let middle = fewest.midpoint(enough);
+            if fits(middle).await? {
+                enough = middle;
+            } else {
+                fewest = middle + 1;
+            }
+        }
+        // A conversation begins with what somebody asked.
+        let asks = |message: &Message| matches!(message.role, Role::User | Role::System);
+        let from = messages.iter().skip(enough).position(asks).map_or(enough, |at| at + enough);
+        Ok(self.of(&messages[from..]))
     }
-    // A conversation begins with what somebody asked.
-    let from = messages.iter().skip(enough).position(|message| message.role != Role::Assistant).map_or(enough, |at| at + enough);
-    Ok(messages.into_iter().skip(from).collect())
 }

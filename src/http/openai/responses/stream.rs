@@ -4,6 +4,7 @@ use serde_json::{Value, json};
 
 use super::kept::Keeper;
 use super::object::{Object, Status};
+use super::output::{Change, Output, logprobs};
 use super::{Ended, finished};
 use crate::gateway::{Piece, Usage};
 use crate::http::error::ApiError;
@@ -29,8 +30,8 @@ impl Events {
     fn event(&mut self, out: &mut Vec<u8>, name: &str, fields: Value) {
         let mut data = json!({"type": name, "sequence_number": self.next});
         self.next += 1;
-        for (key, value) in fields.as_object().into_iter().flatten() {
-            data[key] = value.clone();
+        if let (Some(data), Value::Object(fields)) = (data.as_object_mut(), fields) {
+            data.extend(fields);
         }
         out.extend_from_slice(b"event: ");
         out.extend_from_slice(name.as_bytes());
@@ -40,13 +41,66 @@ impl Events {
         out.extend_from_slice(b"\n\n");
     }
 
-    /// An event about the text of the message.
-    fn of_text(&mut self, out: &mut Vec<u8>, name: &str, more: Value) {
-        let mut fields = json!({"item_id": self.object.message_id, "output_index": 0, "content_index": 0});
-        for (key, value) in more.as_object().into_iter().flatten() {
-            fields[key] = value.clone();
+    fn changed(&mut self, out: &mut Vec<u8>, changes: Vec<Change>) {
+        for change in changes {
+            self.change(out, change);
         }
-        self.event(out, name, fields);
+    }
+
+    fn change(&mut self, out: &mut Vec<u8>, change: Change) {
+        let (Change::Opened { index }
+        | Change::Text { index, .. }
+        | Change::Arguments { index, .. }
+        | Change::Closed { index, .. }) = change;
+        let Some(output) = self.object.output.get(index).cloned() else { return };
+        let is_message = matches!(output, Output::Message { .. });
+        let of_text = |more: Value| {
+            let mut fields = json!({"item_id": output.id(), "output_index": index, "content_index": 0});
+            if let (Some(fields), Value::Object(more)) = (fields.as_object_mut(), more) {
+                fields.extend(more);
+            }
+            fields
+        };
+        match change {
+            Change::Opened { .. } => {
+                // As it was before the piece that opened it.
+                let empty = match &output {
+                    Output::Message { id, .. } => Output::Message { id: id.clone(), text: String::new(), tokens: Vec::new() },
+                    Output::Call { id, call_id, name, .. } => {
+                        let (id, call_id, name) = (id.clone(), call_id.clone(), name.clone());
+                        Output::Call { id, call_id, name, arguments: String::new() }
+                    }
+                };
+                let item = json!({"output_index": index, "item": empty.written(Status::InProgress)});
+                self.event(out, "response.output_item.added", item);
+                if is_message {
+                    self.event(out, "response.content_part.added", of_text(json!({"part": empty.part()})));
+                }
+            }
+            Change::Text { delta, tokens, .. } => {
+                let more = json!({"delta": delta, "logprobs": logprobs(&tokens)});
+                self.event(out, "response.output_text.delta", of_text(more));
+            }
+            Change::Arguments { delta, .. } => {
+                let fields = json!({"item_id": output.id(), "output_index": index, "delta": delta});
+                self.event(out, "response.function_call_arguments.delta", fields);
+            }
+            Change::Closed { status, .. } => {
+                match &output {
+                    Output::Message { text, tokens, .. } => {
+                        let done = json!({"text": text, "logprobs": logprobs(tokens)});
+                        self.event(out, "response.output_text.done", of_text(done));
+                        self.event(out, "response.content_part.done", of_text(json!({"part": output.part()})));
+                    }
+                    Output::Call { id, name, arguments, .. } => {
+                        let fields = json!({"item_id": id, "output_index": index, "name": name, "arguments": arguments});
+                        self.event(out, "response.function_call_arguments.done", fields);
+                    }
+                }
+                let item = json!({"output_index": index, "item": output.written(status)});
+                self.event(out, "response.output_item.done", item);
+            }
+        }
     }
 }
 
@@ -56,26 +110,16 @@ impl EventWriter for Events {
             let response = self.object.begun();
             self.event(out, name, json!({"response": response}));
         }
-        let item = self.object.message(Status::InProgress);
-        self.event(out, "response.output_item.added", json!({"output_index": 0, "item": item}));
-        let part = self.object.part();
-        self.of_text(out, "response.content_part.added", json!({"part": part}));
     }
 
     fn piece(&mut self, out: &mut Vec<u8>, piece: &Piece) {
-        self.object.take(piece);
-        if !piece.text.is_empty() || !piece.tokens.is_empty() {
-            let logprobs = self.object.logprobs(&piece.tokens);
-            self.of_text(out, "response.output_text.delta", json!({"delta": piece.text, "logprobs": logprobs}));
-        }
+        let changes = self.object.take(piece);
+        self.changed(out, changes);
     }
 
     async fn end(&mut self, out: &mut Vec<u8>, usage: Usage, cost_nanos: Option<i64>) {
-        let (part, item) = (self.object.part(), self.object.message(self.object.status()));
-        let done = json!({"text": part["text"], "logprobs": part["logprobs"]});
-        self.of_text(out, "response.output_text.done", done);
-        self.of_text(out, "response.content_part.done", json!({"part": part}));
-        self.event(out, "response.output_item.done", json!({"output_index": 0, "item": item}));
+        let changes = self.object.close();
+        self.changed(out, changes);
         // Who sees the last event can go on from the answer.
         let mut response = finished(&mut self.object, self.keeper.take(), &Ended { usage, cost_nanos }).await;
         if let (ShowCost::Shown, Some(nanos)) = (self.cost, cost_nanos) {

@@ -173,7 +173,8 @@ class Vocabulary:
         states = form.ready(form.begin())
         for index, token in enumerate(answer):
             said = self.said[token]
-            if form.forced(states, len(said)) < len(said):
+            # The server spells out what is forced but for the last token, which may merge with what is chosen next.
+            if form.forced(states, len(said) + 1) <= len(said):
                 allowed = self.allowed(form, states)
                 if token not in allowed:
                     return None

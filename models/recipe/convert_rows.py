@@ -23,8 +23,7 @@ from times import draw_when
 HERE = Path(__file__).parent / "sentences"
 SLOT = re.compile(r"([{\[])(?:([a-z!]):)?([^}\]]*)[}\]]")
 HELD_OUT_ONE_IN = 10
-# Share of the rows that are learnt token by token, so that the adapter can be asked as a chat model, too.
-WHOLE = 0.1
+AS_IT_STANDS = 0.45  # What was written together belongs together; other fillings teach the words around them.
 OPENERS = ["hey", "hi", "ok", "okay so", "so", "hello", "right", "listen", "oh", "oh and", "and", "please", "alright", "ok then", "hey there",
            "yeah", "quickly", "one more thing", "before i forget", "also", "well", "now", "assistant", "computer", "good morning"]
 CLOSERS = ["please", "thanks", "thank you", "cheers", "for me", "if you can", "okay", "ta", "would you", "thanks a lot", "if you don't mind", "ok",
@@ -103,7 +102,7 @@ class Sentences:
 
     def fill(self, slot: Slot) -> str:
         """What stands in a slot this time."""
-        if slot.kind == "!" or self.rng.random() < 0.2:
+        if slot.kind == "!" or self.rng.random() < AS_IT_STANDS:
             return slot.text
         if slot.role == "when":
             return self.time(slot.kind)
@@ -198,6 +197,7 @@ def main() -> None:
     args.add_argument("out", type=Path)
     args.add_argument("--rows", type=int, default=60_000)
     args.add_argument("--held-out", action="store_true", help="labelled rows of sentences and fillings that training never sees")
+    args.add_argument("--whole", type=float, default=0.1, help="share of the rows that are learnt token by token, as a chat model answers")
     args.add_argument("--seed", type=int, default=31)
     args = args.parse_args()
     rng = random.Random(args.seed)
@@ -208,7 +208,7 @@ def main() -> None:
             row = sentences.draw(WEIGHTS)
             if row["text"] in seen:
                 continue
-            made = row if args.held_out else tokenized(row, vocabulary, rng.random() < WHOLE)
+            made = row if args.held_out else tokenized(row, vocabulary, rng.random() < args.whole)
             if made is None:
                 left_out += 1
                 continue

@@ -88,7 +88,7 @@ def load(base: Path, adapter: Path | None):
 
 
 def main() -> None:
-    """Prints figures of `convert`, samples of the others; `--write` renews the committed test file."""
+    """Prints figures of `requests`, samples of the others; `--write` renews the committed test file."""
     args = argparse.ArgumentParser()
     args.add_argument("tokenizer", type=Path)
     args.add_argument("base", type=Path)
@@ -111,7 +111,7 @@ def main() -> None:
             for asked, answer in zip(SAMPLES, answers(model, tokenizer, [prompt(s) for s in SAMPLES])):
                 print(f"{name or 'base'} | {asked} | {answer}")
         return
-    model = load(args.base, args.adapters / "convert")
+    model = load(args.base, args.adapters / "requests")
     if args.file:
         sets = {"file": [json.loads(line) for line in args.file.read_text().splitlines()]}
     else:

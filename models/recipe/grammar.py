@@ -25,7 +25,7 @@ class Request:
     adverb: str | None
 
     def meaning(self) -> dict:
-        """The object that the convert adapter has to produce."""
+        """The object that the adapter `requests` has to produce."""
         return {"intent": self.intent, "task": self.task, "when": self.when}
 
 

@@ -110,7 +110,7 @@ def reply(request: Request, style: str, rng: random.Random) -> str:
 
 
 def as_json(request: Request) -> str:
-    """The one line of JSON that the convert adapter answers with."""
+    """The one line of JSON that the adapter `requests` answers with."""
     return json.dumps(request.meaning(), ensure_ascii=False, separators=(",", ":"))
 
 

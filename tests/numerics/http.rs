@@ -56,7 +56,14 @@ impl Served {
         });
         let files = files.await.unwrap();
         let roots = if case.adapters.exists() { vec![case.adapters.clone()] } else { Vec::new() };
-        let setup = Setup { data: store, roots, reserved_names: vec![base.name.clone()], base: base.config.clone(), preparer };
+        let setup = Setup {
+            data: store,
+            roots,
+            reserved_names: vec![base.name.clone()],
+            base: base.config.clone(),
+            preparer,
+            memory: None,
+        };
         let (catalog, _) = Catalog::open(setup).await.unwrap();
         let registry = prometheus::Registry::new();
         let served = Base {

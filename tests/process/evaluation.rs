@@ -10,12 +10,12 @@ use crate::support::{Home, Server, client};
 
 /// Requests with their meaning, as a file of conversations.
 fn held_out(home: &Home, rows: usize) -> String {
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/eval/convert_handwritten.jsonl");
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/requests/held_out.jsonl");
     let text = std::fs::read_to_string(source).unwrap();
     let lines = text.lines().take(rows).map(|line| {
         let row: Value = serde_json::from_str(line).unwrap();
-        let answer = json!({"intent": row["intent"], "task": row["task"], "when": row["when"]}).to_string();
-        json!({"messages": [{"role": "user", "content": row["text"]}, {"role": "assistant", "content": answer}]}).to_string()
+        let answer = row["expected"].to_string();
+        json!({"messages": [{"role": "user", "content": row["input"]}, {"role": "assistant", "content": answer}]}).to_string()
     });
     let path = home.path("rows.jsonl");
     std::fs::write(&path, lines.collect::<Vec<_>>().join("\n")).unwrap();
@@ -26,20 +26,18 @@ fn held_out(home: &Home, rows: usize) -> String {
 fn an_adapter_is_judged_beside_the_base() {
     let home = Home::new();
     let rows = held_out(&home, 12);
-    let candidate = Path::new(env!("CARGO_MANIFEST_DIR")).join("adapters/convert");
+    let candidate = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/requests");
     let arguments = ["eval", &rows, "--candidate", candidate.to_str().unwrap(), "--json", "--samples", "3"];
     let finished = home.run(&arguments);
     assert_eq!(finished.code, Some(0), "{finished:?}");
     let report: Value = serde_json::from_str(&finished.out).unwrap();
     let models = report["evaluation"]["models"].as_array().unwrap();
     assert_eq!((&models[0]["role"], &models[1]["role"]), (&json!("candidate"), &json!("base")));
-    // Without its grammar the adapter misspells words that it copies.
-    let alike = |model: &Value| model["metrics"]["words"]["f1"].as_f64().unwrap();
-    assert!(alike(&models[0]) > alike(&models[1]) + 0.3, "{report}");
+    let exact = |model: &Value| model["metrics"]["exact_match"].as_f64().unwrap();
+    assert!(exact(&models[0]) > exact(&models[1]) + 0.3, "{report}");
     assert_eq!(models[0]["metrics"]["json_valid"], json!(1.0));
     assert_eq!(report["evaluation"]["samples"].as_array().unwrap().len(), 3);
-    let verdicts = if models[0]["overall"].as_f64().unwrap() < 50.0 { &["fail"][..] } else { &["pass", "review"] };
-    assert!(verdicts.contains(&report["gate"]["verdict"].as_str().unwrap()), "{report}");
+    assert!(["pass", "review"].contains(&report["gate"]["verdict"].as_str().unwrap()), "{report}");
     // Greedy answers are the same whatever runs beside them.
     let alone = home.run(&[&arguments[..], &["--at-once", "1"]].concat());
     let again: Value = serde_json::from_str(&alone.out).unwrap();

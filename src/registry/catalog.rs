@@ -7,7 +7,7 @@
 use std::collections::{BTreeSet, HashMap};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
@@ -29,11 +29,6 @@ use crate::store::DataDir;
 const PREPARED_TOGETHER: usize = 2;
 /// With a budget: one, so that what comes in is counted before the next, and other processors go on answering.
 const PREPARED_TOGETHER_IN_BUDGET: usize = 1;
-/// How long an adapter waits for those in use to leave it room. After that it comes in all the same: a budget that is too small for
-/// what is asked at once must not end answers.
-const LONGEST_WAIT: Duration = Duration::from_secs(10);
-/// How often it is looked whether there is room: leases end in the engine, which tells nobody.
-const LOOK_EVERY: Duration = Duration::from_millis(2);
 
 /// What a catalog is made of.
 pub struct Setup {
@@ -78,7 +73,7 @@ pub(super) struct Inner {
     preparer: Arc<dyn AdapterPreparer>,
     preparations: Arc<Semaphore>,
     /// Held by whoever brings a version into memory; others who want it wait without taking anybody's place.
-    arrivals: Mutex<HashMap<VersionId, Weak<tokio::sync::Mutex<()>>>>,
+    pub(super) arrivals: Mutex<HashMap<VersionId, Weak<tokio::sync::Mutex<()>>>>,
     pub(super) changes: Mutex<()>,
     state: Mutex<State>,
 }
@@ -90,7 +85,8 @@ pub(super) struct State {
     served: PerOwner<Served>,
     /// Names on record that cannot be served, with the reason as clients may read it.
     unavailable: PerOwner<String>,
-    residents: Residents,
+    /// What is in memory.
+    pub(super) residents: Residents,
     /// Held by whoever prepares the version, so that others wait instead of doing the work again.
     preparing: HashMap<VersionId, Arc<Mutex<()>>>,
     /// Lease counters by owner, name and number.
@@ -192,33 +188,6 @@ impl Catalog {
     pub async fn resolve(&self, tenant: &str, model: &str) -> Result<Lease, RegistryError> {
         let found = self.inner.look_up(tenant, model)?;
         self.lease(found).await
-    }
-
-    /// A lease on what was found; read from disk where it is not in memory. Of those who ask for the same version one reads it.
-    pub(super) async fn lease(&self, found: Found) -> Result<Lease, RegistryError> {
-        let selected = match found {
-            Found::InMemory(lease) => return Ok(lease),
-            Found::OnDisk(selected) => selected,
-        };
-        let arrival = self.inner.arrival(selected.id);
-        let _arriving = arrival.lock().await;
-        let selected = match self.inner.state().take(selected) {
-            Found::InMemory(lease) => return Ok(lease),
-            Found::OnDisk(selected) => selected,
-        };
-        let permit = self.inner.preparation().await?;
-        self.inner.wait_for_room(&selected).await;
-        let inner = Arc::clone(&self.inner);
-        blocking(move || {
-            let _permit = permit;
-            inner.bring_back(selected)
-        })
-        .await
-    }
-
-    /// What adapters take in memory.
-    pub fn residency(&self) -> Residency {
-        self.inner.state().residents.residency()
     }
 
     /// The adapter that `model` means a version of to this tenant: whose it is, and its name. Reads nothing from disk.
@@ -444,45 +413,6 @@ impl Inner {
     pub(super) async fn preparation(&self) -> Result<OwnedSemaphorePermit, RegistryError> {
         // It is never closed.
         Arc::clone(&self.preparations).acquire_owned().await.map_err(|_| RegistryError::Interrupted)
-    }
-
-    /// The place of whoever brings a version into memory.
-    fn arrival(&self, id: VersionId) -> Arc<tokio::sync::Mutex<()>> {
-        let mut arrivals = self.arrivals.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(arrival) = arrivals.get(&id).and_then(Weak::upgrade) {
-            return arrival;
-        }
-        arrivals.retain(|_, arrival| arrival.strong_count() > 0);
-        let arrival = Arc::default();
-        arrivals.insert(id, Arc::downgrade(&arrival));
-        arrival
-    }
-
-    /// Waits until a version fits beside those in use.
-    async fn wait_for_room(&self, selected: &Selected) {
-        let file_bytes = {
-            let state = self.state();
-            let adapter = state.records.adapters.get(&selected.owner, &selected.name);
-            adapter.and_then(|adapter| adapter.numbered(selected.number)).map_or(0, |version| version.file_bytes)
-        };
-        let since = Instant::now();
-        loop {
-            {
-                let mut state = self.state();
-                let bytes = state.residents.size(&selected.id, file_bytes);
-                if state.residents.make_room(bytes) {
-                    return;
-                }
-            }
-            if since.elapsed() > LONGEST_WAIT {
-                tracing::warn!(
-                    adapter = selected.name,
-                    "adapters in use take more memory than adapter_memory; one more comes in"
-                );
-                return;
-            }
-            tokio::time::sleep(LOOK_EVERY).await;
-        }
     }
 
     fn look_up(&self, tenant: &str, model: &str) -> Result<Found, RegistryError> {

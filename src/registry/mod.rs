@@ -7,6 +7,7 @@
 //! by the [`Catalog`], with the few older ones that were asked for last; where memory is bounded, those of all that were asked for last
 //! and fit.
 
+mod arrivals;
 mod catalog;
 mod error;
 mod files;

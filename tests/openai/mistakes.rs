@@ -276,7 +276,7 @@ async fn bodies_that_are_not_json_are_told_with_their_place() {
 #[tokio::test]
 async fn unknown_paths_and_methods_have_the_envelope_too() {
     let server = Harness::new().await;
-    assert_eq!(server.get("/v1/embeddings").await.error().0, 404);
+    assert_eq!(server.get("/v1/moderations").await.error().0, 404);
     let reply = server.get("/v1/models/%ff").await;
     assert_eq!((reply.error().0, reply.error().1.as_str()), (400, "invalid_request_error"));
     let reply = server.get(CHAT).await;

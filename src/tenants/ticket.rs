@@ -335,7 +335,7 @@ mod tests {
             id: "budget_1".into(),
             scope: "project".into(),
             subject: "acme".into(),
-            period: "day".into(),
+            period: "total".into(),
             limit_nanos: 250,
             enforcement: "hard".into(),
             thresholds: "50".into(),

@@ -129,8 +129,8 @@ pub enum Finish {
     Length,
 }
 
-/// What the engine sends for a request, in order: `Prompt?`, `Embedding?`, `Token*`, then `Done`, `Failed` or `CutOff`. A closed channel without
-/// one of them is a bug.
+/// What the engine sends for a request, in order: `Prompt?`, `Embedding?`, `Token*`, then `Done`, `NothingAllowed`, `Failed` or `CutOff`.
+/// A closed channel without one of them is a bug.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Event {
     /// Log-probabilities of prompt tokens; the first has none.
@@ -154,6 +154,8 @@ pub enum Event {
         /// Prompt tokens whose keys and values were found in the prefix cache.
         cached_tokens: usize,
     },
+    /// The request's grammar allows no token here, or has become too large to follow: no fault of the engine's.
+    NothingAllowed,
     /// The engine could not go on; the text is for operators.
     Failed(String),
     /// The engine was told to end before the answer was complete.

@@ -13,7 +13,7 @@ use super::handle::EngineConfig;
 use super::job::{ChunkRows, Cursor, Job, Submission};
 use super::kv::{BlockPool, Sharing};
 use super::request::Event;
-use super::sampling::Scratch;
+use super::sampling::{SampleError, Scratch};
 use super::scheduler::{Limits, PromptRows, Scheduler, StepPlan};
 use super::stats::{Health, Shared, Stats};
 use crate::model::{Chunk, Logits, Model};
@@ -276,6 +276,7 @@ impl EngineThread {
                     self.scheduler.computed(chunk);
                 }
                 // What was computed is not trusted: its blocks are not published.
+                Err(SampleError::NothingAllowed) => sequence.payload.last = Some(Event::NothingAllowed),
                 Err(error) => sequence.payload.last = Some(Event::Failed(error.to_string())),
             }
         }

@@ -34,6 +34,8 @@ pub(super) struct Shape {
     /// Tokens are reported with log-probabilities.
     pub reports: bool,
     pub end_token: EndToken,
+    /// The field that asks for the answers' form, where one does.
+    pub form_field: Option<&'static str>,
     /// Answers to each prompt.
     pub n: usize,
     /// Where answers stand in their text.
@@ -243,7 +245,8 @@ impl Answer {
             let settled = match &taken {
                 Ok(()) if !self.is_running() => self.settle(self.outcome()),
                 Ok(()) => Ok(()),
-                // The row says that it failed; the error that matters is the first one.
+                // The row says how it ended; the error that matters is the first one.
+                Err(GatewayError::Form { .. }) => self.settle(Outcome::Refused).or(Ok(())),
                 Err(_) => self.settle(Outcome::Failed).or(Ok(())),
             };
             if let Err(error) = taken.and(settled) {
@@ -334,6 +337,14 @@ impl Answer {
                     Finish::Length => FinishReason::Length,
                 };
                 self.send(index, delta, Some(reason));
+            }
+            Event::NothingAllowed => {
+                let problem = "allows nothing more after a part of the answer, or is too large to be followed further".to_owned();
+                return Err(match self.shape.form_field {
+                    Some(field) => GatewayError::Form { field, problem },
+                    // A grammar of our own.
+                    None => GatewayError::Engine(format!("the grammar {problem}")),
+                });
             }
             Event::Failed(reason) => return Err(GatewayError::Engine(reason)),
             Event::CutOff => return Err(GatewayError::Stopping),

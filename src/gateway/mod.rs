@@ -370,6 +370,7 @@ impl Gateway {
                 echo: request.echo,
                 reports: request.logprobs.is_some(),
                 end_token: request.end_token,
+                form_field: request.form.field(),
                 n: request.n,
                 position,
                 end_tokens: Arc::clone(&end_tokens),

@@ -221,6 +221,9 @@ impl Gateway {
                     return Ok((text, tokens));
                 }
                 Some(Event::Prompt(_) | Event::Embedding(_)) => continue,
+                Some(Event::NothingAllowed) => {
+                    return Err(Unsaid::Failed("the form that was asked for allows nothing more".to_owned()));
+                }
                 Some(Event::Failed(reason)) => return Err(Unsaid::Failed(reason)),
                 Some(Event::CutOff) | None => return Err(Unsaid::GaveWay),
             };

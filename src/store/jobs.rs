@@ -224,6 +224,16 @@ pub async fn in_status(connection: &mut AnyConnection, node: &str, status: &'sta
     query.read(connection, "read jobs", job).await
 }
 
+/// Jobs of a node that have not ended, the oldest first: all as they were at one moment, so that none is missed on its way from one
+/// state to another.
+pub async fn unfinished_of(connection: &mut AnyConnection, node: &str) -> Result<Vec<JobRow>, StoreError> {
+    let query = Query::new(JOB).and("node = ?", Some(node));
+    query
+        .then(" AND status NOT IN ('succeeded', 'failed', 'cancelled') ORDER BY created_at, id")
+        .read(connection, "read jobs", job)
+        .await
+}
+
 /// Training time of a node's jobs that were begun since then, by tenant, milliseconds.
 pub async fn used_since(connection: &mut AnyConnection, node: &str, since: i64) -> Result<Vec<(String, i64)>, StoreError> {
     let sums = "SELECT project_id, CAST(SUM(trained_millis) AS BIGINT) FROM jobs WHERE";

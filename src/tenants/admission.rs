@@ -52,6 +52,8 @@ pub enum Outcome {
     Length,
     /// The client left.
     Cancelled,
+    /// What was asked for turned out to be impossible; nothing is charged.
+    Refused,
     /// We could not go on; nothing is charged.
     Failed,
 }
@@ -63,6 +65,7 @@ impl Outcome {
             Self::Stop => "stop",
             Self::Length => "length",
             Self::Cancelled => "cancelled",
+            Self::Refused => "refused",
             Self::Failed => "failed",
         }
     }
@@ -126,7 +129,7 @@ impl Tenants {
     /// last byte must not leave before. Where the row cannot be written nothing is charged, and the answer must not be given.
     pub fn settle(&self, ticket: Ticket, requested: &Requested<'_>, done: &Done) -> Result<Settled, LedgerError> {
         let cost_nanos = match (done.outcome, done.cache) {
-            (Outcome::Failed, _) => 0,
+            (Outcome::Refused | Outcome::Failed, _) => 0,
             // A cached answer costs its prompt at the cached price; nothing was generated.
             (_, CacheUse::Hit) => ticket.cost(&Tokens { cached: done.tokens.input, output: 0, reasoning: 0, ..done.tokens }),
             _ => ticket.cost(&done.tokens),
@@ -135,13 +138,13 @@ impl Tenants {
         let row = row(&ticket, requested, done, cost_nanos);
         match self.ledger().append(row) {
             Ok(written) => {
-                for reached in ticket.settle(used, cost_nanos) {
+                for reached in ticket.settle(clock::unix(), used, cost_nanos) {
                     self.announce(reached);
                 }
                 Ok(Settled { cost_nanos, written })
             }
             Err(error) => {
-                ticket.settle(used, 0);
+                ticket.settle(clock::unix(), used, 0);
                 Err(error)
             }
         }

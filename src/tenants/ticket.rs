@@ -206,16 +206,16 @@ impl Ticket {
         self.price.as_ref().map_or(0, |price| price.cost(tokens).min(self.most))
     }
 
-    /// Keeps what was used and gives the rest back. Says which budgets have reached a threshold.
-    pub fn settle(mut self, used_tokens: u64, cost: i64) -> Vec<BudgetReached> {
-        self.give_back(used_tokens, cost)
+    /// Keeps what was used and gives the rest back at this second. Says which budgets have reached a threshold.
+    pub fn settle(mut self, now: i64, used_tokens: u64, cost: i64) -> Vec<BudgetReached> {
+        self.give_back(now, used_tokens, cost)
     }
 
-    fn give_back(&mut self, used_tokens: u64, cost: i64) -> Vec<BudgetReached> {
+    fn give_back(&mut self, now: i64, used_tokens: u64, cost: i64) -> Vec<BudgetReached> {
         let at = self.now.unix();
         let mut reached = Vec::new();
         for wallet in self.account.wallets.iter().take(std::mem::take(&mut self.paid)) {
-            reached.extend(wallet.settle(at, super::clock::unix(), self.most, cost));
+            reached.extend(wallet.settle(at, now, self.most, cost));
         }
         for (meter, held) in self.account.meters.iter().zip(self.held.drain(..)) {
             meter.release(held, used_tokens);
@@ -227,7 +227,7 @@ impl Ticket {
 impl Drop for Ticket {
     fn drop(&mut self) {
         // After `settle` nothing is held any more.
-        self.give_back(0, 0);
+        self.give_back(super::clock::unix(), 0, 0);
     }
 }
 
@@ -311,7 +311,7 @@ mod tests {
         drop(second);
         let cost = first.cost(&Tokens { input: 10, cached: 4, output: 5, reasoning: 0 });
         assert_eq!(cost, 17, "6 + 0.4 + 10, rounded up");
-        first.settle(15, cost);
+        first.settle(at(1).unix(), 15, cost);
         let third = books.admit(&policy, ask("convert", 15, 0), at(2)).unwrap();
         assert_eq!(books.spent(&Subject::Key("key_1".into()), at(2).unix()).total, 17);
         assert_eq!(books.spent(&Subject::Organization, at(2).unix()).total, 17);
@@ -329,13 +329,13 @@ mod tests {
         let (books, policy) = (Books::new([], 0), Policy::new(rows(1)).unwrap());
         let caller = principal("acme", "key_2");
         let ask = Ask { caller: &caller, model: "base", input: 100, most_output: 0 };
-        books.admit(&policy, ask, at(1)).unwrap().settle(100, 100);
+        books.admit(&policy, ask, at(1)).unwrap().settle(at(1).unix(), 100, 100);
         assert!(books.admit(&policy, ask, at(2)).is_err());
         let budget = BudgetRow {
             id: "budget_1".into(),
             scope: "project".into(),
             subject: "acme".into(),
-            period: "total".into(),
+            period: "day".into(),
             limit_nanos: 250,
             enforcement: "hard".into(),
             thresholds: "50".into(),
@@ -345,7 +345,7 @@ mod tests {
         };
         let changed = PolicyRows { limits: vec![limit("project", "acme", "*", 1_000)], budgets: vec![budget], ..rows(2) };
         let policy = Policy::new(changed).unwrap();
-        let reached = books.admit(&policy, ask, at(3)).unwrap().settle(100, 100);
+        let reached = books.admit(&policy, ask, at(3)).unwrap().settle(at(3).unix(), 100, 100);
         assert_eq!(reached.iter().map(|event| event.threshold).collect::<Vec<_>>(), [50], "what was spent before counts");
         let refused = books.admit(&policy, ask, at(3)).unwrap_err();
         assert!(matches!(refused, Refusal::Budget(over) if (over.used, over.asked, over.limit) == (200, 100, 250)));
@@ -373,7 +373,7 @@ mod tests {
                                 drop(ticket);
                             } else {
                                 used += ask.input + turn % 9;
-                                ticket.settle(ask.input + turn % 9, 0);
+                                ticket.settle(at(1).unix(), ask.input + turn % 9, 0);
                             }
                         }
                         used

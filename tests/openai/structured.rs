@@ -162,3 +162,18 @@ async fn a_hostile_grammar_is_refused_in_time_and_harms_nobody() {
     }
     server.chat(&json!({})).await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_grammar_that_ends_nowhere_is_the_callers_mistake_and_costs_nothing() {
+    let server = Harness::new().await;
+    // What it can be followed through is known only on the way.
+    let form = json!({"guided_regex": "a?".repeat(1000), "max_tokens": 200});
+    let reply = server.post(CHAT, &merged(chat_body(), &form)).await;
+    assert_eq!(reply.status, 400, "{}", reply.text);
+    let (_, _, code, param) = reply.error();
+    assert_eq!((code, param), (json!("invalid_schema"), json!("guided_regex")));
+    server.tenants.ledger().flush().await;
+    let sql = "SELECT outcome, cost_nanos FROM ledger";
+    let row: (String, i64) = sqlx::query_as(sql).fetch_one(server.tenants.database().pool()).await.unwrap();
+    assert_eq!(row, ("refused".to_owned(), 0));
+}

@@ -38,6 +38,16 @@ pub enum Form {
     Written(Rules),
 }
 
+impl Form {
+    /// The field of the request that asks for it.
+    pub(super) const fn field(&self) -> Option<&'static str> {
+        match self {
+            Self::Free | Self::Made(_) => None,
+            Self::Written(rules) => Some(rules.field),
+        }
+    }
+}
+
 /// Rules that are written down.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rules {

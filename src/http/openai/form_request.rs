@@ -10,8 +10,6 @@ use crate::http::fields::{Fields, Rule, wrong_type};
 const MAX_NAME: usize = 64;
 /// Longest regular expression, bytes.
 const MAX_REGEX: usize = 2 * 1024;
-/// Question marks in it: each optional part doubles what the lexer has to tell apart, until it is full in the middle of an answer.
-const MAX_OPTIONAL: usize = 256;
 /// Most alternatives of `guided_choice`.
 const MAX_CHOICES: usize = 1024;
 /// Fields of which a request may have one.
@@ -125,11 +123,6 @@ fn guided(field: &'static str, value: Value) -> Result<Form, ApiError> {
     if text.len() > MAX_REGEX {
         let message = format!("Invalid '{field}': expected at most {MAX_REGEX} bytes, but got {}.", text.len());
         return Err(ApiError::invalid(field, "string_above_max_length", message));
-    }
-    let optional = text.bytes().filter(|byte| *byte == b'?').count();
-    if optional > MAX_OPTIONAL {
-        let message = format!("Invalid '{field}': expected at most {MAX_OPTIONAL} question marks, but got {optional}.");
-        return Err(ApiError::invalid(field, "invalid_value", message));
     }
     Ok(written(field, regex_rules(&text)))
 }

@@ -176,6 +176,7 @@ impl Bench {
                         answer.duration = begun.elapsed();
                         return Ok(answer);
                     }
+                    Event::NothingAllowed => return Err(EvaluateError::Engine("the grammar allows nothing more".to_owned())),
                     Event::Failed(reason) => return Err(EvaluateError::Engine(reason)),
                     Event::CutOff => break,
                 }

@@ -78,9 +78,6 @@ pub struct Origin {
     pub examined: Option<Value>,
 }
 
-/// States of jobs that have not ended.
-pub(super) const UNFINISHED: [Status; 4] = [Status::ValidatingFiles, Status::Queued, Status::Running, Status::Paused];
-
 /// The desk; cheap to clone.
 #[derive(Clone)]
 pub struct Jobs {
@@ -331,20 +328,18 @@ impl Jobs {
 
     /// Ends the jobs of this node that have not ended: its base cannot be trained.
     pub async fn end_unfinished(&self, reason: &str) -> Result<(), JobsError> {
-        for status in UNFINISHED {
-            let found = {
-                let mut connection = self.inner.database.connection().await?;
-                rows::in_status(&mut connection, &self.inner.node, status.name()).await?
-            };
-            for mut row in found {
-                record::end(&mut row, Status::Failed, Phase::Failed);
-                let message = format!("This server cannot fine-tune any more: {reason}.");
-                row.error_code = Some("training_unavailable".to_owned());
-                row.error_message = Some(message.clone());
-                let notes = Notes { reached: Some(Phase::Failed), ..Notes::event(Event::error(message)) };
-                // Where somebody else was faster it is for the next start.
-                record::write(&self.inner.database, &mut row, notes).await?;
-            }
+        let found = {
+            let mut connection = self.inner.database.connection().await?;
+            rows::unfinished_of(&mut connection, &self.inner.node).await?
+        };
+        for mut row in found {
+            record::end(&mut row, Status::Failed, Phase::Failed);
+            let message = format!("This server cannot fine-tune any more: {reason}.");
+            row.error_code = Some("training_unavailable".to_owned());
+            row.error_message = Some(message.clone());
+            let notes = Notes { reached: Some(Phase::Failed), ..Notes::event(Event::error(message)) };
+            // Where somebody else was faster it is for the next start.
+            record::write(&self.inner.database, &mut row, notes).await?;
         }
         self.changed();
         Ok(())

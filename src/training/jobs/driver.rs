@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
-use super::desk::{JobRow, Jobs, UNFINISHED};
+use super::desk::{JobRow, Jobs};
 use super::job::{Method, MethodKind, Phase, Status};
 use super::queue::{self, Waiting};
 use super::record::{self, Event, Notes};
@@ -192,18 +192,14 @@ impl Shop {
     /// Says in running jobs that they go on, and removes what jobs that are over have left.
     async fn recover(&self) -> Result<(), JobsError> {
         let (database, node) = (&self.jobs.inner.database, &self.jobs.inner.node);
-        for status in UNFINISHED {
-            let found = {
-                let mut connection = database.connection().await?;
-                rows::in_status(&mut connection, node, status.name()).await?
-            };
-            for mut row in found {
-                if status == Status::Running {
-                    let message = "The server was restarted; the job goes on from what it has saved.";
-                    // Where somebody else was faster it is not running any more.
-                    record::write(database, &mut row, Notes::event(Event::info(message))).await?;
-                }
-            }
+        let running = {
+            let mut connection = database.connection().await?;
+            rows::in_status(&mut connection, node, Status::Running.name()).await?
+        };
+        for mut row in running {
+            let message = "The server was restarted; the job goes on from what it has saved.";
+            // Where somebody else was faster it is not running any more.
+            record::write(database, &mut row, Notes::event(Event::info(message))).await?;
         }
         self.sweep().await
     }
@@ -215,15 +211,12 @@ impl Shop {
         if entries.is_empty() {
             return Ok(());
         }
-        let mut kept = Vec::new();
-        let mut connection = self.jobs.inner.database.connection().await?;
-        for status in UNFINISHED {
-            kept.extend(
-                rows::in_status(&mut connection, &self.jobs.inner.node, status.name()).await?.into_iter().map(|row| row.id),
-            );
-        }
-        drop(connection);
-        for entry in entries.iter().filter(|entry| !kept.iter().any(|job| *job == *entry.file_name().to_string_lossy())) {
+        let unfinished = {
+            let mut connection = self.jobs.inner.database.connection().await?;
+            rows::unfinished_of(&mut connection, &self.jobs.inner.node).await?
+        };
+        for entry in entries.iter().filter(|entry| !unfinished.iter().any(|job| *job.id == *entry.file_name().to_string_lossy()))
+        {
             if let Err(error) = std::fs::remove_dir_all(entry.path()) {
                 tracing::warn!(%error, "what a job has left is not removed");
             }

@@ -84,31 +84,42 @@ impl AdapterFiles {
 
     /// Checks an adapter that comes against its base.
     pub fn parse(&self, base: &ModelConfig) -> Result<LoraWeights, ModelError> {
-        let config = AdapterConfig::parse(&self.config)?;
-        match config.lacking(&paths(base)) {
-            Some(target) => Err(invalid(lacks(target, base))),
-            None => self.weights(&config, base),
-        }
+        self.weights(base, |problem| Err(invalid(problem)))
     }
 
     /// Checks an adapter that was accepted once, by this version or an earlier one: a name in `target_modules` that is nothing's changes
     /// nothing of what it computes, and is no reason to take it out of service.
     pub fn parse_accepted(&self, base: &ModelConfig) -> Result<LoraWeights, ModelError> {
-        let config = AdapterConfig::parse(&self.config)?;
-        let weights = self.weights(&config, base)?;
-        if let Some(target) = config.lacking(&paths(base)) {
-            tracing::warn!(id = %weights.id, "{}", lacks(target, base));
-        }
-        Ok(weights)
+        self.weights(base, |problem| {
+            tracing::warn!("a stored adapter's {problem}");
+            Ok(())
+        })
     }
 
-    fn weights(&self, config: &AdapterConfig, base: &ModelConfig) -> Result<LoraWeights, ModelError> {
+    /// `lacks` hears of a target that the base does not have.
+    fn weights(
+        &self,
+        base: &ModelConfig,
+        lacks: impl FnOnce(String) -> Result<(), ModelError>,
+    ) -> Result<LoraWeights, ModelError> {
+        let config = AdapterConfig::parse(&self.config)?;
         let tensors = SafeTensors::deserialize(&self.weights)
             .map_err(|error| invalid(format!("{WEIGHTS_FILE} is damaged or not a safetensors file: {error}")))?;
         let mut found = index(&tensors, base)?;
+        let linears = || (0..base.layers).flat_map(|layer| base.anatomy().modules.iter().map(move |module| (layer, module)));
+        let path = |(layer, module): (usize, &Module)| format!("model.layers.{layer}.{}", module.path);
+        let paths: Vec<String> = linears().map(path).collect();
+        if let Some(target) = config.lacking(&paths) {
+            let known: Vec<&str> = base.anatomy().targets().collect();
+            lacks(format!(
+                "{CONFIG_FILE}: target_modules names {target:?}, which is no linear layer of this {} base; it has {}",
+                base.anatomy().name,
+                known.join(", ")
+            ))?;
+        }
         let mut modules = Vec::new();
-        for ((layer, module), path) in linears(base).zip(paths(base)) {
-            let Some((rank, scale)) = config.rank_and_scale(&path)? else { continue };
+        for ((layer, module), path) in linears().zip(&paths) {
+            let Some((rank, scale)) = config.rank_and_scale(path)? else { continue };
             let (out, inner) = base.module_shape(module);
             let mut take = |half: Half, shape: [usize; 2]| {
                 let stored = found.remove(&(layer, module.path, half)).ok_or_else(|| {
@@ -136,26 +147,8 @@ impl AdapterFiles {
         let Some(max_rank) = modules.iter().map(|module| module.rank).max() else {
             return Err(invalid(format!("{CONFIG_FILE}: target_modules matches no linear layer of this base")));
         };
-        Ok(LoraWeights { id: self.digest_with(config), modules, max_rank })
+        Ok(LoraWeights { id: self.digest_with(&config), modules, max_rank })
     }
-}
-
-/// The linears of every layer.
-fn linears(base: &ModelConfig) -> impl Iterator<Item = (usize, &'static Module)> {
-    (0..base.layers).flat_map(|layer| base.anatomy().modules.iter().map(move |module| (layer, module)))
-}
-
-/// Their paths, in the same order.
-fn paths(base: &ModelConfig) -> Vec<String> {
-    linears(base).map(|(layer, module)| format!("model.layers.{layer}.{}", module.path)).collect()
-}
-
-/// What is wrong with a name in `target_modules` that is no linear's.
-fn lacks(target: &str, base: &ModelConfig) -> String {
-    let anatomy = base.anatomy();
-    let known: Vec<&str> = anatomy.targets().collect();
-    let (name, known) = (anatomy.name, known.join(", "));
-    format!("{CONFIG_FILE}: target_modules names {target:?}, which is no linear layer of this {name} base; it has {known}")
 }
 
 /// `A` or `B` of a low-rank pair.

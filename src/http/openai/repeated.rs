@@ -41,7 +41,8 @@ where
     F: Future<Output = Result<Response, ApiError>>,
 {
     let again = sender.idempotency_key.as_ref().map(|_| body.clone()).unwrap_or_default();
-    once(server, sender, path, &again, answer(body)).await
+    // It is large, and would be in here twice.
+    once(server, sender, path, &again, Box::pin(answer(body))).await
 }
 
 /// Answers by `answer`, unless the same was answered before.

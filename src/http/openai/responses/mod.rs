@@ -33,7 +33,7 @@ pub async fn create(State(server): State<Server>, Head(sender): Head, JsonBody(b
         let asked = request::read(server, sender, body).await?;
         respond(server, sender, asked).await
     };
-    Box::pin(repeated::body_once(server, sender, "/v1/responses", body, answer)).await
+    repeated::body_once(server, sender, "/v1/responses", body, answer).await
 }
 
 async fn respond(server: &Server, sender: &Sender, asked: Asked) -> Result<Response, ApiError> {

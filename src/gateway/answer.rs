@@ -2,25 +2,21 @@
 //! Dropping it cancels what still runs.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
 use std::task::Poll;
 use std::time::Instant;
 
 use futures::stream::{AbortHandle, BoxStream, SelectAll, abortable, select_all};
 use futures::{FutureExt, StreamExt};
-use rand::Rng;
-use rand::distr::Alphanumeric;
 
+use super::GatewayError;
 use super::account::Account;
-use super::assemble::{Assembler, Delta};
 use super::cache::{Recorder, Stored};
 use super::feed::{Arrival, Source, feed, report};
 use super::shadow::{Copy, Silent};
-use super::structure::{Part, Reader, Syntax};
-use super::types::{CallPiece, Echo, EndToken, FinishReason, Piece, Served, Stops, Usage};
-use super::{GatewayError, StopText};
+use super::speech::{Manner, Speech};
+use super::types::{Echo, EndToken, FinishReason, Piece, Served, Usage};
 use crate::backends::{Effort, EffortReader, Event, Finish, Generation, Request, TokenLogprob};
-use crate::model::tokenizer::{Position, Specials, TextStream, Tokenizer};
+use crate::model::tokenizer::Tokenizer;
 use crate::registry::Lease;
 use crate::tenants::{CacheUse, Outcome, Rate};
 
@@ -38,13 +34,7 @@ pub(super) struct Shape {
     pub form_field: Option<&'static str>,
     /// Answers to each prompt.
     pub n: usize,
-    /// Where answers stand in their text.
-    pub position: Position,
-    /// Tokens that end an answer.
-    pub end_tokens: Arc<[u32]>,
-    pub stops: Stops,
-    /// How calls of functions are read, where there are any.
-    pub reads: Option<Arc<Syntax>>,
+    pub manner: Manner,
 }
 
 /// Answers on their way.
@@ -73,10 +63,7 @@ struct AskedPrompt {
 
 struct Sequence {
     prompt: usize,
-    decoder: TextStream,
-    text: Assembler,
-    calls: Option<Reader>,
-    called: Called,
+    speech: Speech,
     running: Option<AbortHandle>,
     /// An event came.
     begun: bool,
@@ -126,13 +113,7 @@ impl Answer {
         self.arrivals.push(arrivals.boxed());
         self.sequences.push(Sequence {
             prompt,
-            // Calls may begin with a special token.
-            decoder: self
-                .tokenizer
-                .stream(if self.shape.reads.is_some() { Specials::Keep } else { Specials::Omit }, self.shape.position),
-            text: Assembler::new(self.shape.stops.strings.clone(), self.shape.stops.text, echoed.chars().count()),
-            calls: self.shape.reads.clone().map(Reader::new),
-            called: Called::default(),
+            speech: Speech::new(&self.tokenizer, &self.shape.manner, echoed.chars().count()),
             running: Some(running),
             begun: false,
             effort: Effort::default(),
@@ -148,8 +129,7 @@ impl Answer {
 
     /// Has the request answered once more, unheard, when it is answered.
     pub(super) fn copy(&mut self, silent: Silent, request: Request) {
-        let Shape { stops, position, .. } = &self.shape;
-        self.account.copy(Box::new(Copy { silent, request, stops: stops.clone(), position: *position }));
+        self.account.copy(Box::new(Copy { silent, request, manner: self.shape.manner.clone() }));
     }
 
     /// It was refused after all: nothing was generated, nobody left, and there is nothing to write down.
@@ -167,7 +147,7 @@ impl Answer {
         self.usage = Usage { cached_tokens: stored.usage.prompt_tokens, ..stored.usage };
         self.choices = stored.pieces.len();
         self.ready.extend(stored.pieces.iter().cloned());
-        stored.pieces.iter().filter(|piece| piece.choice == 0).for_each(|piece| self.account.text(&piece.text));
+        stored.pieces.iter().filter(|piece| piece.choice == 0).for_each(|piece| self.account.text(&piece.said()));
         let outcome = if stored.is_cut() { Outcome::Length } else { Outcome::Stop };
         self.account.settle(self.usage, outcome, Effort::default())
     }
@@ -328,15 +308,12 @@ impl Answer {
                 self.take_token(index, id, logprob);
             }
             Event::Done { finish, .. } => {
-                let sequence = &mut self.sequences[index];
-                let held = sequence.decoder.finish();
-                let delta = sequence.text.finish(&held);
                 let reason = match finish {
-                    _ if delta.stopped => FinishReason::Stop,
                     Finish::Stop => FinishReason::Stop,
                     Finish::Length => FinishReason::Length,
                 };
-                self.send(index, delta, Some(reason));
+                let piece = self.sequences[index].speech.end(reason);
+                self.send(index, piece);
             }
             Event::NothingAllowed => {
                 let problem = "allows nothing more after a part of the answer, or is too large to be followed further".to_owned();
@@ -356,72 +333,25 @@ impl Answer {
         self.account.token();
         self.usage.completion_tokens += 1;
         self.sequences[index].taken += 1;
-        let stops = &self.shape.stops;
-        let ends = self.shape.end_tokens.contains(&id);
-        let shown = !ends || (stops.text == StopText::Included && stops.tokens.contains(&id));
+        let shown = self.shape.manner.shows(id);
         let reported = self.shape.reports && (shown || self.shape.end_token == EndToken::Reported);
         let report = reported.then(|| report(&self.tokenizer, id, logprob.as_ref()));
-        let sequence = &mut self.sequences[index];
-        let text = if shown { sequence.decoder.push(id) } else { String::new() };
-        let delta = sequence.text.push(&text, report);
-        if delta.stopped {
-            self.send(index, delta, Some(FinishReason::Stop));
-        } else if !delta.text.is_empty() || !delta.tokens.is_empty() {
-            self.send(index, delta, None);
-        }
+        let piece = self.sequences[index].speech.token(shown.then_some(id), report);
+        self.send(index, piece);
     }
 
-    fn send(&mut self, index: usize, delta: Delta, mut finish: Option<FinishReason>) {
-        if finish.is_some()
+    fn send(&mut self, index: usize, piece: Piece) {
+        if piece.finish.is_some()
             && let Some(running) = self.sequences[index].running.take()
         {
             running.abort();
-            self.sequences[index].finish = finish;
+            self.sequences[index].finish = piece.finish;
         }
         if index == 0 {
-            self.account.text(&delta.text);
+            self.account.text(&piece.said());
         }
-        let mut piece = Piece { choice: index, tokens: delta.tokens, ..Piece::default() };
-        match &mut self.sequences[index].calls {
-            None => piece.text = delta.text,
-            Some(reader) => {
-                let mut parts = reader.push(&delta.text);
-                if finish.is_some() {
-                    parts.extend(reader.finish());
-                    finish = finish.map(|reason| match reason {
-                        FinishReason::Stop if reader.has_called() => FinishReason::ToolCalls,
-                        reason => reason,
-                    });
-                }
-                parts.into_iter().for_each(|part| self.sequences[index].called.take(&mut piece, part));
-            }
-        }
-        piece.finish = finish;
         if piece.finish.is_some() || !piece.text.is_empty() || !piece.calls.is_empty() || !piece.tokens.is_empty() {
-            self.ready.push_back(piece);
-        }
-    }
-}
-
-/// Calls of one answer so far.
-#[derive(Debug, Default)]
-struct Called(usize);
-
-impl Called {
-    /// Adds what was read to a piece.
-    fn take(&mut self, piece: &mut Piece, part: Part) {
-        match part {
-            Part::Text(text) => piece.text.push_str(&text),
-            Part::Call(name) => {
-                // Nine letters and digits: what Mistral's templates take; others take anything.
-                let id = rand::rng().sample_iter(Alphanumeric).take(9).map(char::from).collect();
-                piece.calls.push(CallPiece { index: self.0, begins: Some((id, name)), arguments: String::new() });
-                self.0 += 1;
-            }
-            Part::Arguments(arguments) => match piece.calls.last_mut() {
-                Some(call) => call.arguments.push_str(&arguments),
-                None => piece.calls.push(CallPiece { index: self.0.saturating_sub(1), begins: None, arguments }),
-            },
+            self.ready.push_back(Piece { choice: index, ..piece });
         }
     }
 }

@@ -365,6 +365,20 @@ mod tests {
     }
 
     #[test]
+    fn an_answer_says_the_same_whole_and_in_pieces() {
+        let call = |index, name: Option<&str>, arguments: &str| {
+            let begins = name.map(|name| ("id".to_owned(), name.to_owned()));
+            Piece { calls: vec![CallPiece { index, begins, arguments: arguments.to_owned() }], ..Piece::default() }
+        };
+        let text = Piece { text: "Well. ".to_owned(), ..Piece::default() };
+        let pieces = [text, call(0, Some("f"), "{\"a\""), call(0, None, ": 1}"), call(1, Some("g"), "{}")];
+        let mut recorder = Recorder::new(leads(cache().find([1; 32])), shared("acme", "base"), 1);
+        pieces.iter().for_each(|piece| recorder.note(piece));
+        let said: String = pieces.iter().map(Piece::said).collect();
+        assert_eq!((said.as_str(), recorder.pieces[0].said().as_str()), ("Well. [f]{\"a\": 1}[g]{}", said.as_str()));
+    }
+
+    #[test]
     fn who_gives_up_leaves_the_answer_to_the_next() {
         let cache = cache();
         drop(leads(cache.find([1; 32])));

@@ -1,11 +1,13 @@
 //! Texts to vectors: by a model's hidden states, which is an answer without text like any other, or by hashing. Knows no HTTP.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
+
+use tokio::sync::OwnedSemaphorePermit;
 
 use super::account::{Account, Opening};
 use super::hashed;
-use super::size::by_size;
+use super::size::{by_size, is_much};
 use super::structure::Form;
 use super::types::{
     Caching, Echo, EndToken, GenerationRequest, Origin, Pooling, Prompt, Sampling, Served, Steering, Stops, Usage,
@@ -14,6 +16,9 @@ use super::{Gateway, GatewayError};
 use crate::backends::Effort;
 use crate::tenants::{Ask, CacheUse, Outcome, Principal, Rate};
 
+/// Requests that are hashed off the serving threads at the same time, and the longest that others wait.
+pub(super) const HASHED_AT_ONCE: usize = 2;
+const PATIENCE: Duration = Duration::from_secs(30);
 /// What a byte of text costs to hash, in bytes of text that take as long to tokenize.
 const HASHING: usize = 4;
 
@@ -126,7 +131,16 @@ impl Gateway {
             Prompt::Tokens(_) | Prompt::Chat { .. } => Err(GatewayError::NoVocabulary(model.clone())),
         };
         let texts: Vec<String> = inputs.into_iter().map(text).collect::<Result<_, _>>()?;
-        let words: usize = texts.iter().map(|text| hashed::count(text)).sum();
+        let size: usize = texts.iter().map(String::len).sum();
+        let (texts, counts) = by_size(size, move || {
+            let counts: Vec<usize> = texts.iter().map(|text| hashed::count(text)).collect();
+            (texts, counts)
+        })
+        .await?;
+        if let Some(words) = counts.iter().find(|words| **words > hashed::CONTEXT) {
+            return Err(GatewayError::ContextTooLong { limit: hashed::CONTEXT, prompt: *words, answer: Some(0) });
+        }
+        let words: usize = counts.iter().sum();
         let ticket = self.0.tenants.admit(Ask { caller: &caller, model: &model, input: words as u64, most_output: 0 })?;
         let mut account = Account::open(Opening {
             tenants: self.0.tenants.clone(),
@@ -141,8 +155,15 @@ impl Gateway {
             ticket,
         });
         let submitted = Instant::now();
-        let bytes = texts.iter().map(|text| text.len() * HASHING).sum();
-        let vectors = by_size(bytes, move || texts.iter().map(|text| hashed::embed(text, places)).collect()).await?;
+        let bytes = size.saturating_mul(HASHING);
+        // Held by the work itself, which goes on when its client has left.
+        let turn = if is_much(bytes) { Some(self.hashing_turn().await?) } else { None };
+        let work = move || {
+            let vectors = texts.iter().map(|text| hashed::embed(text, places)).collect();
+            drop(turn);
+            vectors
+        };
+        let vectors = by_size(bytes, work).await?;
         let ended = Instant::now();
         let usage = Usage { prompt_tokens: words, ..Usage::default() };
         account.settle(usage, Outcome::Stop, Effort::default())?;
@@ -161,9 +182,14 @@ impl Gateway {
 }
 
 impl Gateway {
-    /// Whether the name of the model that hashes means it to this caller.
-    pub fn hashes_for(&self, caller: &Principal) -> bool {
-        matches!(self.means(caller, hashed::NAME), Err(GatewayError::EmbeddingsOnly(_)))
+    /// Whether a name means the model that hashes to this caller.
+    pub fn hashes_for(&self, caller: &Principal, model: &str) -> bool {
+        matches!(self.means(caller, model), Err(GatewayError::EmbeddingsOnly(_)))
+    }
+
+    async fn hashing_turn(&self) -> Result<OwnedSemaphorePermit, GatewayError> {
+        let turn = tokio::time::timeout(PATIENCE, Arc::clone(&self.0.hashing).acquire_owned()).await;
+        turn.map_err(|_| GatewayError::Overloaded)?.map_err(|_| GatewayError::Stopping)
     }
 }
 

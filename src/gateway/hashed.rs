@@ -13,6 +13,9 @@ pub const NAME: &str = "hash-embedding-256";
 /// That length.
 pub(super) const PLACES: usize = 256;
 
+/// Words of a text, at most.
+pub const CONTEXT: usize = 8192;
+
 /// What a word weighs, beside 1 for all its parts together, and a pair of words.
 const WORD: f64 = 1.0;
 const PAIR: f64 = 0.5;
@@ -26,7 +29,7 @@ fn words(text: &str) -> Vec<String> {
     let mut words: Vec<String> = Vec::new();
     let mut last = None;
     for character in text.chars() {
-        let kind = if character.is_whitespace() || character.is_control() { None } else { Some(character.is_alphanumeric()) };
+        let kind = kind(character);
         if kind.is_some() {
             if kind != last {
                 words.push(String::new());
@@ -40,9 +43,19 @@ fn words(text: &str) -> Vec<String> {
     words
 }
 
-/// How many words a text has, which is what it costs.
+/// What a character is a part of: a word of letters and digits, one of other signs, or none.
+fn kind(character: char) -> Option<bool> {
+    (!character.is_whitespace() && !character.is_control()).then(|| character.is_alphanumeric())
+}
+
+/// How many words a text has, which is what it costs. Makes none of them.
 pub(super) fn count(text: &str) -> usize {
-    words(text).len().max(1)
+    let mut last = None;
+    let begins = |character: &char| {
+        let kind = kind(*character);
+        std::mem::replace(&mut last, kind) != kind && kind.is_some()
+    };
+    text.chars().filter(begins).count().max(1)
 }
 
 /// The vector of a text, of length 1.
@@ -137,6 +150,7 @@ mod tests {
             let norm: f32 = vector.iter().map(|value| value * value).sum();
             prop_assert!(vector.len() == places && (norm - 1.0).abs() < 1e-5, "{norm}");
             prop_assert_eq!(vector, embed(&text, places));
+            prop_assert_eq!(count(&text), words(&text).len().max(1));
         }
     }
 }

@@ -15,6 +15,7 @@ mod metrics;
 mod prompt;
 pub mod shadow;
 mod size;
+mod speech;
 mod stop;
 mod structure;
 mod types;
@@ -23,7 +24,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use rand::RngCore;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 
 pub use crate::backends::grammar::{Begins, Cue, CuePlace, regex_rules};
 pub use crate::backends::{EngineFacts, Health, PrefixCache, Stats};
@@ -34,7 +35,7 @@ pub use cache::{CacheConfig, Purge};
 pub use convert::{Extent, Meaning, Question};
 pub use embeddings::{EmbeddingRequest, Embeddings};
 pub use error::GatewayError;
-pub use hashed::NAME as HASH_EMBEDDING;
+pub use hashed::{CONTEXT as HASH_CONTEXT, NAME as HASH_EMBEDDING};
 pub use metrics::{Metrics, Stage};
 pub use prompt::Rendered;
 pub use stop::StopText;
@@ -96,6 +97,8 @@ struct Inner {
     /// Made for the first grammar.
     vocabulary: OnceLock<Vocabulary>,
     compilers: structure::Compilers,
+    /// Requests whose texts are hashed off the serving threads.
+    hashing: Arc<Semaphore>,
     /// How the base calls functions.
     syntax: Option<Arc<structure::Syntax>>,
 }
@@ -142,8 +145,7 @@ impl Gateway {
             default_max_tokens,
             tool_family,
         } = parts;
-        let template = base.chat_template.as_ref().map(ChatTemplate::source).unwrap_or_default();
-        let syntax = structure::Syntax::of(template, &tool_family).map(Arc::new);
+        let syntax = prompt::syntax(&base, &tool_family);
         let cache = ResponseCache::new(cache);
         let vocabulary = OnceLock::new();
         let inner = Inner {
@@ -159,6 +161,7 @@ impl Gateway {
             default_max_tokens,
             vocabulary,
             compilers: structure::Compilers::default(),
+            hashing: Arc::new(Semaphore::new(embeddings::HASHED_AT_ONCE)),
             syntax,
         };
         Self(Arc::new(inner))
@@ -234,6 +237,11 @@ impl Gateway {
         self.0.backend.health().borrow().clone()
     }
 
+    /// Tokens that are left free for an answer whose request does not say how long it may get, where a conversation is cut for it.
+    pub fn usual_answer(&self) -> usize {
+        self.0.default_max_tokens.min(self.context_length() / 4).max(1)
+    }
+
     /// Tokens of prompt and answer together.
     pub fn context_length(&self) -> usize {
         self.0.backend.facts().max_context
@@ -263,7 +271,6 @@ impl Gateway {
         };
         let position = text_position(&request.prompts);
         let reads = self.tools_into_form(&mut request)?;
-        let grammar = Box::pin(self.grammar(&request.form)).await?;
         let rendering = Instant::now();
         let rendered = self.render_all(std::mem::take(&mut request.prompts), request.echo).await?;
         inner.metrics.stage(Stage::Render, rendering.elapsed());
@@ -290,6 +297,17 @@ impl Gateway {
             most_output: lengths.iter().map(|length| (*length as u64).saturating_mul(request.n as u64)).sum(),
         })?;
         inner.metrics.stage(Stage::Admit, admitting.elapsed());
+        // Only for somebody who may ask at all: a form that cannot be compiled has cost a request, and a place of those at a time.
+        let grammar = match self.grammar_at_hand(&request.form).await? {
+            Some(grammar) => grammar,
+            None => {
+                // Others need the places meanwhile.
+                drop(places);
+                let compiled = Box::pin(self.compile(&request.form, &request.caller.tenant)).await?;
+                places = reserve()?;
+                compiled
+            }
+        };
         let asking = Asking {
             caller: &request.caller,
             model: &request.model,
@@ -372,10 +390,7 @@ impl Gateway {
                 end_token: request.end_token,
                 form_field: request.form.field(),
                 n: request.n,
-                position,
-                end_tokens: Arc::clone(&end_tokens),
-                stops: request.stops,
-                reads,
+                manner: speech::Manner { position, end_tokens: Arc::clone(&end_tokens), stops: request.stops, reads },
             },
             account,
             inner.base.tokenizer.clone(),

@@ -1,16 +1,23 @@
 //! Prompts to token ids and back: the chat template and the tokenizer. Much text is worked on off the threads that serve requests.
 
-use super::size::{TOKEN_BYTES, by_size};
-use super::types::{Echo, Message, Prompt, SpecialTokens, Turn};
-use super::{Gateway, GatewayError};
+use std::sync::Arc;
+
 use serde_json::{Value, json};
 use time::OffsetDateTime;
 
-use crate::model::chat_template::{Conversation, Ending};
+use super::size::{TOKEN_BYTES, by_size};
+use super::structure::{Syntax, Teller, ToolFamily};
+use super::types::{Echo, Message, Prompt, SpecialTokens, Turn};
+use super::{Base, Gateway, GatewayError};
+
+use crate::model::chat_template::{ChatTemplate, Conversation, Ending};
 use crate::model::tokenizer::Specials;
 
 /// What a message costs beside its text, in bytes of text that take as long.
 const MESSAGE_BYTES: usize = 64;
+
+/// What a value in JSON costs beside its text.
+const VALUE_BYTES: usize = 8;
 
 /// A prompt, ready for the engine.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -111,9 +118,68 @@ fn size(prompt: &Prompt, echo: Echo) -> usize {
         },
         Prompt::Text { text, .. } => text.len() + MESSAGE_BYTES,
         Prompt::Chat { messages, tools, .. } => {
-            // What a tool or a call takes is not counted out: they are few, or large.
-            let calls: usize = messages.iter().map(|message| message.calls.len()).sum();
-            messages.iter().map(|message| message.content.len() + MESSAGE_BYTES).sum::<usize>() + (calls + tools.len()) * 1024
+            let calls = messages.iter().flat_map(|message| &message.calls).map(|call| call.name.len() + weight(&call.arguments));
+            let said = messages.iter().map(|message| message.content.len() + MESSAGE_BYTES);
+            said.chain(calls).chain(tools.iter().map(weight)).sum()
         }
+    }
+}
+
+/// Bytes of a value that is written down, about.
+fn weight(value: &Value) -> usize {
+    let inside = match value {
+        Value::Null | Value::Bool(_) | Value::Number(_) => 0,
+        Value::String(text) => text.len(),
+        Value::Array(values) => values.iter().map(weight).sum(),
+        Value::Object(map) => map.iter().map(|(name, value)| name.len() + weight(value)).sum(),
+    };
+    inside + VALUE_BYTES
+}
+
+/// How a base calls functions, by its template or as it was chosen.
+pub(super) fn syntax(base: &Base, family: &ToolFamily) -> Option<Arc<Syntax>> {
+    let template = base.chat_template.as_ref();
+    let syntax = Syntax::of(template.map(ChatTemplate::source).unwrap_or_default(), family)?;
+    let teller = if template.is_none_or(has_system) { Teller::System } else { Teller::User };
+    let cue = base.tokenizer.token_id(syntax.cue()).filter(|id| base.tokenizer.is_special(*id));
+    Some(Arc::new(syntax.over(teller, cue)))
+}
+
+/// Whether a template says what a system's message says: some refuse it, some leave it out.
+fn has_system(template: &ChatTemplate) -> bool {
+    const SAID: &str = "Be brief.";
+    let messages = [json!({"role": "system", "content": SAID}), json!({"role": "user", "content": "Hello."})];
+    let (ending, now) = (Ending::AnswerBegins, OffsetDateTime::UNIX_EPOCH);
+    let conversation = Conversation { messages: &messages, tools: None, ending, variables: None, now };
+    template.render(&conversation).is_ok_and(|text| text.contains(SAID))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
+    use super::*;
+    use crate::gateway::{Call, Role};
+
+    #[test]
+    fn large_functions_and_calls_are_large_prompts() {
+        let long = "x".repeat(100_000);
+        let chat = |calls: Vec<Call>, tools: Vec<Value>| {
+            let messages = vec![Message { calls, ..Message::new(Role::Assistant, "") }];
+            let prompt = Prompt::Chat { messages, tools, turn: Turn::Open, special: SpecialTokens::Omit };
+            size(&prompt, Echo::Answer)
+        };
+        assert!(chat(Vec::new(), Vec::new()) < 1_000);
+        assert!(chat(Vec::new(), vec![json!({"function": {"parameters": {"enum": ["a", long]}}})]) > 100_000);
+        assert!(chat(Vec::new(), vec![json!({"function": {"parameters": {"enum": vec![1; 20_000]}}})]) > 20_000);
+        let call = Call { id: "1".to_owned(), name: "f".to_owned(), arguments: json!({"a": [long]}) };
+        assert!(chat(vec![call], Vec::new()) > 100_000);
+    }
+
+    #[test]
+    fn a_template_without_a_system_is_known() {
+        let of = |source: &str| has_system(&ChatTemplate::new(source, None, None).unwrap());
+        assert!(of("{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}{% endfor %}"));
+        assert!(!of("{% for m in messages if m['role'] == 'user' %}{{ m['content'] }}{% endfor %}"));
+        assert!(!of("{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system') }}{% endif %}"));
     }
 }

@@ -7,15 +7,14 @@ use std::time::{Duration, Instant};
 use sha2::{Digest, Sha256};
 use tokio::sync::mpsc;
 
-use super::assemble::Assembler;
+use super::Gateway;
 use super::choose::version_of;
-use super::types::Stops;
-use super::{Gateway, StopText};
-use crate::backends::{Event, Generation, Request, SubmitError};
+use super::speech::{Manner, Speech};
+use super::types::FinishReason;
+use crate::backends::{Event, Finish, Generation, Request, SubmitError};
 use crate::experiments::shadow::{Place, ShadowRow, Shadows};
 use crate::experiments::{Assigned, Target};
 use crate::ids::hex;
-use crate::model::tokenizer::{Position, Specials};
 use crate::tenants::{Priority, new_id, unix_micros};
 
 /// Copies that wait; those that come then are dropped.
@@ -53,8 +52,7 @@ pub(super) struct Silent {
 pub(super) struct Copy {
     pub silent: Silent,
     pub request: Request,
-    pub stops: Stops,
-    pub position: Position,
+    pub manner: Manner,
 }
 
 /// A copy with what was said to the caller.
@@ -197,8 +195,7 @@ impl Gateway {
 
     /// The text of a silent answer, unless somebody else comes meanwhile.
     async fn listen(&self, copy: &Copy, mut generation: Generation) -> Result<(String, u64), Unsaid> {
-        let mut decoder = self.0.base.tokenizer.stream(Specials::Omit, copy.position);
-        let mut assembler = Assembler::new(copy.stops.strings.clone(), copy.stops.text, 0);
+        let mut speech = Speech::new(&self.0.base.tokenizer, &copy.manner, 0);
         let (mut text, mut tokens) = (String::new(), 0);
         let mut look = tokio::time::interval(ASK_EVERY);
         loop {
@@ -209,17 +206,13 @@ impl Gateway {
                     if self.0.backend.is_quiet_but_for(1) { continue } else { return Err(Unsaid::GaveWay) }
                 }
             };
-            let delta = match event {
+            let piece = match event {
                 Some(Event::Token { id, .. }) => {
                     tokens += 1;
-                    let included = copy.stops.text == StopText::Included && copy.stops.tokens.contains(&id);
-                    let shown = included || !copy.request.stop_tokens.contains(&id);
-                    assembler.push(&if shown { decoder.push(id) } else { String::new() }, None)
+                    speech.token(Some(id).filter(|id| copy.manner.shows(*id)), None)
                 }
-                Some(Event::Done { .. }) => {
-                    text.push_str(&assembler.finish(&decoder.finish()).text);
-                    return Ok((text, tokens));
-                }
+                Some(Event::Done { finish: Finish::Stop, .. }) => speech.end(FinishReason::Stop),
+                Some(Event::Done { finish: Finish::Length, .. }) => speech.end(FinishReason::Length),
                 Some(Event::Prompt(_) | Event::Embedding(_)) => continue,
                 Some(Event::NothingAllowed) => {
                     return Err(Unsaid::Failed("the form that was asked for allows nothing more".to_owned()));
@@ -227,8 +220,8 @@ impl Gateway {
                 Some(Event::Failed(reason)) => return Err(Unsaid::Failed(reason)),
                 Some(Event::CutOff) | None => return Err(Unsaid::GaveWay),
             };
-            text.push_str(&delta.text);
-            if delta.stopped {
+            text.push_str(&piece.said());
+            if piece.finish.is_some() {
                 return Ok((text, tokens));
             }
         }

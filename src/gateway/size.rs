@@ -7,12 +7,17 @@ const INLINE_BYTES: usize = 16 * 1024;
 /// What a token costs to decode or to look up, in bytes of text that take as long to tokenize.
 pub(super) const TOKEN_BYTES: usize = 8;
 
+/// Whether work on so many bytes is done on another thread.
+pub(super) const fn is_much(bytes: usize) -> bool {
+    bytes > INLINE_BYTES
+}
+
 /// Does work on so many bytes, here or on another thread.
 pub(super) async fn by_size<T: Send + 'static>(
     bytes: usize,
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, GatewayError> {
-    if bytes <= INLINE_BYTES {
+    if !is_much(bytes) {
         return Ok(work());
     }
     let span = tracing::Span::current();

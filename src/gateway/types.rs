@@ -292,6 +292,21 @@ pub struct Piece {
     pub finish: Option<FinishReason>,
 }
 
+impl Piece {
+    /// What it says, for those who compare answers: its text, and each call as `[name]` with its arguments. That of an answer's pieces,
+    /// one after another, is that of the whole answer.
+    pub(super) fn said(&self) -> String {
+        let mut said = self.text.clone();
+        for call in &self.calls {
+            if let Some((_, name)) = &call.begins {
+                said.extend(["[", name, "]"]);
+            }
+            said.push_str(&call.arguments);
+        }
+        said
+    }
+}
+
 /// Tokens that a request took.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Usage {

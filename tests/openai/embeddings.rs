@@ -181,6 +181,11 @@ async fn mistakes_name_the_field() {
     assert_eq!(refused(json!({"colour": "red"})).await, expected(400, "unknown_parameter", "colour"));
     assert_eq!(refused(json!({"model": "nobody"})).await, expected(404, "model_not_found", "model"));
     assert_eq!(refused(json!({"model": HASH, "input": [1, 2]})).await, expected(400, "invalid_type", "input"));
+    for (field, value) in [("pooling", json!("mean")), ("add_special_tokens", json!(false))] {
+        assert_eq!(refused(json!({"model": HASH, field: value})).await, expected(400, "unsupported_parameter", field));
+    }
+    let long = "a ".repeat(8193);
+    assert_eq!(refused(json!({"model": HASH, "input": ["a", long]})).await, expected(400, "context_length_exceeded", "input"));
     assert_eq!(refused(json!({"model": HASH, "dimensions": 257})).await, expected(400, "value_out_of_range", "dimensions"));
     let chat = server.post("/v1/chat/completions", &merged(chat_body(), &json!({"model": HASH}))).await;
     assert_eq!(chat.error().2, json!("model_not_supported"));
@@ -201,7 +206,21 @@ async fn the_hash_is_a_model_of_its_own() {
     assert!(vectors(&short).iter().all(|vector| vector.len() == 32 && (length(vector) - 1.0).abs() < 1e-5));
     let models = server.get("/v1/models").await.json();
     assert_eq!(models["data"].as_array().unwrap().last().unwrap()["id"], HASH);
-    assert_eq!(server.get(&format!("/v1/models/{HASH}")).await.json()["owned_by"], "switchyard");
+    let card = server.get(&format!("/v1/models/{HASH}")).await.json();
+    assert_eq!((&card["owned_by"], &card["max_model_len"]), (&json!("switchyard"), &json!(8192)));
+    // Long texts take turns.
+    let long = json!({"model": HASH, "input": "word ".repeat(8192)});
+    let answers = futures::future::join_all((0..5).map(|_| server.ok(EMBEDDINGS, &long))).await;
+    assert!(answers.iter().all(|answer| answer["data"] == answers[0]["data"]));
+    // A request is repeated like any other.
+    let again = [("idempotency-key", "one")];
+    let small = json!({"model": HASH, "input": "x"});
+    let first = server.post_as(KEY, EMBEDDINGS, &small, &again).await;
+    let second = server.post_as(KEY, EMBEDDINGS, &small, &again).await;
+    assert_eq!((first.status.as_u16(), &first.text), (200, &second.text), "{}", first.text);
+    assert_eq!(second.headers["idempotent-replayed"], "true");
+    let chat = server.post_as(KEY, "/v1/chat/completions", &merged(chat_body(), &json!({"model": HASH})), &again).await;
+    assert_eq!(chat.error().2, json!("idempotency_key_reused"));
     // A key for another model does not see it.
     let (key, id) = server.key_for("acme", "inference").await;
     let mut transaction = server.tenants.database().begin().await.unwrap();

@@ -246,11 +246,83 @@ async fn a_conversation_that_is_too_long_is_refused_or_begins_later() {
     let cut = respond(&server, json!({"input": turns, "truncation": "auto", "instructions": "Be kind."})).await;
     let used = cut["usage"]["input_tokens"].as_u64().unwrap();
     assert!(used <= 512 - 24 && used > 512 - 24 - 120, "as much as fits: {used}");
+    // Without a length there is room for an answer.
+    let open = json!({"input": turns, "truncation": "auto", "max_output_tokens": null});
+    let used = respond(&server, open).await["usage"]["input_tokens"].as_u64().unwrap();
+    assert!(used <= 512 - 128 && used > 512 - 128 - 120, "a quarter of the context is the answer's: {used}");
     // All of it is kept.
     let items = server.get(&format!("{RESPONSES}/{}/input_items?limit=100", cut["id"].as_str().unwrap())).await.json();
     assert_eq!(items["data"].as_array().unwrap().len(), 41);
     let hopeless = json!({"input": "x".repeat(600), "truncation": "auto"});
     assert_eq!(server.post(RESPONSES, &body(&hopeless)).await.error().2, json!("context_length_exceeded"));
+}
+
+#[tokio::test]
+async fn a_conversation_grows_to_what_one_request_may_say() {
+    let mut options = Options::default();
+    options.http.body_limit = 2048;
+    let server = Harness::with(options).await;
+    let mut previous = respond(&server, json!({"truncation": "auto"})).await;
+    for turn in 0.. {
+        assert!(turn < 10, "it grows without end");
+        let more = json!({"previous_response_id": previous["id"], "input": "x".repeat(300), "truncation": "auto"});
+        let reply = server.post(RESPONSES, &body(&more)).await;
+        if reply.status.as_u16() == 200 {
+            previous = reply.json();
+            continue;
+        }
+        assert!(turn > 1, "{}", reply.text);
+        let (status, _, code, param) = reply.error();
+        assert_eq!((status, code, param), (400, json!("conversation_too_long"), json!("previous_response_id")));
+        break;
+    }
+}
+
+#[tokio::test]
+async fn a_key_reads_responses_of_the_models_that_it_may_use() {
+    let server = Harness::new().await;
+    server.load("support", 1).await;
+    let open = server.key_of("acme").await;
+    let (narrow, id) = server.key_for("acme", "inference").await;
+    let mut transaction = server.tenants.database().begin().await.unwrap();
+    let models = format!("[{BASE:?}]");
+    sqlx::query("UPDATE keys SET models = $1 WHERE id = $2").bind(models).bind(id).execute(&mut *transaction).await.unwrap();
+    transaction.commit_policy().await.unwrap();
+    server.tenants.refresh().await.unwrap();
+    let make = async |model: &str| {
+        let made = server.post_as(&open, RESPONSES, &body(&json!({"model": model})), &[]).await.json();
+        made["id"].as_str().unwrap().to_owned()
+    };
+    let (of_base, of_support) = (make(BASE).await, make("support@1").await);
+    let path = |id: &str| format!("{RESPONSES}/{id}");
+    assert_eq!(server.call(Method::GET, &path(&of_base), None, &narrow, &[]).await.status.as_u16(), 200);
+    for (method, end) in [(Method::GET, ""), (Method::GET, "/input_items"), (Method::DELETE, "")] {
+        let refused = server.call(method, &format!("{}{end}", path(&of_support)), None, &narrow, &[]).await;
+        assert_eq!(refused.status.as_u16(), 404, "{}", refused.text);
+    }
+    let on = server.post_as(&narrow, RESPONSES, &body(&json!({"previous_response_id": of_support})), &[]).await;
+    assert_eq!(on.error().2, json!("previous_response_not_found"));
+    // What was said stays when its adapter has gone.
+    let gone = server.post("/v1/unload_lora_adapter", &json!({"lora_name": "support"})).await;
+    assert_eq!(gone.status.as_u16(), 200, "{}", gone.text);
+    assert_eq!(server.call(Method::GET, &path(&of_support), None, &open, &[]).await.status.as_u16(), 200);
+    assert_eq!(server.call(Method::DELETE, &path(&of_support), None, &open, &[]).await.status.as_u16(), 200);
+}
+
+#[tokio::test]
+async fn a_conversation_goes_on_after_an_answer_that_was_cut_inside_of_a_call() {
+    let server = roomy().await;
+    let tool = json!({"type": "function", "name": "save", "parameters": person(), "strict": true});
+    let cut = respond(&server, json!({"tools": [tool], "tool_choice": "required", "max_output_tokens": 56})).await;
+    let call = cut["output"].as_array().unwrap().last().unwrap();
+    assert_eq!((&call["type"], &call["status"]), (&json!("function_call"), &json!("incomplete")), "{cut}");
+    assert!(serde_json::from_str::<Value>(call["arguments"].as_str().unwrap()).is_err(), "{call}");
+    let on = respond(&server, json!({"previous_response_id": cut["id"], "input": "go on"})).await;
+    let items = server.get(&format!("{RESPONSES}/{}/input_items?order=asc", on["id"].as_str().unwrap())).await.json();
+    let kinds: Vec<&str> = items["data"].as_array().unwrap().iter().map(|item| item["type"].as_str().unwrap()).collect();
+    assert_eq!(kinds, ["message", "message"], "the call was never made");
+    let huge = server.post(RESPONSES, &body(&json!({"previous_response_id": "x".repeat(9000)}))).await;
+    assert!(huge.error().2 == json!("previous_response_not_found") && huge.message().len() < 300, "{}", huge.text);
 }
 
 #[tokio::test]

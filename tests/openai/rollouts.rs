@@ -10,14 +10,18 @@ use switchyard::registry::{Gate, Judged};
 use switchyard::tenants::unix_now;
 use switchyard::tenants::webhooks::Deliveries;
 
-use crate::support::{Harness, KEY, Reply, chat_body, merged};
+use crate::support::{Harness, KEY, Options, Reply, SeededOptions, chat_body, merged};
 use crate::webhooks::Receiver;
 
 const ROLLOUTS: &str = "/admin/deployments/support/rollouts";
 
 /// `support@1` and `support@2`, and a deployment `support` of the first.
 async fn deployed() -> Harness {
-    let server = Harness::new().await;
+    deployed_with(Options::default()).await
+}
+
+async fn deployed_with(options: Options) -> Harness {
+    let server = Harness::with(options).await;
     server.load("support", 1).await;
     server.load("support", 2).await;
     let spec = json!({"name": "support", "arms": [{"name": "stable", "model": "support@1", "weight": 100}]});
@@ -358,6 +362,35 @@ async fn silent_answers_cost_the_tenant_nothing_and_can_be_read_side_by_side() {
         assert_eq!(ask(&plain, &key, number).await.json()["choices"][0]["message"]["content"], *text);
     }
     assert_eq!(sums(&used(&plain).await), sums(&with));
+}
+
+/// Both answers are written down alike, whatever they are read from.
+#[tokio::test]
+async fn calls_of_functions_are_compared_as_calls() {
+    let model = SeededOptions { context: 2048, ..SeededOptions::default() };
+    let server = deployed_with(Options { model, ..Options::default() }).await;
+    let arms = json!([{"name": "stable", "model": "support@1", "weight": 100}]);
+    let spec = json!({"arms": arms, "shadow": {"model": "support@2", "percent": 100}});
+    server.call(Method::PUT, "/admin/deployments/support", Some(&spec), KEY, &[]).await;
+    let parameters = json!({"type": "object", "additionalProperties": false, "properties": {"a": {"type": "boolean"}}});
+    let tool = json!({"type": "function", "function": {"name": "save", "parameters": parameters}});
+    let asked = json!({"model": "support", "tools": [tool], "tool_choice": "required", "parallel_tool_calls": false,
+                       "max_tokens": 200});
+    let answer = server.chat(&asked).await;
+    let call = &answer["choices"][0]["message"]["tool_calls"][0]["function"];
+    let began = Instant::now();
+    let row = loop {
+        let rows = server.get("/admin/deployments/support/shadow").await.json();
+        match rows["data"].as_array().unwrap().first() {
+            Some(row) => break row.clone(),
+            None => assert!(began.elapsed() < Duration::from_secs(20), "no silent answer came"),
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    };
+    assert_eq!(row["text"], format!("[save]{}", call["arguments"].as_str().unwrap()));
+    let silent = row["shadow_text"].as_str().unwrap();
+    let arguments = silent.strip_prefix("[save]").unwrap_or_else(|| panic!("{row}"));
+    assert!(serde_json::from_str::<Value>(arguments).unwrap().is_object(), "{row}");
 }
 
 /// The numbers of a usage page, without its times.

@@ -163,6 +163,30 @@ async fn a_hostile_grammar_is_refused_in_time_and_harms_nobody() {
     server.chat(&json!({})).await;
 }
 
+#[tokio::test]
+async fn forms_are_compiled_only_for_those_who_may_ask() {
+    let server = Harness::new().await;
+    let key = server.key_of("acme").await;
+    let limit = "INSERT INTO limits (scope, subject, model, requests_per_minute, burst, version) \
+                 VALUES ('project', 'acme', '*', 1, 3, 1)";
+    server.policy(limit).await;
+    let ask = async |form: &str| {
+        let body = merged(chat_body(), &json!({"guided_grammar": form}));
+        let reply = server.post_as(&key, CHAT, &body, &[]).await;
+        (reply.status.as_u16(), reply.message())
+    };
+    let (status, message) = ask("start: nothing").await;
+    assert_eq!(status, 400, "{message}");
+    assert_eq!(ask("start: nothing").await, (400, message), "it is refused as before");
+    assert_eq!(ask("start: none").await.0, 400);
+    // Each was a request; what it would have to say is not looked at any more.
+    for form in ["start: nothing", "start: never"] {
+        let (status, message) = ask(form).await;
+        assert_eq!(status, 429, "{message}");
+    }
+    server.idle().await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_grammar_that_ends_nowhere_is_the_callers_mistake_and_costs_nothing() {
     let server = Harness::new().await;

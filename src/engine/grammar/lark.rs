@@ -63,44 +63,41 @@ impl Compiler {
         Ok(Self { factory, compiled: Cache::new(KEPT) })
     }
 
-    /// Whether a grammar was compiled before, and is still at hand.
-    pub(super) fn has(&self, source: &str) -> bool {
-        self.compiled.contains_key(&digest(source))
+    /// The beginning of a grammar that was compiled before and is still at hand, and the tokens of a shortest answer.
+    pub(super) fn known(&self, source: &str) -> Option<(Place, usize)> {
+        let known = self.compiled.get(&digest(source))?;
+        let matcher = known.matcher.lock().unwrap_or_else(PoisonError::into_inner);
+        // Its own tables: requests do not wait for each other, nor fill each other's.
+        Some((Place(Box::new(matcher.deep_clone())), known.shortest))
     }
 
-    /// The beginning of a grammar, and the tokens of a shortest answer as `measure` finds it.
+    /// The same of a grammar that may be new; `measure` finds its shortest answer.
     pub(super) fn compile(&self, source: &str, measure: impl FnOnce(Place) -> usize) -> Result<(Place, usize), GrammarError> {
         if source.len() > MOST_BYTES {
             return Err(GrammarError::TooLong { bytes: source.len(), limit: MOST_BYTES });
         }
-        let key = digest(source);
-        let known = match self.compiled.get(&key) {
-            Some(known) => known,
-            None => {
-                if depth(source) > DEEPEST {
-                    return Err(GrammarError::Invalid(format!("its brackets are more than {DEEPEST} deep")));
-                }
-                let began = Instant::now();
-                let grammar = TopLevelGrammar::from_lark(source.to_owned());
-                let matcher = Matcher::new(self.factory.create_parser(grammar));
-                if let Some(problem) = matcher.get_error() {
-                    return Err(GrammarError::Invalid(problem));
-                }
-                // What is found on the shortest way is known to all who come later.
-                let shortest = measure(Place(Box::new(matcher.clone())));
-                // A lexer that is full at once would end every answer with a fault of ours.
-                matcher.clone().compute_mask_or_eos().map_err(refused)?;
-                if began.elapsed() > LONGEST {
-                    return Err(GrammarError::TooSlow { took: began.elapsed() });
-                }
-                let known = Arc::new(Compiled { matcher: Mutex::new(matcher), shortest });
-                self.compiled.insert(key, Arc::clone(&known));
-                known
-            }
-        };
-        let matcher = known.matcher.lock().unwrap_or_else(PoisonError::into_inner);
-        // Its own tables: requests do not wait for each other, nor fill each other's.
-        Ok((Place(Box::new(matcher.deep_clone())), known.shortest))
+        if let Some(known) = self.known(source) {
+            return Ok(known);
+        }
+        if depth(source) > DEEPEST {
+            return Err(GrammarError::Invalid(format!("its brackets are more than {DEEPEST} deep")));
+        }
+        let began = Instant::now();
+        let grammar = TopLevelGrammar::from_lark(source.to_owned());
+        let matcher = Matcher::new(self.factory.create_parser(grammar));
+        if let Some(problem) = matcher.get_error() {
+            return Err(GrammarError::Invalid(problem));
+        }
+        // What is found on the shortest way is known to all who come later.
+        let shortest = measure(Place(Box::new(matcher.clone())));
+        // A lexer that is full at once would end every answer with a fault of ours.
+        matcher.clone().compute_mask_or_eos().map_err(refused)?;
+        if began.elapsed() > LONGEST {
+            return Err(GrammarError::TooSlow { took: began.elapsed() });
+        }
+        let place = Place(Box::new(matcher.deep_clone()));
+        self.compiled.insert(digest(source), Arc::new(Compiled { matcher: Mutex::new(matcher), shortest }));
+        Ok((place, shortest))
     }
 }
 

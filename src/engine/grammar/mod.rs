@@ -107,7 +107,17 @@ impl Grammar {
     /// A grammar in Lark (as llguidance reads it) over a vocabulary. Compiling may take tens of milliseconds and much stack; the same
     /// text is compiled once.
     pub fn lark(vocabulary: Vocabulary, source: &str, begins: Begins) -> Result<Arc<Self>, GrammarError> {
-        let (place, shortest) = vocabulary.compile(source)?;
+        let compiled = vocabulary.compile(source)?;
+        Self::at(vocabulary, compiled, begins)
+    }
+
+    /// The same of a text that was compiled before, where that is still at hand: it takes neither long nor much stack.
+    pub fn known(vocabulary: Vocabulary, source: &str, begins: Begins) -> Option<Result<Arc<Self>, GrammarError>> {
+        let compiled = vocabulary.known(source)?;
+        Some(Self::at(vocabulary, compiled, begins))
+    }
+
+    fn at(vocabulary: Vocabulary, (place, shortest): (lark::Place, usize), begins: Begins) -> Result<Arc<Self>, GrammarError> {
         let mut grammar = Self::over(vocabulary, Rules::Lark(place));
         // Half as much again: an answer is somewhere in its middle when it has to land. Where no way to the end is known it goes as it
         // likes as long as it has room.

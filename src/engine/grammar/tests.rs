@@ -132,6 +132,37 @@ fn a_grammar_that_is_written_down_is_compiled_once_and_forces_what_it_must() {
 }
 
 #[test]
+fn only_what_was_compiled_is_known() {
+    let (tokenizer, ends) = bundled();
+    let vocabulary = Vocabulary::new(&tokenizer, &ends);
+    let known = |source| Grammar::known(vocabulary.clone(), source, Begins::AtOnce);
+    assert!(known("start: \"a\"").is_none(), "nothing is compiled by asking");
+    let compiled = Grammar::lark(vocabulary.clone(), "start: \"a\"", Begins::AtOnce).unwrap();
+    assert_eq!(known("start: \"a\"").unwrap().unwrap().beginning(), compiled.beginning());
+    assert!(known("start: \"b\"").is_none());
+}
+
+#[test]
+fn a_special_token_may_be_one_of_the_ways() {
+    let (tokenizer, ends) = bundled();
+    let special = tokenizer.special_ids().into_iter().find(|id| !ends.contains(id)).unwrap();
+    let source = format!("start: /[a-z]+/ | <[{special}]> \"no 42\"");
+    let grammar = Grammar::lark(Vocabulary::new(&tokenizer, &ends), &source, Begins::AtOnce).unwrap();
+    let mut walk = Walk::new(Arc::clone(&grammar));
+    let allowed = walk.allowed(Room::PLENTY);
+    assert!(allowed.is_allowed(special) && allowed.num_set() > 10);
+    let mut tokens = walk.accept(special);
+    while !walk.is_over() {
+        let allowed = walk.allowed(Room::PLENTY);
+        let next = allowed.iter().find(|id| !ends.contains(id));
+        let Some(next) = next else { break };
+        tokens.push(next);
+        tokens.extend(walk.accept(next));
+    }
+    assert_eq!(tokenizer.decode(&tokens, Specials::Keep).unwrap(), "no 42");
+}
+
+#[test]
 fn an_answer_that_nobody_chose_is_an_answer() {
     let (grammar, tokenizer) = grammar();
     let mut tokens = grammar.any_answer(1000).unwrap();

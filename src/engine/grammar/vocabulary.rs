@@ -116,9 +116,9 @@ impl Vocabulary {
         compiler.as_ref().map_err(Clone::clone)
     }
 
-    /// Whether a grammar is compiled already.
-    pub fn has(&self, source: &str) -> bool {
-        self.compiler().is_ok_and(|compiler| compiler.has(source))
+    /// The beginning of a grammar that is compiled already, and the tokens of a shortest answer. Compiles nothing.
+    pub(super) fn known(&self, source: &str) -> Option<(lark::Place, usize)> {
+        self.0.compiler.get()?.as_ref().ok()?.known(source)
     }
 
     /// The beginning of a grammar that is written down, and the tokens of a shortest answer.

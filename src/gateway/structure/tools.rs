@@ -125,13 +125,27 @@ enum Place {
 }
 
 /// How a base's calls are written and read.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Syntax {
     pub(super) family: Family,
     instructions: String,
     result: String,
     /// Whether the chat template has a place for functions.
     in_template: bool,
+    /// Where it has none: who tells them.
+    teller: Teller,
+    /// The token of the cue, where that is a special one, which stands for no text.
+    cue_token: Option<u32>,
+}
+
+/// Whose message tells functions to a template that has no place for them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Teller {
+    /// The system's.
+    #[default]
+    System,
+    /// The first one of the user: the template has no system either.
+    User,
 }
 
 /// The file is a part of the program; a test reads it.
@@ -149,7 +163,18 @@ impl Syntax {
         };
         let family = family.into_iter().find(fits)?;
         let in_template = template.contains("tools");
-        Some(Self { family, instructions: instructions.trim().to_owned(), result: result.trim().to_owned(), in_template })
+        let (instructions, result) = (instructions.trim().to_owned(), result.trim().to_owned());
+        Some(Self { family, instructions, result, in_template, teller: Teller::default(), cue_token: None })
+    }
+
+    /// What calls begin with.
+    pub fn cue(&self) -> &str {
+        &self.family.cue
+    }
+
+    /// The same for a base of which this is known; `cue_token` is the token of its cue, if that is a special one.
+    pub fn over(self, teller: Teller, cue_token: Option<u32>) -> Self {
+        Self { teller, cue_token, ..self }
     }
 
     /// The form of answers that may call; `form` is that of those that do not.
@@ -178,7 +203,8 @@ impl Syntax {
             (ToolChoice::Auto, Form::Written(rules)) => {
                 // Either the form, or calls: which it is shows at the beginning.
                 lines.push(format!("form: {}", rules.text.trim_start_matches("start: ")));
-                lines.push(format!("start: form | {} calls", literal(cue)));
+                let cue = self.cue_token.map_or_else(|| literal(cue), |id| format!("<[{id}]>"));
+                lines.push(format!("start: form | {cue} calls"));
                 Begins::AtOnce
             }
             (ToolChoice::Auto, _) => {
@@ -207,17 +233,37 @@ impl Syntax {
         if self.in_template {
             return (messages.iter().map(native).collect(), tools.to_vec());
         }
-        let mut told: Vec<Value> = messages.iter().map(|message| self.in_words(message)).collect();
+        let mut told: Vec<Value> = Vec::with_capacity(messages.len() + 1);
+        let mut last = None;
+        for message in messages {
+            let said = self.in_words(message);
+            // What a function gave is told as the user's words; many templates want those and the model's by turns.
+            let goes_on = matches!(
+                (last.replace(message.role), message.role),
+                (Some(Role::Tool), Role::Tool | Role::User) | (Some(Role::User), Role::Tool)
+            );
+            match told.last_mut().filter(|_| goes_on) {
+                Some(before) => append(before, "\n", said["content"].as_str().unwrap_or_default()),
+                None => told.push(said),
+            }
+        }
         if !tools.is_empty() {
             let lines: Vec<String> = tools.iter().map(Value::to_string).collect();
             let call = self.write(&json!("NAME"), "{...}");
             let text = self.instructions.replace("{tools}", &lines.join("\n")).replace("{call}", &call);
-            match told.first_mut().filter(|first| first["role"] == "system") {
-                Some(system) => {
-                    let said = system["content"].as_str().unwrap_or_default();
-                    system["content"] = format!("{said}\n\n{text}").into();
+            let first = match self.teller {
+                Teller::System => told.first_mut().filter(|first| first["role"] == "system"),
+                Teller::User => told.iter_mut().find(|said| said["role"] == "user"),
+            };
+            match (first, self.teller) {
+                (Some(system), Teller::System) => append(system, "\n\n", &text),
+                (Some(user), Teller::User) => {
+                    let said = user["content"].take();
+                    user["content"] = text.into();
+                    append(user, "\n\n", said.as_str().unwrap_or_default());
                 }
-                None => told.insert(0, json!({"role": "system", "content": text})),
+                (None, Teller::System) => told.insert(0, json!({"role": "system", "content": text})),
+                (None, Teller::User) => told.insert(0, json!({"role": "user", "content": text})),
             }
         }
         (told, Vec::new())
@@ -248,6 +294,13 @@ impl Syntax {
     }
 }
 
+/// Says more in a message.
+fn append(message: &mut Value, between: &str, more: &str) {
+    if let Value::String(content) = &mut message["content"] {
+        content.extend([between, more]);
+    }
+}
+
 /// A message for a template that knows functions, as `transformers` hands it over.
 fn native(message: &Message) -> Value {
     let mut told = json!({"role": message.role.name(), "content": message.content});
@@ -274,6 +327,7 @@ fn join(parts: &[&str]) -> String {
 mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
     use super::*;
+    use crate::model::chat_template::{ChatTemplate, Conversation, Ending};
 
     fn tool(name: &str) -> Tool {
         let described = json!({"type": "function", "function": {"name": name}});
@@ -313,6 +367,46 @@ mod tests {
         assert_eq!(told[2], json!({"role": "user", "content": "<tool_response>\n42\n</tool_response>"}));
     }
 
+    /// Several results, and what the user says then, are one turn: templates that want turns to alternate refuse more.
+    #[test]
+    fn results_and_what_the_user_says_after_them_are_one_turn_of_templates_without_functions() {
+        let mut asked = Message::new(Role::Assistant, "");
+        asked.calls =
+            ["1", "2"].map(|id| Call { id: id.to_owned(), name: "f".to_owned(), arguments: json!({}) }).into_iter().collect();
+        let messages = [
+            Message::new(Role::User, "a"),
+            asked,
+            Message::new(Role::Tool, "1"),
+            Message::new(Role::Tool, "2"),
+            Message::new(Role::User, "b"),
+        ];
+        for name in ["mistral", "llama2"] {
+            let file = format!("{}/tests/golden/templates/{name}.jinja", env!("CARGO_MANIFEST_DIR"));
+            let source = std::fs::read_to_string(file).unwrap();
+            let template = ChatTemplate::new(&source, Some("<s>".to_owned()), Some("</s>".to_owned())).unwrap();
+            let syntax = Syntax::of(&source, &ToolFamily::Detected).unwrap();
+            for teller in [Teller::System, Teller::User] {
+                let (told, _) = syntax.clone().over(teller, None).told(&messages, &[tool("f").described]);
+                let conversation = Conversation {
+                    messages: &told,
+                    tools: None,
+                    ending: Ending::AnswerBegins,
+                    variables: None,
+                    now: time::OffsetDateTime::UNIX_EPOCH,
+                };
+                let text = template.render(&conversation).unwrap();
+                let results = "<tool_response>\n1\n</tool_response>\n<tool_response>\n2\n</tool_response>\nb [/INST]";
+                assert!(text.contains(results) && text.contains("You can call"), "{text}");
+                let roles: Vec<&str> = told.iter().map(|said| said["role"].as_str().unwrap()).collect();
+                assert_eq!(roles.contains(&"system"), teller == Teller::System);
+            }
+        }
+        // Nobody else's messages are joined.
+        let syntax = Syntax::of("", &ToolFamily::Detected).unwrap();
+        let (told, _) = syntax.told(&[Message::new(Role::User, "a"), Message::new(Role::User, "b")], &[]);
+        assert_eq!(told.len(), 2);
+    }
+
     #[test]
     fn rules_name_the_functions_that_may_be_called() {
         let syntax = Syntax::of("<tool_call>", &ToolFamily::Detected).unwrap();
@@ -325,6 +419,12 @@ mod tests {
         let Form::Written(rules) = syntax.form(&tools(ToolChoice::Auto, Calls::Many), Form::Free) else { panic!("no rules") };
         assert!(rules.text.contains(r#"("\n<tool_call>\n" call)*"#), "{}", rules.text);
         assert!(matches!(rules.begins, Begins::At(_)));
+        let form = || Form::Written(Rules { text: "start: \"a\"".into(), begins: Begins::AtOnce, field: "guided_grammar" });
+        for (token, cue) in [(None, r#"start: form | "<tool_call>" calls"#), (Some(7), "start: form | <[7]> calls")] {
+            let syntax = syntax.clone().over(Teller::System, token);
+            let Form::Written(rules) = syntax.form(&tools(ToolChoice::Auto, Calls::One), form()) else { panic!("no rules") };
+            assert!(rules.text.ends_with(cue), "{}", rules.text);
+        }
         let Form::Written(rules) = syntax.form(&tools(ToolChoice::Required, Calls::One), Form::Free) else { panic!("no rules") };
         assert!(!rules.text.contains("call)*"), "{}", rules.text);
     }

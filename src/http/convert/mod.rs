@@ -37,15 +37,15 @@ const PROBABILITY: HeaderName = HeaderName::from_static("x-convert-probability")
 /// `POST /convert`, `POST /api/convert`
 pub async fn convert(State(server): State<Server>, Head(sender): Head, JsonBody(body): JsonBody) -> Result<Response, ApiError> {
     let sender = sender?;
-    let again = sender.idempotency_key.as_ref().map(|_| body.clone()).unwrap_or_default();
-    let answer = async {
+    let (server, sender) = (&server, &sender);
+    let answer = |body| async move {
         let asked = request::parse(body, server.config())?;
         match &asked.inputs[..] {
-            [input] if !asked.is_list => one(&server, &sender, &asked, input).await,
-            inputs => many(&server, &sender, &asked, inputs).await,
+            [input] if !asked.is_list => one(server, sender, &asked, input).await,
+            inputs => many(server, sender, &asked, inputs).await,
         }
     };
-    repeated::once(&server, &sender, "/convert", &again, answer).await
+    repeated::body_once(server, sender, "/convert", body, answer).await
 }
 
 async fn one(server: &Server, sender: &Sender, asked: &Asked, input: &Input) -> Result<Response, ApiError> {

@@ -47,17 +47,25 @@ pub async fn embeddings(
     JsonBody(body): JsonBody,
 ) -> Result<Response, ApiError> {
     let sender = sender?;
-    let again = sender.idempotency_key.as_ref().map(|_| body.clone()).unwrap_or_default();
-    let answer = async {
-        let (request, encoding) = parse(body, &sender, &server)?;
-        reply(&server, &sender, request, encoding).await
+    let (server, sender) = (&server, &sender);
+    let answer = |body| async move {
+        let (request, encoding) = parse(body, sender, server)?;
+        reply(server, sender, request, encoding).await
     };
-    repeated::once(&server, &sender, "/v1/embeddings", &again, answer).await
+    repeated::body_once(server, sender, "/v1/embeddings", body, answer).await
 }
 
 fn parse(body: Value, sender: &Sender, server: &Server) -> Result<(EmbeddingRequest, Encoding), ApiError> {
     let mut fields = Fields::body(body)?;
     let model = fields.required_string("model")?;
+    if server.gateway().hashes_for(&sender.caller, &model) {
+        for (name, what) in [("pooling", "hidden states"), ("add_special_tokens", "special tokens")] {
+            if fields.take(name).is_some() {
+                let message = format!("Unsupported parameter: '{name}'. The model '{model}' has no {what}.");
+                return Err(ApiError::invalid(name, "unsupported_parameter", message));
+            }
+        }
+    }
     let special = match fields.boolean("add_special_tokens")? {
         Some(false) => SpecialTokens::Omit,
         _ => SpecialTokens::Add,

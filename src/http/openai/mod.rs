@@ -36,13 +36,13 @@ use super::error::ApiError;
 /// `POST /v1/chat/completions`
 pub async fn chat(State(server): State<Server>, Head(sender): Head, JsonBody(body): JsonBody) -> Result<Response, ApiError> {
     let sender = sender?;
-    let again = sender.idempotency_key.as_ref().map(|_| body.clone()).unwrap_or_default();
-    let answer = async {
-        let (request, delivery) = chat_request::parse(body, &sender, &server.limits())?;
+    let (server, sender) = (&server, &sender);
+    let answer = |body| async move {
+        let (request, delivery) = chat_request::parse(body, sender, &server.limits())?;
         let wanted = reply::Wanted { endpoint: wire::Endpoint::Chat, delivery, cost: sender.show_cost };
-        reply::reply(&server, wanted, request).await
+        reply::reply(server, wanted, request).await
     };
-    repeated::once(&server, &sender, "/v1/chat/completions", &again, answer).await
+    repeated::body_once(server, sender, "/v1/chat/completions", body, answer).await
 }
 
 /// `POST /v1/completions`
@@ -52,11 +52,11 @@ pub async fn completions(
     JsonBody(body): JsonBody,
 ) -> Result<Response, ApiError> {
     let sender = sender?;
-    let again = sender.idempotency_key.as_ref().map(|_| body.clone()).unwrap_or_default();
-    let answer = async {
-        let (request, delivery) = completions_request::parse(body, &sender, &server.limits())?;
+    let (server, sender) = (&server, &sender);
+    let answer = |body| async move {
+        let (request, delivery) = completions_request::parse(body, sender, &server.limits())?;
         let wanted = reply::Wanted { endpoint: wire::Endpoint::Completions, delivery, cost: sender.show_cost };
-        reply::reply(&server, wanted, request).await
+        reply::reply(server, wanted, request).await
     };
-    repeated::once(&server, &sender, "/v1/completions", &again, answer).await
+    repeated::body_once(server, sender, "/v1/completions", body, answer).await
 }

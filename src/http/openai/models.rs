@@ -8,7 +8,7 @@ use axum::http::StatusCode;
 use serde_json::{Value, json};
 
 use crate::experiments::Deployment;
-use crate::gateway::{GatewayError, HASH_EMBEDDING};
+use crate::gateway::{GatewayError, HASH_CONTEXT, HASH_EMBEDDING};
 use crate::http::Server;
 use crate::http::error::ApiError;
 use crate::registry::{Owner, RegistryError};
@@ -26,7 +26,7 @@ pub async fn list_models(State(server): State<Server>, Extension(caller): Extens
     let named = deployments.iter().map(|deployment| Card::of(&deployment.name, &deployment.owner, since(deployment)));
     let adapters = adapters.iter().map(|adapter| Card::of(&adapter.name, &adapter.owner, adapter.loaded_at));
     let cards = named.chain(adapters).map(|one| card(&server, &one, Some(base)));
-    let hash = server.gateway().hashes_for(&caller).then(|| hash_card(&server));
+    let hash = server.gateway().hashes_for(&caller, HASH_EMBEDDING).then(|| hash_card(&server));
     Json(json!({"object": "list", "data": base_card.into_iter().chain(cards).chain(hash).collect::<Vec<_>>()}))
 }
 
@@ -101,11 +101,11 @@ fn base_card(server: &Server) -> Value {
     card(server, &Card { id: &base.name, owner: HOUSE, created: base.created }, None)
 }
 
-/// The model that makes embeddings without a base. It reads texts of any length.
+/// The model that makes embeddings without a base.
 fn hash_card(server: &Server) -> Value {
     let created = server.gateway().base().created;
     let mut card = card(server, &Card { id: HASH_EMBEDDING, owner: HOUSE, created }, None);
-    card["max_model_len"] = Value::Null;
+    card["max_model_len"] = HASH_CONTEXT.into();
     card
 }
 

@@ -11,6 +11,7 @@ use futures::stream::unfold;
 use serde_json::{Map, Value, json};
 
 use super::sender::Sender;
+use crate::gateway::GatewayError;
 use crate::http::Server;
 use crate::http::error::ApiError;
 use crate::tenants::{Kept, Pending, Repeated, sha256_hex};
@@ -28,6 +29,22 @@ const LAST_EVENTS: [&[u8]; 2] = [b"event: response.completed\n", b"event: respon
 /// Begins the event of a failure.
 const FAILURE: &[u8] = b"data: {\"error\":";
 
+/// Answers a JSON body by `answer`, unless the same was answered before.
+pub async fn body_once<F>(
+    server: &Server,
+    sender: &Sender,
+    path: &'static str,
+    body: Value,
+    answer: impl FnOnce(Value) -> F,
+) -> Result<Response, ApiError>
+where
+    F: Future<Output = Result<Response, ApiError>>,
+{
+    let again = sender.idempotency_key.as_ref().map(|_| body.clone()).unwrap_or_default();
+    // It is large, and would be in here twice.
+    once(server, sender, path, &again, Box::pin(answer(body))).await
+}
+
 /// Answers by `answer`, unless the same was answered before.
 pub async fn once<F>(server: &Server, sender: &Sender, path: &'static str, body: &Value, answer: F) -> Result<Response, ApiError>
 where
@@ -35,8 +52,12 @@ where
 {
     let Some(key) = &sender.idempotency_key else { return answer.await };
     if let Some(model) = body.get("model").and_then(Value::as_str) {
-        // An answer that was given to another key of the tenant is only for those who may use its model.
-        server.gateway().check_model(&sender.caller, model)?;
+        // An answer that was given to another key of the tenant is only for those who may use its model. Whether it can do what the
+        // route is for is the route's to say.
+        match server.gateway().check_model(&sender.caller, model) {
+            Ok(_) | Err(GatewayError::EmbeddingsOnly(_)) => {}
+            Err(error) => return Err(error.into()),
+        }
     }
     let hash = sha256_hex(format!("{path}\n{body}").as_bytes());
     let repeated = server.tenants().office().repeated(&sender.caller.tenant, key, hash).await;

@@ -66,6 +66,7 @@ pub async fn remove(
     Extension(caller): Extension<Arc<Principal>>,
     Path(id): Path<String>,
 ) -> Result<Json<Value>, ApiError> {
+    find(&server, &caller, &id).await?;
     if !server.responses().remove(&caller.tenant, &id).await.map_err(unreadable)? {
         return Err(not_there(&id));
     }
@@ -117,12 +118,22 @@ fn no_more(query: &mut Parameters) -> Result<(), ApiError> {
 }
 
 async fn find(server: &Server, caller: &Principal, id: &str) -> Result<KeptResponse, ApiError> {
+    kept(server, caller, id).await?.ok_or_else(|| not_there(id))
+}
+
+/// A response of the caller's tenant. That of a model that the caller may not use is not there; one that is not served any more may be.
+pub async fn kept(server: &Server, caller: &Principal, id: &str) -> Result<Option<KeptResponse>, ApiError> {
+    let gateway = server.gateway();
     let found = server.responses().get(&caller.tenant, id).await.map_err(unreadable)?;
-    found.ok_or_else(|| not_there(id))
+    Ok(found.filter(|kept| {
+        let model = kept.response["model"].as_str().unwrap_or_default();
+        let name = if model == gateway.base().name { model } else { model.split('@').next().unwrap_or(model) };
+        gateway.may_use(caller, name)
+    }))
 }
 
 /// The error where a kept response cannot be read.
-pub fn unreadable(error: TenantError) -> ApiError {
+fn unreadable(error: TenantError) -> ApiError {
     match error {
         TenantError::Store(error) => ApiError::database_down(&error),
         error => ApiError::internal(&error),
@@ -130,6 +141,10 @@ pub fn unreadable(error: TenantError) -> ApiError {
 }
 
 fn not_there(id: &str) -> ApiError {
-    // A huge name should not come back as a huge message.
-    ApiError::not_found(format!("Response with id '{}' not found.", id.chars().take(128).collect::<String>()))
+    ApiError::not_found(format!("Response with id '{}' not found.", shortened(id)))
+}
+
+/// An id as errors say it: a huge one should not come back as a huge message.
+pub fn shortened(id: &str) -> String {
+    id.chars().take(128).collect()
 }

@@ -28,12 +28,12 @@ use crate::http::error::ApiError;
 /// `POST /v1/responses`
 pub async fn create(State(server): State<Server>, Head(sender): Head, JsonBody(body): JsonBody) -> Result<Response, ApiError> {
     let sender = sender?;
-    let again = sender.idempotency_key.as_ref().map(|_| body.clone()).unwrap_or_default();
-    let answer = async {
-        let asked = request::read(&server, &sender, body).await?;
-        respond(&server, &sender, asked).await
+    let (server, sender) = (&server, &sender);
+    let answer = |body| async move {
+        let asked = request::read(server, sender, body).await?;
+        respond(server, sender, asked).await
     };
-    Box::pin(repeated::once(&server, &sender, "/v1/responses", &again, answer)).await
+    repeated::body_once(server, sender, "/v1/responses", body, answer).await
 }
 
 async fn respond(server: &Server, sender: &Sender, asked: Asked) -> Result<Response, ApiError> {

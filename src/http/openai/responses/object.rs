@@ -73,7 +73,8 @@ impl Object {
         }
         self.held.push_str(&piece.text);
         let goes_on = matches!(self.output.last(), Some(Output::Message { .. }));
-        if !self.held.trim().is_empty() || (goes_on && !(self.held.is_empty() && self.tokens.is_empty())) {
+        // Tokens without text wait: they may be what a call begins with.
+        if !self.held.trim().is_empty() || (goes_on && !self.held.is_empty()) {
             self.say(&mut changes);
         }
         for call in &piece.calls {
@@ -97,7 +98,8 @@ impl Object {
     /// The answer has ended; what that has changed.
     pub fn close(&mut self) -> Vec<Change> {
         let mut changes = Vec::new();
-        if self.output.is_empty() || (!self.held.is_empty() && matches!(self.output.last(), Some(Output::Message { .. }))) {
+        let rests = !(self.held.is_empty() && self.tokens.is_empty());
+        if self.output.is_empty() || (rests && matches!(self.output.last(), Some(Output::Message { .. }))) {
             self.say(&mut changes);
         }
         changes.push(Change::Closed { index: self.output.len() - 1, status: self.status() });
@@ -195,5 +197,66 @@ impl Object {
             "usage": usage,
             "user": shown.end_user,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
+    use super::super::request::{Truncation, Written};
+    use super::*;
+    use crate::gateway::CallPiece;
+
+    fn object() -> Object {
+        let written = Written { tools: json!([]), tool_choice: json!("auto"), parallel: json!(true), format: json!({}) };
+        Object::new(Shown {
+            model: "base".to_owned(),
+            instructions: None,
+            max_output_tokens: None,
+            metadata: json!({}),
+            previous: None,
+            cache_key: None,
+            end_user: None,
+            temperature: 1.0,
+            top_p: 1.0,
+            top_logprobs: 0,
+            has_logprobs: true,
+            truncation: Truncation::Disabled,
+            is_stored: false,
+            written,
+        })
+    }
+
+    fn piece(text: &str, token: &str) -> Piece {
+        let token = ReportedToken { bytes: token.as_bytes().to_vec(), ..ReportedToken::default() };
+        Piece { text: text.to_owned(), tokens: vec![token], ..Piece::default() }
+    }
+
+    fn names(object: &Object) -> Vec<String> {
+        let Some(Output::Message { tokens, .. }) = object.output.first() else { panic!("no message") };
+        tokens.iter().map(|token| String::from_utf8(token.bytes.clone()).unwrap()).collect()
+    }
+
+    #[test]
+    fn the_tokens_of_a_calls_cue_are_not_the_messages() {
+        let mut object = object();
+        object.take(&piece("Well.", "Well."));
+        assert!(object.take(&piece("", "<tool_")).is_empty(), "nothing is said yet");
+        let begins = Some(("id".to_owned(), "f".to_owned()));
+        let call = CallPiece { index: 0, begins, arguments: "{}".to_owned() };
+        object.take(&Piece { calls: vec![call], ..piece("", "call>") });
+        object.close();
+        assert_eq!(names(&object), ["Well."]);
+    }
+
+    #[test]
+    fn tokens_whose_text_comes_later_are_the_messages() {
+        let mut object = object();
+        for (text, token) in [("a", "a"), ("", "b1"), ("b", "b2"), ("", "c1")] {
+            object.take(&piece(text, token));
+        }
+        assert_eq!(names(&object), ["a", "b1", "b2"]);
+        let changes = object.close();
+        assert_eq!((names(&object).len(), changes.len()), (4, 2), "the last one has a place, too");
     }
 }

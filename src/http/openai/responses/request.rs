@@ -5,7 +5,7 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 
 use super::items::{Item, input, item, messages};
-use super::kept::unreadable;
+use super::kept::{kept, shortened};
 use crate::gateway::{
     Echo, EndToken, Form, GenerationRequest, Message, Prompt, Role, Sampling, SpecialTokens, Steering, Stops, Tools, Turn,
 };
@@ -151,6 +151,9 @@ pub async fn read(server: &Server, sender: &Sender, body: Value) -> Result<Asked
         Some(id) => before(server, sender, id).await?,
     };
     said.extend(items);
+    if shown.previous.is_some() {
+        check_length(&said, server.config().body_limit)?;
+    }
     let described: Vec<Value> = tools.iter().flat_map(|tools| tools.offered.iter()).map(|tool| tool.described.clone()).collect();
     let prompts = Prompts { shown: &shown, tools: &described };
     let prompt = prompts.fitting(server, messages(&said)).await?;
@@ -329,13 +332,28 @@ fn metadata(fields: &mut Fields) -> Result<Value, ApiError> {
 
 /// What was said before, up to the answer that a request goes on from.
 async fn before(server: &Server, sender: &Sender, id: &str) -> Result<Vec<Item>, ApiError> {
-    let found = server.responses().get(&sender.caller.tenant, id).await.map_err(unreadable)?;
-    let Some(kept) = found else {
-        let message = format!("Previous response with id '{id}' not found.");
+    let Some(kept) = kept(server, &sender.caller, id).await? else {
+        let message = format!("Previous response with id '{}' not found.", shortened(id));
         return Err(ApiError::invalid("previous_response_id", "previous_response_not_found", message));
     };
     let output = kept.response["output"].as_array().cloned().unwrap_or_default();
+    // A call that its length has cut was never made.
+    let is_cut = |item: &Value| item["type"] == "function_call" && item["status"] == "incomplete";
+    let output = output.into_iter().filter(|item| !is_cut(item));
     kept.items.into_iter().chain(output).map(|value| item("previous_response_id".to_owned(), value)).collect()
+}
+
+/// Refuses a conversation that has grown beyond what one request could say: each of its responses is kept with all of it.
+fn check_length(said: &[Item], limit: usize) -> Result<(), ApiError> {
+    let bytes: usize = said.iter().map(|item| item.written.to_string().len()).sum();
+    if bytes <= limit {
+        return Ok(());
+    }
+    let message = format!(
+        "Invalid 'previous_response_id': the conversation and this request's items have {bytes} bytes together; expected at most \
+         {limit}. Begin a new conversation, with what matters of this one in 'input'."
+    );
+    Err(ApiError::invalid("previous_response_id", "conversation_too_long", message))
 }
 
 /// Prompts of a request, with more or less of what was said.
@@ -356,7 +374,8 @@ impl Prompts<'_> {
         if self.shown.truncation == Truncation::Disabled {
             return Ok(self.of(&messages));
         }
-        let room = server.gateway().context_length().saturating_sub(self.shown.max_output_tokens.unwrap_or(1));
+        let answer = self.shown.max_output_tokens.unwrap_or_else(|| server.gateway().usual_answer());
+        let room = server.gateway().context_length().saturating_sub(answer);
         let fits = async |left_out: usize| {
             let rendered = server.gateway().render(self.of(&messages[left_out..])).await;
             rendered.map(|rendered| rendered.tokens.len() <= room).map_err(|error| refused(server, error, "input"))

@@ -145,11 +145,11 @@ fn embeddings_of_one_tenant_do_not_hold_up_anothers() {
     let of = |tenant: &str| Request { pooling: Some(Pooling::Mean), realm: Realm::named(tenant), ..request("a text", 0) };
     let many: Vec<Generation> = (0..8).map(|_| engine.submit(of("many")).unwrap()).collect();
     let mut few = engine.submit(of("few")).unwrap();
-    // The first is in its step already.
-    gate.open(2);
+    // The first may be in its step already, before any other is there; then it counts for nothing, and the next comes first again.
+    gate.open(3);
     let waited = async { tokio::time::timeout(std::time::Duration::from_secs(20), few.next()).await };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    assert!(matches!(runtime.block_on(waited), Ok(Some(Event::Embedding(_)))), "it comes behind one, not behind eight");
+    assert!(matches!(runtime.block_on(waited), Ok(Some(Event::Embedding(_)))), "it comes behind two at most, not behind eight");
     drop((many, gate));
 }
 

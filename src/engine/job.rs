@@ -68,6 +68,8 @@ pub(super) struct Job {
     pub(super) emitter: Emitter,
     /// Keeps the adapter version in memory.
     pub(super) lease: Option<Arc<PreparedAdapter>>,
+    /// Who is served.
+    pub(super) account: Realm,
     /// Who shares its prefixes.
     pub(super) realm: Realm,
     /// Held until the sequence first starts.
@@ -110,6 +112,7 @@ impl Job {
         let job = Self {
             emitter,
             lease: request.adapter,
+            account: request.realm,
             realm: if pool.as_ref().is_some_and(Pool::wants_every_row) { Realm::NOBODY } else { request.realm },
             slot: Some(slot),
             cached_tokens: 0,

@@ -14,7 +14,7 @@ use super::job::{ChunkRows, Cursor, Job, Submission};
 use super::kv::{BlockPool, Sharing};
 use super::request::Event;
 use super::sampling::{SampleError, Scratch};
-use super::scheduler::{Limits, PromptRows, Scheduler, StepPlan};
+use super::scheduler::{Arrival, Limits, PromptRows, Scheduler, StepPlan};
 use super::stats::{Health, Shared, Stats};
 use crate::model::{Chunk, Logits, Model};
 
@@ -151,7 +151,8 @@ impl EngineThread {
         job.prepare(&mut self.masks);
         let sharing = Sharing { version: job.lease.as_ref().map(|adapter| adapter.id), realm: job.realm };
         let rows = if job.wants_prompt_rows() { PromptRows::All } else { PromptRows::Last };
-        self.scheduler.push_begun(tokens, prompt_len, sharing, rows, job);
+        let account = job.account;
+        self.scheduler.push(Arrival { tokens, prompt_len, sharing, account, rows }, job);
     }
 
     fn drop_abandoned(&mut self) {

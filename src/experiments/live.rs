@@ -11,7 +11,7 @@ use super::conversations::{Conversations, Kept};
 use super::deployment::{self, Made, Revision, Spec, USUAL_RESIDENT};
 use super::{Assigned, By, ExperimentError};
 use crate::ids::VersionId;
-use crate::registry::{Catalog, Owner, Pinned, RegistryError, Resident, Viewer};
+use crate::registry::{Catalog, Excess, Owner, Pinned, RegistryError, Resident, Viewer};
 use crate::store::deployments::{self as rows, DeploymentRow, RevisionRow};
 use crate::tenants::{Tenants, unix};
 
@@ -339,14 +339,27 @@ impl Deployments {
 
     /// Has versions in memory. One that cannot be read is left to the fallbacks of those who name it.
     pub(super) async fn hold(&self, versions: impl Iterator<Item = &Pinned> + Send) {
+        let mut more = false;
         for version in versions {
             if self.residents().contains_key(&version.id) {
                 continue;
             }
-            match self.0.catalog.resolve_pinned(version).await {
-                Ok(lease) => drop(self.residents().insert(version.id, (lease.resident(), None))),
+            match self.0.catalog.hold(version).await {
+                Ok(resident) => {
+                    self.residents().insert(version.id, (resident, None));
+                    more = true;
+                }
                 Err(error) => tracing::warn!(%error, model = version.model, "a version of a deployment cannot be read"),
             }
+        }
+        if let Some(Excess { models, bytes, budget }) = self.0.catalog.excess().filter(|_| more) {
+            let versions = models.join(", ");
+            tracing::warn!(
+                bytes,
+                adapter_memory = budget,
+                versions,
+                "versions of deployments take more than adapter_memory; they stay"
+            );
         }
     }
 

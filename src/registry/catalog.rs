@@ -82,9 +82,9 @@ pub(super) struct Inner {
 pub(super) struct State {
     pub(super) records: Records,
     /// The current version of each name in service; this keeps it in memory.
-    served: PerOwner<Served>,
+    pub(super) served: PerOwner<Served>,
     /// Names on record that cannot be served, with the reason as clients may read it.
-    unavailable: PerOwner<String>,
+    pub(super) unavailable: PerOwner<String>,
     /// What is in memory.
     pub(super) residents: Residents,
     /// Held by whoever prepares the version, so that others wait instead of doing the work again.
@@ -95,7 +95,7 @@ pub(super) struct State {
     pub(super) guarded: Arc<BTreeSet<VersionId>>,
 }
 
-struct Served {
+pub(super) struct Served {
     number: u32,
     id: VersionId,
     /// Stays in memory, where there is no budget.
@@ -252,7 +252,7 @@ impl State {
         token
     }
 
-    fn lease(&mut self, selected: Selected, adapter: Arc<PreparedAdapter>) -> Lease {
+    pub(super) fn lease(&mut self, selected: Selected, adapter: Arc<PreparedAdapter>) -> Lease {
         let Selected { owner, name, number, id } = selected;
         let token = self.token(&owner, &name, number);
         Lease { owner, name, number, id, adapter, token }
@@ -373,7 +373,10 @@ impl Inner {
             let mut state = self.state();
             state.replace_records(records, &referenced);
             match on_call {
-                true => state.residents.keep(&adapter),
+                true => {
+                    state.unavailable.remove(&owner, &name);
+                    state.residents.keep(&adapter);
+                }
                 false => state.serve(&owner, &name, (number, id), Some(adapter)),
             }
         }
@@ -439,33 +442,13 @@ impl Inner {
         Err(not_found())
     }
 
-    /// A lease on an old version that nobody holds any more.
-    pub(super) fn bring_back(&self, selected: Selected) -> Result<Lease, RegistryError> {
-        let (version, id) = (format!("{}@{}", selected.name, selected.number), selected.id);
-        let adapter = self.prepared(id, || self.stored(id)).map_err(|error| {
-            // Between the look-up and the reading the version may have been forgotten.
-            let gone = !self.state().records.referenced().contains(&id);
-            match error {
-                _ if gone => RegistryError::NotFound { model: version },
-                // It was taken in once; who names it now has made no mistake.
-                RegistryError::Unusable(error) => RegistryError::Unavailable { name: version, reason: error.to_string() },
-                error => error,
-            }
-        })?;
-        let mut state = self.state();
-        if state.records.referenced().contains(&id) {
-            state.residents.keep(&adapter);
-        }
-        Ok(state.lease(selected, adapter))
-    }
-
     /// The stored files of a version, checked against the base.
     pub(super) fn stored(&self, id: VersionId) -> Result<LoraWeights, RegistryError> {
         let files = self.files.read(id).map_err(|error| match error {
             RegistryError::Unusable(source) => RegistryError::Lost { id, source },
             error => error,
         })?;
-        self.checked(&files)
+        files.parse_accepted(&self.base).map_err(RegistryError::Unusable)
     }
 
     fn checked(&self, files: &AdapterFiles) -> Result<LoraWeights, RegistryError> {

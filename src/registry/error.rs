@@ -111,6 +111,16 @@ pub enum RegistryError {
 }
 
 impl RegistryError {
+    /// Whether reading the same files again would end the same way: they are damaged, gone, or not for this base.
+    pub(super) fn is_lasting(&self) -> bool {
+        match self {
+            Self::Unusable(_) | Self::Storage(StoreError::Damaged { .. }) => true,
+            Self::Lost { source: ModelError::Io { source, .. }, .. } => source.kind() == std::io::ErrorKind::NotFound,
+            Self::Lost { source, .. } => matches!(source, ModelError::Invalid(_)),
+            _ => false,
+        }
+    }
+
     /// Why an adapter on record is not served, without what only the operator may read: where files are.
     pub(super) fn public_reason(&self) -> String {
         match self {

@@ -31,7 +31,7 @@ pub use name::check as check_name;
 pub use owner::{Owner, Viewer};
 pub use pinned::{Pinned, Resident};
 pub use records::{InService, Offline, VersionRecord, in_service};
-pub use residents::{Counts, Residency};
+pub use residents::{Counts, Excess, Residency};
 pub use trained::{Gate, Judged, Promotion, Release};
 pub use uploads::{AdapterFile, Upload, Writing};
 

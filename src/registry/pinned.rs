@@ -4,10 +4,12 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use super::catalog::{Catalog, Found, Inner, Selected, State};
+use super::residents::Excess;
 use super::trained::{Release, may_release};
 use super::{Lease, LoadedBy, Owner, RegistryError};
 use crate::ids::VersionId;
@@ -39,13 +41,10 @@ impl Pinned {
 
 /// A version that stays in memory without being in use.
 #[derive(Debug, Clone)]
-pub struct Resident(#[expect(dead_code, reason = "holding it is its use")] Arc<PreparedAdapter>);
-
-impl Lease {
-    /// Keeps the version in memory when the lease is gone.
-    pub fn resident(&self) -> Resident {
-        Resident(Arc::clone(&self.adapter))
-    }
+#[expect(dead_code, reason = "holding it is its use")]
+pub struct Resident {
+    adapter: Arc<PreparedAdapter>,
+    pin: Arc<()>,
 }
 
 impl Catalog {
@@ -72,6 +71,19 @@ impl Catalog {
     pub async fn resolve_pinned(&self, pinned: &Pinned) -> Result<Lease, RegistryError> {
         let found = self.inner.look_up_pinned(pinned)?;
         self.lease(found).await
+    }
+
+    /// Brings a pinned version into memory, to stay there. Does not wait for room: nor will others wait for it to leave.
+    pub async fn hold(&self, pinned: &Pinned) -> Result<Resident, RegistryError> {
+        let found = self.inner.look_up_pinned(pinned)?;
+        let lease = self.lease_within(found, Duration::ZERO).await?;
+        let pin = self.inner.state().residents.pin(lease.id, &pinned.model);
+        Ok(Resident { adapter: Arc::clone(&lease.adapter), pin })
+    }
+
+    /// The versions that are held, where they take more than the memory for adapters.
+    pub fn excess(&self) -> Option<Excess> {
+        self.inner.state().residents.excess()
     }
 
     /// Whether a pinned version is still here, in memory or on disk.

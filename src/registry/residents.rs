@@ -1,5 +1,5 @@
 //! Which versions are in memory. Without a budget those in service stay, and a few others; with one, those that were used last stay as
-//! far as they fit, in service or not. Counts bytes; knows no names, files or requests.
+//! far as they fit, in service or not; some have to stay all the same. Counts bytes; knows no files or requests.
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::{Arc, Weak};
@@ -21,7 +21,29 @@ pub(super) struct Residents {
     kept: VecDeque<Arc<PreparedAdapter>>,
     /// What versions took that were in memory once.
     sizes: HashMap<VersionId, usize>,
+    /// Those that have to stay, used or not.
+    pins: HashMap<VersionId, Pin>,
     counts: Counts,
+}
+
+/// A version has to stay.
+#[derive(Debug)]
+struct Pin {
+    /// As an operator knows it.
+    model: String,
+    /// Whoever wants it to.
+    holders: Weak<()>,
+}
+
+/// Versions that have to stay though together they take more than the budget.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Excess {
+    /// As an operator knows them.
+    pub models: Vec<String>,
+    /// What they take.
+    pub bytes: usize,
+    /// Most bytes of all adapters.
+    pub budget: usize,
 }
 
 /// What happened since the start.
@@ -87,22 +109,48 @@ impl Residents {
         self.kept.push_front(Arc::clone(adapter));
         match self.budget {
             None => self.kept.truncate(KEPT_READY),
-            Some(_) => drop(self.make_room(0)),
+            Some(_) => self.make_room(0),
         }
     }
 
-    /// Lets the versions that nobody uses leave, the one not used for longest first, until so many more bytes fit. Whether they do, or
-    /// nobody uses anything, so that waiting would not help.
-    pub(super) fn make_room(&mut self, bytes: usize) -> bool {
+    /// Has a version stay for as long as what is returned is held.
+    pub(super) fn pin(&mut self, id: VersionId, model: &str) -> Arc<()> {
+        self.pins.retain(|_, pin| pin.holders.strong_count() > 0);
+        if let Some(holders) = self.pins.get(&id).and_then(|pin| pin.holders.upgrade()) {
+            return holders;
+        }
+        let holders = Arc::new(());
+        self.pins.insert(id, Pin { model: model.to_owned(), holders: Arc::downgrade(&holders) });
+        holders
+    }
+
+    /// Those that have to stay, where they take more than the budget.
+    pub(super) fn excess(&self) -> Option<Excess> {
+        let (budget, bytes) = (self.budget?, self.pinned_bytes());
+        let mut models: Vec<String> =
+            self.pins.values().filter(|pin| pin.holders.strong_count() > 0).map(|pin| pin.model.clone()).collect();
+        models.sort_unstable();
+        (bytes > budget).then_some(Excess { models, bytes, budget })
+    }
+
+    /// Whether so many bytes fit when the versions that nobody uses have left; or nobody uses any but those that have to stay, so that
+    /// waiting would not help.
+    pub(super) fn has_room(&self, bytes: usize) -> bool {
         let Some(budget) = self.budget else { return true };
+        let idle: usize = self.kept.iter().filter(|kept| is_idle(kept)).map(|kept| kept.bytes).sum();
+        let in_use = self.bytes().saturating_sub(idle);
+        in_use.saturating_add(bytes) <= budget || in_use <= self.pinned_bytes()
+    }
+
+    /// Lets the versions that nobody uses leave, the one not used for longest first, until so many more bytes fit.
+    pub(super) fn make_room(&mut self, bytes: usize) {
+        let Some(budget) = self.budget else { return };
         let mut held = self.bytes();
         while held.saturating_add(bytes) > budget {
-            // Held by nobody but this.
-            let Some(idle) = self.kept.iter().rposition(|kept| Arc::strong_count(kept) == 1) else { break };
+            let Some(idle) = self.kept.iter().rposition(is_idle) else { break };
             held -= self.kept.remove(idle).map_or(0, |left| left.bytes);
             self.counts.evicted += 1;
         }
-        held.saturating_add(bytes) <= budget || held == 0
     }
 
     /// Bytes that a version will take: what it took, or else what its files have.
@@ -125,6 +173,16 @@ impl Residents {
     fn bytes(&self) -> usize {
         self.alive.values().filter_map(Weak::upgrade).map(|adapter| adapter.bytes).sum()
     }
+
+    fn pinned_bytes(&self) -> usize {
+        let pinned = self.pins.iter().filter(|(_, pin)| pin.holders.strong_count() > 0);
+        pinned.filter_map(|(id, _)| self.get(id)).map(|adapter| adapter.bytes).sum()
+    }
+}
+
+/// Whether a version that is kept here is held by nobody else.
+fn is_idle(kept: &Arc<PreparedAdapter>) -> bool {
+    Arc::strong_count(kept) == 1
 }
 
 #[cfg(test)]
@@ -161,14 +219,37 @@ mod tests {
     fn what_is_in_use_stays_and_whoever_comes_waits() {
         let mut residents = Residents::new(Some(20));
         let (one, two) = (come(&mut residents, 1), come(&mut residents, 2));
-        assert!(!residents.make_room(10), "both are in use");
+        assert!(!residents.has_room(10), "both are in use");
+        residents.make_room(10);
         assert!(has(&residents, 1) && has(&residents, 2));
         drop(one);
-        assert!(residents.make_room(10));
+        assert!(!residents.has_room(11) && residents.has_room(10));
+        assert!(has(&residents, 1), "asking makes nobody leave");
+        residents.make_room(10);
         assert!(!has(&residents, 1) && has(&residents, 2), "the one that nobody used left");
         drop(two);
-        assert!(residents.make_room(20) && !has(&residents, 2));
-        assert!(residents.make_room(21), "more than the budget, but nothing that waiting would bring");
+        assert!(residents.has_room(20) && residents.has_room(21), "more than the budget, but nothing that waiting would bring");
+    }
+
+    #[test]
+    fn what_has_to_stay_is_nothing_to_wait_for() {
+        let mut residents = Residents::new(Some(15));
+        let one = come(&mut residents, 1);
+        let pin = residents.pin(one.id, "a@1");
+        assert!(residents.has_room(10), "room beside it never comes");
+        assert_eq!(residents.excess(), None);
+        let two = come(&mut residents, 2);
+        assert!(!residents.has_room(10), "but the other one will leave");
+        let other = residents.pin(two.id, "b@7");
+        assert!(residents.has_room(10));
+        let excess = residents.excess().map(|excess| (excess.models, excess.bytes, excess.budget));
+        assert_eq!(excess, Some((vec!["a@1".to_owned(), "b@7".to_owned()], 20, 15)));
+        drop((two, other));
+        residents.make_room(0);
+        assert!(!has(&residents, 2) && has(&residents, 1));
+        drop((one, pin));
+        residents.make_room(15);
+        assert!(!has(&residents, 1), "it need not stay any more");
     }
 
     #[test]
@@ -178,7 +259,7 @@ mod tests {
         residents.came(&held);
         (1..=6).for_each(|digit| drop(come(&mut residents, digit)));
         assert_eq!((1..=6).filter(|&digit| has(&residents, digit)).collect::<Vec<_>>(), [3, 4, 5, 6]);
-        assert!(has(&residents, 9) && residents.make_room(usize::MAX));
+        assert!(has(&residents, 9) && residents.has_room(usize::MAX));
     }
 
     #[test]

@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
 
+mod residency;
+
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -537,56 +539,30 @@ async fn what_broken_uploads_left_is_gone_after_a_start_and_only_a_few_are_taken
 }
 
 #[tokio::test]
-async fn within_a_budget_adapters_in_service_come_and_go() {
+async fn a_stored_adapter_that_was_accepted_stays_in_service() {
     let fixture = Fixture::new();
-    let size = {
-        let (catalog, _) = fixture.open_within(8, Some(usize::MAX)).await;
-        for (name, path) in [("a", "one"), ("b", "two"), ("c", "three")] {
-            catalog.load(request(name, path)).await.unwrap();
+    let catalog = fixture.open().await;
+    let loaded = catalog.load(request("a", "one")).await.unwrap();
+    drop(catalog);
+    // As an earlier version took it in, which did not mind a name that is nothing's.
+    let config = r#"{"peft_type": "LORA", "r": 1, "lora_alpha": 2, "target_modules": ["q_proj", "c_attn"]}"#;
+    let (data, root) = (fixture.dir.path().join("data"), fixture.dir.path().join("root/one"));
+    std::fs::write(root.join("adapter_config.json"), config).unwrap();
+    let id = crate::model::lora::peft::AdapterFiles::read(&root).unwrap().digest().unwrap();
+    let versions = data.join("versions");
+    std::fs::rename(versions.join(loaded.id.to_string()), versions.join(id.to_string())).unwrap();
+    std::fs::write(versions.join(id.to_string()).join("adapter_config.json"), config).unwrap();
+    for entry in std::fs::read_dir(&data).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_file()
+            && let Ok(text) = std::fs::read_to_string(&path)
+        {
+            std::fs::write(&path, text.replace(&loaded.id.to_string(), &id.to_string())).unwrap();
         }
-        assert_eq!(catalog.residency().versions, 3);
-        catalog.residency().bytes / 3
-    };
-    let before = fixture.prepared();
-    let (catalog, skipped) = fixture.open_within(8, Some(2 * size)).await;
-    assert_eq!(skipped, []);
-    assert!(fixture.prepared() - before <= 2, "what does not fit is not read at the start");
-    assert_eq!(catalog.list(Viewer::Operator).len(), 3, "and is in service all the same");
-    for name in ["a", "b", "c", "a", "b", "c"] {
-        assert_eq!(catalog.resolve(TENANT, name).await.unwrap().name, name);
-        assert!(catalog.residency().bytes <= 2 * size);
     }
-    assert!(catalog.residency().counts.evicted >= 3);
-    let warm = fixture.prepared();
-    for _ in 0..3 {
-        catalog.resolve(TENANT, "c").await.unwrap();
-        catalog.resolve(TENANT, "b").await.unwrap();
-    }
-    assert_eq!(fixture.prepared(), warm, "those used last stay");
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn a_cold_adapter_waits_for_those_in_use_and_a_burst_reads_it_once() {
-    let fixture = Fixture::new();
-    let (catalog, _) = fixture.open_within(8, Some(1)).await;
-    catalog.load(request("a", "one")).await.unwrap();
-    catalog.load(request("b", "two")).await.unwrap();
-    let held = catalog.resolve(TENANT, "a").await.unwrap();
-    let before = fixture.prepared();
-    let burst: Vec<_> = (0..20)
-        .map(|_| {
-            let catalog = catalog.clone();
-            tokio::spawn(async move { catalog.resolve(TENANT, "b").await.unwrap() })
-        })
-        .collect();
-    // Of the adapter in use new leases are had at once.
-    assert_eq!(catalog.resolve(TENANT, "a").await.unwrap().number, 1);
-    assert!(burst.iter().all(|waiting| !waiting.is_finished()));
-    drop(held);
-    let mut leases = Vec::new();
-    for waiting in burst {
-        leases.push(waiting.await.unwrap());
-    }
-    assert_eq!(fixture.prepared(), before + 1);
-    assert!(leases.iter().all(|lease| Arc::ptr_eq(&lease.adapter, &leases[0].adapter)));
+    let catalog = fixture.open().await;
+    assert_eq!(catalog.resolve(TENANT, "a").await.unwrap().id, id);
+    std::fs::write(fixture.dir.path().join("root/two/adapter_config.json"), config).unwrap();
+    let error = catalog.load(request("b", "two")).await.unwrap_err();
+    assert!(error.to_string().contains("c_attn"), "{error}");
 }

@@ -57,7 +57,7 @@ pub struct Grammar {
     opening: usize,
     /// What an answer has to say before the rules are its.
     cue: Option<Cue>,
-    /// Tokens that are kept for the shortest way to the end.
+    /// Tokens that are kept for the shortest way to the end; 0 where none is known.
     landing: usize,
 }
 
@@ -119,8 +119,9 @@ impl Grammar {
 
     fn at(vocabulary: Vocabulary, (place, shortest): (lark::Place, usize), begins: Begins) -> Result<Arc<Self>, GrammarError> {
         let mut grammar = Self::over(vocabulary, Rules::Lark(place));
-        // Half as much again: an answer is somewhere in its middle when it has to land.
-        grammar.landing = shortest + shortest / 2 + 16;
+        // Half as much again: an answer is somewhere in its middle when it has to land. Where no way to the end is known it goes as it
+        // likes as long as it has room.
+        grammar.landing = if shortest == 0 { 0 } else { shortest + shortest / 2 + 16 };
         match begins {
             Begins::AtOnce => {}
             Begins::After(text) => {

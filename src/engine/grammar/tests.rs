@@ -171,6 +171,44 @@ fn an_answer_that_nobody_chose_is_an_answer() {
     assert_eq!(grammar.any_answer(3).unwrap().len(), 3);
 }
 
+/// An answer that draws one of what is allowed until it has to land, and ends within `most` tokens.
+fn drawn(expression: &str, most: usize) -> String {
+    let (tokenizer, ends) = bundled();
+    let rules = regex_rules(expression);
+    let grammar = Grammar::lark(Vocabulary::new(&tokenizer, &ends), &rules, Begins::AtOnce).unwrap();
+    assert!(grammar.landing > 0, "{expression}: no way to the end was found");
+    let mut turn = 0;
+    let (mut tokens, _) = grammar.drawn_answer(most, &mut |count| {
+        turn += 7;
+        turn % count
+    });
+    assert!(tokens.len() < most, "{expression}: the answer is cut");
+    tokens.retain(|id| !ends.contains(id));
+    tokenizer.decode(&tokens, Specials::Keep).unwrap()
+}
+
+#[test]
+fn a_quote_that_closes_nothing_does_not_keep_an_answer_from_its_end() {
+    for (expression, begins, ends) in [
+        ("Summary: .+\\nScore: [0-9]", "Summary: ", "\nScore: "),
+        ("'[^']*'", "'", "'"),
+        ("(\"[a-c]\")*z", "", "z"),
+        ("(.+\\n){3}end", "", "\nend"),
+    ] {
+        let text = drawn(expression, 900);
+        let text = text.trim_end_matches(|last: char| last.is_ascii_digit());
+        assert!(text.starts_with(begins) && text.ends_with(ends), "{expression}: {text:?}");
+    }
+}
+
+#[test]
+fn an_answer_whose_end_is_too_far_goes_as_it_likes() {
+    let (tokenizer, ends) = bundled();
+    let grammar = Grammar::lark(Vocabulary::new(&tokenizer, &ends), &regex_rules("[a-z]{3000}"), Begins::AtOnce).unwrap();
+    assert_eq!(grammar.landing, 0);
+    assert!(Walk::new(grammar).allowed(Room { left: 1, all: 100 }).num_set() > 1);
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
     /// Whatever is chosen of what is allowed, the answer is one.

@@ -15,30 +15,52 @@ const LONGEST_TOKEN: usize = 128;
 /// digits, which numbers could have without end; openings of more come last.
 const LANDING: &[u8] = b"\"@}],:.-_/TZ+0123456789ntfabcdeghijklmopqrsuvwxyzABCDEFGHIJKLMNOPQRSUVWXY)>';=!?*&%#$|~^`\\( <[{\n";
 
-/// What the way to an answer's end has taken since its last quote: what was taken often is put off, so that no pattern is walked in a
-/// circle.
+/// The quote's place in [`LANDING`].
+const QUOTE: usize = 0;
+
+/// What the way to an answer's end has taken: what was taken often is put off, so that no pattern is walked in a circle.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Landing(Vec<u16>);
+pub(super) struct Landing {
+    /// How often each byte, since the last quote that closed something; the quote itself since the beginning.
+    taken: Vec<u16>,
+    /// Quotes after which there might come another. Those of a JSON object's member are three at most, then one closes its value.
+    vain: u16,
+    /// Whether the last byte was a quote.
+    quoted: bool,
+}
 
 impl Landing {
+    /// Looks at what the last byte has led to: whether a quote may come (again).
+    fn look(&mut self, quote_may_come: bool) {
+        if !quote_may_come {
+            self.vain = 0;
+            if self.quoted {
+                self.taken.iter_mut().skip(1).for_each(|taken| *taken = 0);
+            }
+        } else if self.quoted {
+            self.vain = self.vain.saturating_add(1);
+        }
+        self.quoted = false;
+    }
+
     /// How much is against a byte.
     fn rank(&self, index: usize) -> (u16, usize) {
-        // Several may be closed one after another.
+        // Several may be closed one after another. Texts that end take their quotes, as many as an answer has; where a quote closes
+        // nothing there are other ways.
         let patience = match LANDING.get(index) {
+            Some(b'"') => 256,
             Some(b'}' | b']') => 16,
             Some(b',' | b':') => 4,
             _ => 1,
         };
-        (self.0.get(index).map_or(0, |taken| taken / patience), index)
+        let vain = if index == QUOTE { self.vain / 4 } else { 0 };
+        (self.taken.get(index).map_or(0, |taken| taken / patience) + vain, index)
     }
 
     fn take(&mut self, index: usize) {
-        if index == 0 {
-            self.0.clear();
-            return;
-        }
-        self.0.resize(LANDING.len(), 0);
-        self.0[index] = self.0[index].saturating_add(1);
+        self.quoted = index == QUOTE;
+        self.taken.resize(LANDING.len(), 0);
+        self.taken[index] = self.taken[index].saturating_add(1);
     }
 }
 
@@ -104,7 +126,7 @@ impl Vocabulary {
         self.compiler()?.compile(source, |place| self.shortest(place))
     }
 
-    /// Tokens of a shortest answer, or about as many.
+    /// Tokens of a shortest answer, or about as many; 0 where no way to its end was found.
     fn shortest(&self, mut place: lark::Place) -> usize {
         let (mut tokens, mut landing) = (place.forced().len(), Landing::default());
         while !place.is_over() && tokens < LONGEST_LANDING {
@@ -114,19 +136,18 @@ impl Vocabulary {
             place.read(id);
             tokens += 1 + place.forced().len();
         }
-        tokens + 1
+        if tokens < LONGEST_LANDING { tokens + 1 } else { 0 }
     }
 
     /// Leaves of what may come what leads to the end of the answer soonest.
     pub(super) fn land(&self, allowed: &mut SimpleVob, landing: &mut Landing) {
         let end = self.0.end_tokens.iter().copied().find(|id| allowed.is_allowed(*id));
-        let ways = self.0.landing.iter().enumerate();
-        let ways = ways.filter_map(|(index, id)| id.filter(|id| allowed.is_allowed(*id)).map(|id| (index, id)));
+        let way = |index: usize| self.0.landing[index].filter(|id| allowed.is_allowed(*id));
+        landing.look(way(QUOTE).is_some());
         let way = end.or_else(|| {
-            // Where a text may end it does.
-            let (index, id) = ways.min_by_key(|(index, _)| if *index == 0 { (0, 0) } else { landing.rank(*index) })?;
+            let index = (0..LANDING.len()).filter(|index| way(*index).is_some()).min_by_key(|index| landing.rank(*index))?;
             landing.take(index);
-            Some(id)
+            way(index)
         });
         let Some(way) = way else { return };
         *allowed = self.nothing();

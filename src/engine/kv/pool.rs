@@ -103,6 +103,14 @@ impl BlockPool {
         BlockCounts { total, held: total - state.free.len() - cached, cached }
     }
 
+    /// How many blocks nobody would hold any more if holds on `blocks` were given back; one that is named twice is held twice.
+    pub fn freed<'a>(&self, blocks: impl Iterator<Item = &'a BlockId>) -> usize {
+        let mut given = HashMap::<BlockId, usize>::new();
+        blocks.for_each(|block| *given.entry(*block).or_default() += 1);
+        let state = self.0.borrow();
+        given.iter().filter(|(block, holds)| state.blocks[**block as usize].holders == **holds).count()
+    }
+
     /// Takes `count` blocks of unknown content onto the end of `blocks`; takes none when there are not enough.
     pub(super) fn take(&self, count: usize, blocks: &mut Vec<BlockId>) -> bool {
         let mut state = self.0.borrow_mut();

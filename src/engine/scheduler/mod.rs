@@ -6,7 +6,8 @@
 //!   beside decodes, so that a long prompt does not hold up running answers;
 //! - prefill, and who starts next, goes to the account that was served least; within one the oldest comes first, and a preempted
 //!   sequence goes back before all others of its account;
-//! - an account that waits gets its part of the places: the youngest sequence of whoever has most gives way;
+//! - an account that waits gets its part of the places: the youngest sequence of whoever has most gives way, where that is enough;
+//!   one that has its part already holds nobody else up;
 //! - when blocks run out, a younger running sequence is preempted (it computes its tokens again later), never an older one
 //!   for a younger one's sake, so the oldest always goes on and every sequence ends.
 
@@ -14,7 +15,7 @@ mod shares;
 #[cfg(test)]
 mod tests;
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
 use self::shares::{Shares, Work};
 use super::kv::{BlockPool, BlockTable, Sharing};
@@ -32,6 +33,21 @@ pub struct Limits {
     pub prompt_rows: usize,
 }
 
+/// What a sequence begins with.
+#[derive(Debug, Clone)]
+pub struct Arrival {
+    /// Prompt, then what there is of the answer already.
+    pub tokens: Vec<u32>,
+    /// Length of the prompt.
+    pub prompt_len: usize,
+    /// Who may read its blocks.
+    pub sharing: Sharing,
+    /// Who is served, whoever may read them.
+    pub account: Realm,
+    /// What is asked for the prompt.
+    pub rows: PromptRows,
+}
+
 /// A sequence as the scheduler sees it.
 #[derive(Debug)]
 pub struct Sequence<T> {
@@ -45,6 +61,8 @@ pub struct Sequence<T> {
     rows_from: Option<usize>,
     /// Who is served.
     account: Realm,
+    /// Its place among all that wait: the lowest came first, or goes back before the others.
+    turn: i64,
     /// The last plan that has looked at it.
     looked_at: u64,
     table: BlockTable,
@@ -66,6 +84,11 @@ impl<T> Sequence<T> {
     /// Tokens still to compute before the next token can be chosen; at least 1.
     const fn pending(&self) -> usize {
         self.tokens.len() - self.computed
+    }
+
+    /// Blocks that it still needs for all its tokens.
+    fn missing(&self) -> usize {
+        self.table.missing(self.tokens.len())
     }
 
     /// Whether a chunk of positions `start..end` must give all its rows.
@@ -127,9 +150,14 @@ pub struct Scheduler<T> {
     /// Prefill tokens in a step that carries decodes.
     beside_decodes: usize,
     pool: BlockPool,
-    waiting: VecDeque<Sequence<T>>,
+    /// By account, each in the order of its turns; no account without any.
+    waiting: BTreeMap<Realm, VecDeque<Sequence<T>>>,
+    /// The first turn that was given, and the last.
+    turns: (i64, i64),
     /// In the order in which they started.
     running: Vec<Sequence<T>>,
+    /// Running sequences of each account while a step is planned; no account without any.
+    places: BTreeMap<Realm, usize>,
     shares: Shares,
     /// Number of plans that were made.
     plans: u64,
@@ -142,8 +170,10 @@ impl<T> Scheduler<T> {
             limits,
             beside_decodes: limits.batch_tokens,
             pool,
-            waiting: VecDeque::new(),
+            waiting: BTreeMap::new(),
+            turns: (0, 0),
             running: Vec::new(),
+            places: BTreeMap::new(),
             shares: Shares::default(),
             plans: 0,
         }
@@ -155,21 +185,18 @@ impl<T> Scheduler<T> {
     }
 
     /// Adds a sequence behind all others. Its longest possible history must fit the pool.
-    pub fn push(&mut self, prompt: Vec<u32>, sharing: Sharing, rows: PromptRows, payload: T) {
-        let prompt_len = prompt.len();
-        self.push_begun(prompt, prompt_len, sharing, rows, payload);
-    }
-
-    /// Adds a sequence whose answer has begun: the tokens after the first `prompt_len` are the answer's.
-    pub fn push_begun(&mut self, tokens: Vec<u32>, prompt_len: usize, sharing: Sharing, rows: PromptRows, payload: T) {
-        let account = sharing.realm;
-        let present: Vec<Realm> = self.running.iter().chain(&self.waiting).map(|sequence| sequence.account).collect();
-        if !present.contains(&account) {
-            self.shares.arrive(account, &present);
+    pub fn push(&mut self, arrival: Arrival, payload: T) {
+        let Arrival { tokens, prompt_len, sharing, account, rows } = arrival;
+        if !self.waiting.contains_key(&account) {
+            let waiting: Vec<Realm> = self.waiting.keys().copied().collect();
+            let running: Vec<Realm> = self.running.iter().map(|sequence| sequence.account).collect();
+            self.shares.arrive(account, &waiting, &running);
         }
-        self.waiting.push_back(Sequence {
+        self.turns.1 += 1;
+        self.waiting.entry(account).or_default().push_back(Sequence {
             tokens,
             account,
+            turn: self.turns.1,
             looked_at: 0,
             prompt_len,
             computed: 0,
@@ -194,12 +221,12 @@ impl<T> Scheduler<T> {
 
     /// Number of sequences that hold nothing yet (or nothing any more).
     pub fn waiting(&self) -> usize {
-        self.waiting.len()
+        self.waiting.values().map(VecDeque::len).sum()
     }
 
     /// Number of waiting sequences of which `is_meant` says yes.
     pub fn waiting_where(&self, is_meant: impl Fn(&T) -> bool) -> usize {
-        self.waiting.iter().filter(|sequence| is_meant(&sequence.payload)).count()
+        self.waiting.values().flatten().filter(|sequence| is_meant(&sequence.payload)).count()
     }
 
     /// Whether there is nothing to do.
@@ -210,17 +237,25 @@ impl<T> Scheduler<T> {
     /// Takes out every sequence, waiting or running, of which `ended` says so. Their blocks are given back when they are dropped.
     pub fn take_out(&mut self, mut ended: impl FnMut(&T) -> bool) -> Vec<Sequence<T>> {
         let mut out: Vec<_> = self.running.extract_if(.., |sequence| ended(&sequence.payload)).collect();
-        if self.waiting.iter().any(|sequence| ended(&sequence.payload)) {
-            let (gone, stay) = self.waiting.drain(..).partition(|sequence| ended(&sequence.payload));
-            self.waiting = stay;
+        for queue in self.waiting.values_mut() {
+            if !queue.iter().any(|sequence| ended(&sequence.payload)) {
+                continue;
+            }
+            let (gone, stay) = queue.drain(..).partition(|sequence| ended(&sequence.payload));
+            *queue = stay;
             out.extend::<VecDeque<_>>(gone);
         }
+        self.waiting.retain(|_, queue| !queue.is_empty());
         out
     }
 
     /// Plans the next step and takes the blocks that it needs. Empty only when there is nothing to do.
     pub fn plan(&mut self) -> StepPlan {
         self.plans += 1;
+        self.places.clear();
+        for sequence in &self.running {
+            *self.places.entry(sequence.account).or_default() += 1;
+        }
         let mut plan = StepPlan::default();
         let mut room = Room { tokens: self.limits.batch_tokens, prompt_rows: self.limits.prompt_rows };
         self.plan_decodes(&mut plan, &mut room);
@@ -229,14 +264,21 @@ impl<T> Scheduler<T> {
         }
         // Those that lost their blocks, or wait for some, come before those that have none.
         let mut may_start = plan.preempted == 0;
+        let mut passed = Vec::new();
         while room.tokens > 0 {
-            let (prefill, waiting) = (self.next_prefill(), self.next_waiting().filter(|_| may_start));
+            let (prefill, waiting) = (self.next_prefill(), self.next_waiting(&passed).filter(|_| may_start));
             match (prefill, waiting) {
                 (Some((index, served)), waiting) if waiting.is_none_or(|(_, other)| served <= other) => {
                     self.plan_one(index, &mut plan, &mut room);
                     may_start &= plan.preempted == 0;
                 }
-                (_, Some((index, _))) => may_start = self.start(index, &mut plan, &mut room),
+                (_, Some((account, _))) => {
+                    if !self.start(account, &passed, &mut plan, &mut room) {
+                        // Whoever has its part waits for its own; the others wait for whoever has not.
+                        may_start = self.has_its_part(account, &self.places);
+                        passed.push(account);
+                    }
+                }
                 (_, None) => break,
             }
         }
@@ -272,23 +314,15 @@ impl<T> Scheduler<T> {
         left.min_by_key(|(index, served)| (*served, *index))
     }
 
-    /// The waiting sequence that starts next, and how much its account was served. Of two that were served alike comes the one that runs
-    /// less.
-    fn next_waiting(&self) -> Option<(usize, u64)> {
-        let mut best: Option<(u64, usize, usize)> = None;
-        // Those of one account often stand together; it is looked up once.
-        let mut known: Option<(Realm, u64, usize)> = None;
-        for (index, sequence) in self.waiting.iter().enumerate() {
-            let account = sequence.account;
-            let (_, served, places) = known
-                .filter(|(known, ..)| *known == account)
-                .unwrap_or_else(|| (account, self.shares.of(account), self.places(account)));
-            known = Some((account, served, places));
-            if best.is_none_or(|best| (served, places, index) < best) {
-                best = Some((served, places, index));
-            }
-        }
-        best.map(|(served, _, index)| (index, served))
+    /// The account, of those that were not passed over, whose first waiting sequence starts next, and how much it was served. Of two that
+    /// were served alike comes the one that runs less, and then the one that waits longer.
+    fn next_waiting(&self, passed: &[Realm]) -> Option<(Realm, u64)> {
+        let accounts = self.waiting.iter().filter(|(account, _)| !passed.contains(account));
+        let ranked = accounts.filter_map(|(account, queue)| {
+            let places = self.places.get(account).copied().unwrap_or_default();
+            Some((self.shares.of(*account), places, queue.front()?.turn, *account))
+        });
+        ranked.min().map(|(served, _, _, account)| (account, served))
     }
 
     /// Plans a chunk of a running sequence; preempts younger ones for its blocks.
@@ -317,27 +351,43 @@ impl<T> Scheduler<T> {
 
     /// The sequence that gives its blocks to an older one: the youngest of the account that runs most.
     fn youngest_after(&self, index: usize) -> Option<usize> {
-        (index + 1..self.running.len()).max_by_key(|&other| (self.places(self.running[other].account), other))
+        (index + 1..self.running.len()).max_by_key(|&other| (self.places.get(&self.running[other].account), other))
     }
 
-    /// Number of running sequences of an account.
-    fn places(&self, account: Realm) -> usize {
-        self.running.iter().filter(|sequence| sequence.account == account).count()
+    /// Whether an account has as many places as are its part beside those that have some.
+    fn has_its_part(&self, account: Realm, places: &BTreeMap<Realm, usize>) -> bool {
+        let own = places.get(&account).copied();
+        let accounts = places.len() + usize::from(own.is_none());
+        own.is_some_and(|own| own >= (self.limits.sequences / accounts).max(1))
     }
 
-    /// The sequence that gives its place to an account that waits: the youngest of whoever has most, unless the one that waits has its
-    /// part already. Never the oldest of all.
-    fn giving_way_to(&self, account: Realm) -> Option<usize> {
-        let mut accounts: Vec<Realm> = self.running.iter().map(|sequence| sequence.account).collect();
-        accounts.push(account);
-        accounts.sort_unstable();
-        accounts.dedup();
-        let (own, part) = (self.places(account), self.limits.sequences / accounts.len());
-        if own >= part {
-            return None;
+    /// The sequences that give way to an account that waits, so that it has a place and `missing` blocks beside those that running
+    /// prefills still need: as few as are enough, each the youngest of whoever has most then. Never the oldest of all, nor one of an
+    /// account that was passed over: it was served less. `None` where those who would are not enough: then nobody does.
+    fn giving_way_to(&self, account: Realm, passed: &[Realm], missing: usize) -> Option<Vec<usize>> {
+        let mut places = self.places.clone();
+        let mut going: Vec<usize> = Vec::new();
+        loop {
+            let staying = || (0..self.running.len()).filter(|index| !going.contains(index));
+            let promised: usize = staying().map(|index| &self.running[index]).map(Sequence::missing).sum();
+            let freed = self.pool.freed(going.iter().flat_map(|index| self.running[*index].blocks()));
+            let has_place = self.running.len() - going.len() < self.limits.sequences;
+            if has_place && promised + missing <= self.pool.counts().available() + freed {
+                return Some(going);
+            }
+            if self.has_its_part(account, &places) {
+                return None;
+            }
+            let willing = staying().skip(1).filter(|other| !passed.contains(&self.running[*other].account));
+            let victim = willing.max_by_key(|&other| (places.get(&self.running[other].account), other))?;
+            let theirs = places.get_mut(&self.running[victim].account)?;
+            let own = self.places.get(&account).copied().unwrap_or_default();
+            if *theirs <= own + 1 {
+                return None;
+            }
+            *theirs -= 1;
+            going.push(victim);
         }
-        let victim = (1..self.running.len()).max_by_key(|&other| (self.places(self.running[other].account), other))?;
-        (self.places(self.running[victim].account) > own + 1).then_some(victim)
     }
 
     fn logits(sequence: &Sequence<T>, start: usize, end: usize) -> LogitRows {
@@ -374,6 +424,10 @@ impl<T> Scheduler<T> {
     /// Takes a running sequence's blocks; it waits before the others of its account.
     fn preempt(&mut self, index: usize, plan: &mut StepPlan, room: &mut Room) {
         let mut sequence = self.running.remove(index);
+        if let Some(places) = self.places.get_mut(&sequence.account) {
+            *places -= 1;
+        }
+        self.places.retain(|_, places| *places > 0);
         plan.chunks.retain_mut(|chunk| {
             let keep = chunk.sequence != index;
             if !keep {
@@ -391,43 +445,38 @@ impl<T> Scheduler<T> {
         plan.preempted += 1;
         sequence.table.clear();
         sequence.computed = 0;
-        self.waiting.push_front(sequence);
+        self.turns.0 -= 1;
+        sequence.turn = self.turns.0;
+        self.waiting.entry(sequence.account).or_default().push_front(sequence);
     }
 
-    /// Starts a waiting sequence, if there is a place, and blocks for its whole history beside those that running prefills still need;
-    /// others may have to give way for it. Whether another may be tried.
-    fn start(&mut self, index: usize, plan: &mut StepPlan, room: &mut Room) -> bool {
-        let account = self.waiting[index].account;
-        if self.running.len() == self.limits.sequences && self.giving_way_to(account).is_none() {
+    /// Starts an account's first waiting sequence, if there is a place, and blocks for its whole history beside those that running
+    /// prefills still need; others may have to give way for it. Whether it did.
+    fn start(&mut self, account: Realm, passed: &[Realm], plan: &mut StepPlan, room: &mut Room) -> bool {
+        if self.running.len() >= self.limits.sequences && self.has_its_part(account, &self.places) {
             return false;
         }
-        let Some(mut sequence) = self.waiting.remove(index) else { return false };
+        let Some(mut sequence) = self.waiting.get_mut(&account).and_then(VecDeque::pop_front) else { return false };
         // The last token is always computed, so that there are logits; so is every row that is wanted.
         let findable = (sequence.tokens.len() - 1).min(sequence.rows_from.unwrap_or(usize::MAX));
         let found = sequence.table.take_prefix(&sequence.tokens[..findable]);
-        let missing = sequence.table.missing(sequence.tokens.len());
         let starved = sequence.wants_rows(found, sequence.tokens.len()) && room.prompt_rows == 0;
-        let mut at = index;
-        while !starved && !self.has_place(missing) {
-            let Some(victim) = self.giving_way_to(account) else { break };
-            self.preempt(victim, plan, room);
-            at += 1;
-        }
-        if starved || !self.has_place(missing) {
+        let way = if starved { None } else { self.giving_way_to(account, passed, sequence.missing()) };
+        let Some(mut going) = way else {
             sequence.table.clear();
-            self.waiting.insert(at, sequence);
+            self.waiting.entry(account).or_default().push_front(sequence);
             return false;
-        }
+        };
+        // The youngest first: of one account the oldest stands before the others then, and no index moves under another.
+        going.sort_unstable();
+        going.into_iter().rev().for_each(|victim| self.preempt(victim, plan, room));
+        self.waiting.retain(|_, queue| !queue.is_empty());
+        *self.places.entry(account).or_default() += 1;
         sequence.computed = found;
         let index = self.running.len();
         self.running.push(sequence);
         plan.started.push((index, found));
         self.plan_one(index, plan, room);
         true
-    }
-
-    fn has_place(&self, missing: usize) -> bool {
-        let promised: usize = self.running.iter().map(|sequence| sequence.table.missing(sequence.tokens.len())).sum();
-        self.running.len() < self.limits.sequences && promised + missing <= self.pool.counts().available()
     }
 }

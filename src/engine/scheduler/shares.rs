@@ -22,15 +22,19 @@ pub(super) enum Work {
 pub(super) struct Shares(HashMap<Realm, u64>);
 
 impl Shares {
-    /// An account comes that nothing was there of: what it has not used while it was away does not count. `present` are the others.
-    pub(super) fn arrive(&mut self, account: Realm, present: &[Realm]) {
-        let Some(least) = present.iter().map(|other| self.of(*other)).min() else {
+    /// A request comes of an account of which none waits: what the account has not used while it had nothing to wait for does not count.
+    /// It begins where, of the accounts that wait, or else run beside it, the one stands that was served least.
+    pub(super) fn arrive(&mut self, account: Realm, waiting: &[Realm], running: &[Realm]) {
+        if waiting.is_empty() && running.is_empty() {
             // Nobody to be fair to.
             self.0.clear();
             return;
-        };
+        }
+        let others = if waiting.is_empty() { running } else { waiting };
+        let others = others.iter().filter(|other| **other != account);
+        let Some(least) = others.map(|other| self.of(*other)).min() else { return };
         // Of those that are gone and ahead of nobody there is nothing to remember.
-        self.0.retain(|known, served| *served > least || present.contains(known));
+        self.0.retain(|known, served| *served > least || waiting.contains(known) || running.contains(known));
         let own = self.of(account);
         self.0.insert(account, own.max(least));
     }

@@ -23,8 +23,18 @@ fn limits(batch_tokens: usize, sequences: usize) -> Limits {
 
 /// Prompts of different sequences share nothing.
 fn push(scheduler: &mut Scheduler<Toy>, number: usize, prompt_len: usize, answer: usize) {
-    let prompt = (0..prompt_len).map(|position| (number * 1000 + position) as u32).collect();
-    scheduler.push(prompt, Sharing::default(), PromptRows::Last, Toy { number, full_len: prompt_len + answer });
+    push_for(scheduler, "one", (number, prompt_len, answer));
+}
+
+fn push_for(scheduler: &mut Scheduler<Toy>, account: &str, (number, prompt_len, answer): (usize, usize, usize)) {
+    let tokens = (0..prompt_len).map(|position| (number * 1000 + position) as u32).collect();
+    let (sharing, account) = (Sharing::default(), Realm::named(account));
+    let arrival = Arrival { tokens, prompt_len, sharing, account, rows: PromptRows::Last };
+    scheduler.push(arrival, Toy { number, full_len: prompt_len + answer });
+}
+
+fn running(scheduler: &Scheduler<Toy>) -> Vec<usize> {
+    scheduler.running().iter().map(|sequence| sequence.payload.number).collect()
 }
 
 /// Plays the engine's part in a step; returns `(number, start, len)` of the chunks and the numbers that ended.
@@ -139,8 +149,9 @@ fn prompt_rows_are_bounded_and_never_skipped() {
     let mut scheduler = scheduler(limits(64, 8), 10);
     push(&mut scheduler, 1, 20, 1);
     step(&mut scheduler);
-    let prompt: Vec<u32> = (1000..1020).collect();
-    scheduler.push(prompt, Sharing::default(), PromptRows::All, Toy { number: 1, full_len: 21 });
+    let (sharing, account) = (Sharing::default(), Realm::named("one"));
+    let arrival = Arrival { tokens: (1000..1020).collect(), prompt_len: 20, sharing, account, rows: PromptRows::All };
+    scheduler.push(arrival, Toy { number: 1, full_len: 21 });
     let mut chunks = Vec::new();
     while !scheduler.is_idle() {
         let plan = scheduler.plan();
@@ -197,12 +208,6 @@ proptest! {
     }
 }
 
-fn push_for(scheduler: &mut Scheduler<Toy>, account: &str, (number, prompt_len, answer): (usize, usize, usize)) {
-    let prompt = (0..prompt_len).map(|position| (number * 1000 + position) as u32).collect();
-    let sharing = Sharing { realm: Realm::named(account), ..Sharing::default() };
-    scheduler.push(prompt, sharing, PromptRows::Last, Toy { number, full_len: prompt_len + answer });
-}
-
 #[test]
 fn an_account_with_many_requests_does_not_hold_up_another() {
     let mut scheduler = scheduler(limits(16, 4), 100);
@@ -216,8 +221,7 @@ fn an_account_with_many_requests_does_not_hold_up_another() {
     push_for(&mut scheduler, "few", (100, 8, 3));
     let (chunks, _) = step(&mut scheduler);
     assert!(chunks.contains(&(100, 0, 8)), "it starts in the next step, in the place of the youngest: {chunks:?}");
-    let running: Vec<usize> = scheduler.running().iter().map(|sequence| sequence.payload.number).collect();
-    assert_eq!(running, [0, 1, 2, 100]);
+    assert_eq!(running(&scheduler), [0, 1, 2, 100]);
     step(&mut scheduler);
     let (_, done) = step(&mut scheduler);
     assert_eq!(done, [100]);
@@ -246,20 +250,123 @@ fn nobody_gives_way_to_an_account_that_has_its_part() {
 fn time_away_is_no_credit() {
     let mut shares = Shares::default();
     let [one, two] = ["one", "two"].map(Realm::named);
-    shares.arrive(one, &[]);
+    shares.arrive(one, &[], &[]);
     shares.served(one, Work::Prompt(1_000));
-    shares.arrive(two, &[one]);
+    shares.arrive(two, &[one], &[one]);
     assert_eq!(shares.of(two), 1_000);
     shares.served(two, Work::Generated);
     // One goes and comes back: it is behind by what two was served, and no more.
-    shares.arrive(one, &[two]);
+    shares.arrive(one, &[two], &[]);
     assert_eq!(shares.of(one), 1_002);
     // Ahead of the others it stays ahead, though it was away.
     shares.served(one, Work::Prompt(50));
-    shares.arrive(one, &[two]);
+    shares.arrive(one, &[two], &[two]);
     assert_eq!((shares.of(one), shares.of(two)), (1_052, 1_002));
-    shares.arrive(two, &[]);
+    // Nor is time in which it ran alone what others have to wait for, as nobody did.
+    shares.served(one, Work::Prompt(500));
+    shares.arrive(two, &[], &[one, two]);
+    assert_eq!(shares.of(two), 1_552);
+    shares.arrive(two, &[], &[]);
     assert_eq!((shares.of(one), shares.of(two)), (0, 0), "alone there is nobody to be fair to");
+}
+
+#[test]
+fn an_account_that_was_merely_there_does_not_come_before_others_for_long() {
+    let mut scheduler = scheduler(limits(16, 4), 1_000);
+    push_for(&mut scheduler, "quiet", (0, 4, 900));
+    let mut number = 1;
+    let mut busy = |scheduler: &mut Scheduler<Toy>| {
+        while scheduler.waiting.get(&Realm::named("busy")).map_or(0, VecDeque::len) < 4 {
+            push_for(scheduler, "busy", (number, 12, 1));
+            number += 1;
+        }
+        step(scheduler).0
+    };
+    (0..200).for_each(|_| drop(busy(&mut scheduler)));
+    // So far one was served about 400, the other about 2,400.
+    (0..50).for_each(|index| push_for(&mut scheduler, "quiet", (1_000 + index, 12, 1)));
+    let served: usize =
+        (0..20).flat_map(|_| busy(&mut scheduler)).filter(|chunk| (1..1_000).contains(&chunk.0)).map(|chunk| chunk.2).sum();
+    assert!(served >= 80, "{served} tokens in 20 steps");
+}
+
+#[test]
+fn an_account_that_has_its_part_does_not_hold_up_one_that_has_none() {
+    let mut scheduler = scheduler(limits(64, 6), 1_000);
+    for account in ["b", "a"] {
+        for number in 0..8 {
+            push_for(&mut scheduler, account, (if account == "a" { number } else { 10 + number }, 4, 500));
+        }
+        step(&mut scheduler);
+    }
+    let places = |scheduler: &Scheduler<Toy>| running(scheduler).iter().filter(|number| **number < 10).count();
+    assert_eq!((places(&scheduler), scheduler.running().len()), (3, 6), "a and b have three each, and more that wait");
+    scheduler.shares.served(Realm::named("b"), Work::Prompt(1_000));
+    scheduler.shares.served(Realm::named("c"), Work::Prompt(500));
+    push_for(&mut scheduler, "c", (31, 4, 500));
+    step(&mut scheduler);
+    assert_eq!((places(&scheduler), scheduler.running().len()), (3, 6), "b gives way, who was served most");
+    assert!(running(&scheduler).contains(&31), "though a comes before c");
+}
+
+#[test]
+fn nobody_gives_way_where_that_is_not_enough() {
+    // One block is the oldest's, who never gives way: the whole pool cannot be had.
+    let mut scheduler = scheduler(limits(64, 8), 4);
+    for number in 0..3 {
+        push_for(&mut scheduler, "a", (number, 8, 6));
+    }
+    step(&mut scheduler);
+    push_for(&mut scheduler, "b", (10, 60, 2));
+    let plan = scheduler.plan();
+    assert_eq!((plan.preempted, plan.chunks.len()), (0, 3));
+    // Where it is enough they do.
+    assert_eq!(scheduler.take_out(|toy| toy.number == 10).len(), 1);
+    push_for(&mut scheduler, "b", (11, 40, 2));
+    assert_eq!(scheduler.plan().preempted, 2);
+    assert_eq!(running(&scheduler), [0, 11]);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(300))]
+
+    /// Whoever shares the places: everything ends, each account's in the order in which it came, and whoever gives way does so for
+    /// somebody who starts, or for an older one.
+    #[test]
+    fn with_several_accounts_everything_ends(
+        (batch, sequences, blocks) in (8usize..40, 1usize..8, 5usize..12),
+        arrivals in prop::collection::vec((0usize..4, 1usize..60, 1usize..20, 0usize..4), 1..25),
+    ) {
+        let mut scheduler = scheduler(limits(batch, sequences), blocks);
+        let accounts: Vec<usize> = arrivals.iter().map(|arrival| arrival.3).collect();
+        let mut arrivals = arrivals.into_iter().enumerate().peekable();
+        let (mut pause, mut steps) = (0, 0);
+        let mut first_start: Vec<usize> = Vec::new();
+        while arrivals.peek().is_some() || !scheduler.is_idle() {
+            while pause == 0 && let Some((number, (wait, prompt, answer, account))) = arrivals.next() {
+                push_for(&mut scheduler, ["a", "b", "c", "d"][account], (number, prompt, answer));
+                pause = wait;
+            }
+            pause = usize::saturating_sub(pause, 1);
+            let had_work = !scheduler.is_idle();
+            let (chunks, _) = step(&mut scheduler);
+            prop_assert_eq!(chunks.is_empty(), !had_work, "work means progress");
+            prop_assert!(chunks.iter().map(|chunk| chunk.2).sum::<usize>() <= batch && chunks.len() <= sequences);
+            for (number, ..) in chunks {
+                if !first_start.contains(&number) {
+                    first_start.push(number);
+                }
+            }
+            prop_assert!(scheduler.waiting.values().all(|queue| !queue.is_empty()));
+            prop_assert!(scheduler.waiting.values().all(|queue| queue.iter().map(|sequence| sequence.turn).is_sorted()));
+            steps += 1;
+            prop_assert!(steps < 20_000, "no livelock");
+        }
+        for account in 0..4 {
+            prop_assert!(first_start.iter().filter(|number| accounts[**number] == account).is_sorted(), "{:?}", first_start);
+        }
+        prop_assert_eq!(scheduler.pool.counts().held, 0);
+    }
 }
 
 proptest! {
@@ -278,7 +385,7 @@ proptest! {
         let mut owner = std::collections::HashMap::new();
         for round in 0..300 {
             for account in 0..3 {
-                let there = scheduler.running().iter().chain(&scheduler.waiting);
+                let there = scheduler.running().iter().chain(scheduler.waiting.values().flatten());
                 let mine = there.filter(|sequence| sequence.account == Realm::named(names[account])).count();
                 for _ in mine..8 {
                     push_for(&mut scheduler, names[account], (number, prompts[account], answers[account]));

@@ -140,6 +140,20 @@ fn an_embedding_is_one_vector_whatever_was_computed_before() {
 }
 
 #[test]
+fn embeddings_of_one_tenant_do_not_hold_up_anothers() {
+    let (engine, gate) = gated(SeededOptions::default(), EngineConfig { max_sequences: 1, ..EngineConfig::default() });
+    let of = |tenant: &str| Request { pooling: Some(Pooling::Mean), realm: Realm::named(tenant), ..request("a text", 0) };
+    let many: Vec<Generation> = (0..8).map(|_| engine.submit(of("many")).unwrap()).collect();
+    let mut few = engine.submit(of("few")).unwrap();
+    // The first is in its step already.
+    gate.open(2);
+    let waited = async { tokio::time::timeout(std::time::Duration::from_secs(20), few.next()).await };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    assert!(matches!(runtime.block_on(waited), Ok(Some(Event::Embedding(_)))), "it comes behind one, not behind eight");
+    drop((many, gate));
+}
+
+#[test]
 fn requests_that_cannot_be_answered_are_refused_with_the_reason() {
     let config = EngineConfig { kv_blocks: 2, ..EngineConfig::default() };
     let engine = engine(SeededOptions::default(), config);

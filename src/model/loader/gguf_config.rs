@@ -102,7 +102,7 @@ fn details(metadata: &Metadata, shape: &Shape<'_>) -> Result<Details, String> {
     };
     Ok(Details {
         rotary_dim: None,
-        global_every: global_every(metadata, &key("attention.sliding_window_pattern"))?.unwrap_or(Some(if third {
+        global_every: global_every(metadata, &key("attention.sliding_window_pattern"), shape.layers)?.unwrap_or(Some(if third {
             6
         } else {
             2
@@ -116,11 +116,21 @@ fn details(metadata: &Metadata, shape: &Shape<'_>) -> Result<Details, String> {
 }
 
 /// Every how many-th layer sees everything (0 is none): a number, or a list that says of each layer whether it is windowed.
-fn global_every(metadata: &Metadata, key: &str) -> Result<Option<Option<usize>>, String> {
+fn global_every(metadata: &Metadata, key: &str, layers: usize) -> Result<Option<Option<usize>>, String> {
     let Ok(Some(list)) = metadata.array(key) else {
         return Ok(metadata.size(key)?.map(|every| (every > 0).then_some(every)));
     };
-    let windowed: Vec<bool> = list.scalars().into_iter().flatten().map(|value| matches!(value, Value::Bool(true))).collect();
+    if list.len() != layers {
+        return Err(format!("{key} has {} values for {layers} layers; one for each is right", list.len()));
+    }
+    let windowed = list.scalars().into_iter().flatten().map(|value| match value {
+        Value::Bool(windowed) => Some(windowed),
+        _ => None,
+    });
+    let windowed: Vec<bool> = windowed.collect::<Option<_>>().unwrap_or_default();
+    if windowed.len() != layers {
+        return Err(format!("{key} is a list of something else than booleans, which alone are right"));
+    }
     let every = windowed.iter().position(|windowed| !windowed).map(|first| first + 1);
     let regular = |(layer, windowed): (usize, &bool)| *windowed != every.is_some_and(|every| (layer + 1).is_multiple_of(every));
     if !windowed.iter().enumerate().all(regular) {
@@ -175,4 +185,42 @@ fn divisors(file: &GgufFile, name: &str, rotary: usize) -> Result<Option<Vec<f32
         return Err(format!("tensor {name} has shape {shape}; {} divisors are expected", rotary / 2));
     }
     raw.dequantize().map(Some).map_err(|error| error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
+
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::model::loader::gguf_metadata::{ArrayValue, ValueType};
+
+    fn every(value: Value, layers: usize) -> Result<Option<Option<usize>>, String> {
+        global_every(&Metadata::new(BTreeMap::from([("pattern".to_owned(), value)])), "pattern", layers)
+    }
+
+    fn list(kind: ValueType, count: usize, bytes: &[u8]) -> Value {
+        Value::Array(ArrayValue::new(kind, count, bytes.to_vec()))
+    }
+
+    #[test]
+    fn a_pattern_of_windows_is_a_number_or_says_it_of_each_layer() {
+        assert_eq!(every(Value::Unsigned(6), 4), Ok(Some(Some(6))));
+        assert_eq!(every(Value::Unsigned(0), 4), Ok(Some(None)));
+        assert_eq!(every(list(ValueType::Bool, 5, &[1, 0, 1, 0, 1]), 5), Ok(Some(Some(2))));
+        assert_eq!(every(list(ValueType::Bool, 2, &[1, 1]), 2), Ok(Some(None)));
+        for (value, layers, word) in [
+            (list(ValueType::Bool, 5, &[1, 0, 1, 0, 1]), 6, "5 values for 6 layers"),
+            (list(ValueType::Bool, 0, &[]), 2, "0 values"),
+            (list(ValueType::U8, 4, &[1, 0, 1, 0]), 4, "booleans"),
+            (list(ValueType::Bool, 2, &[1, 7]), 2, "booleans"),
+            (list(ValueType::String, 1, &[0; 8]), 1, "booleans"),
+            (list(ValueType::Bool, 3, &[1, 0, 0]), 3, "every so-many-th"),
+            (Value::Bool(true), 2, "number"),
+        ] {
+            let error = every(value, layers).unwrap_err();
+            assert!(error.contains("pattern") && error.contains(word), "{error}");
+        }
+    }
 }

@@ -218,6 +218,10 @@ fn refuse_unsupported(raw: &Raw, architecture: Architecture) -> Result<(), Strin
             return Err(unsupported(name, "true"));
         }
     }
+    if let Some(types) = raw.layer_types.as_ref().filter(|types| types.len() != raw.num_hidden_layers) {
+        let (kinds, layers) = (types.len(), raw.num_hidden_layers);
+        return Err(format!("layer_types has {kinds} entries, num_hidden_layers is {layers}; one entry for each layer is right"));
+    }
     let windowed = matches!(architecture, Architecture::Gemma2 | Architecture::Gemma3);
     if let Some(kind) = raw.layer_types.iter().flatten().find(|kind| *kind != "full_attention" && !windowed) {
         return Err(unsupported("layer_types", kind));
@@ -301,6 +305,7 @@ mod tests {
             (json!({"architectures": ["GPT2LMHeadModel"]}), "GPT2LMHeadModel"),
             (json!({"quantization_config": {"quant_method": "awq"}}), "awq"),
             (json!({"layer_types": ["full_attention", "sliding_attention"]}), "sliding_attention"),
+            (json!({"layer_types": ["full_attention", "full_attention", "full_attention"]}), "layer_types has 3 entries"),
             (json!({"num_attention_heads": 5}), "does not divide"),
             (json!({"vocab_size": "many"}), "vocab_size"),
             (json!({"hidden_size": -1}), "-1"),
@@ -331,6 +336,8 @@ mod tests {
         assert_eq!(third.rope_scaling, RopeScaling::Linear { factor: 8.0 });
         let mixed = json!({"layer_types": ["full_attention", "sliding_attention"]});
         assert!(gemma("Gemma3ForCausalLM", mixed).unwrap_err().contains("layer 1"));
+        let short = gemma("Gemma2ForCausalLM", json!({"layer_types": ["sliding_attention"]})).unwrap_err();
+        assert!(short.contains("layer_types has 1 entries, num_hidden_layers is 2"), "{short}");
         let phi = base(json!({"architectures": ["PhiForCausalLM"], "hidden_act": "gelu_new", "partial_rotary_factor": 0.25}));
         assert_eq!(phi.unwrap().model.rotary_dim(), 4);
     }

@@ -82,26 +82,43 @@ impl AdapterFiles {
         VersionId::new(hash.finalize().into())
     }
 
-    /// Checks the adapter against its base.
+    /// Checks an adapter that comes against its base.
     pub fn parse(&self, base: &ModelConfig) -> Result<LoraWeights, ModelError> {
+        self.weights(base, |problem| Err(invalid(problem)))
+    }
+
+    /// Checks an adapter that was accepted once, by this version or an earlier one: a name in `target_modules` that is nothing's changes
+    /// nothing of what it computes, and is no reason to take it out of service.
+    pub fn parse_accepted(&self, base: &ModelConfig) -> Result<LoraWeights, ModelError> {
+        self.weights(base, |problem| {
+            tracing::warn!("a stored adapter's {problem}");
+            Ok(())
+        })
+    }
+
+    /// `lacks` hears of a target that the base does not have.
+    fn weights(
+        &self,
+        base: &ModelConfig,
+        lacks: impl FnOnce(String) -> Result<(), ModelError>,
+    ) -> Result<LoraWeights, ModelError> {
         let config = AdapterConfig::parse(&self.config)?;
         let tensors = SafeTensors::deserialize(&self.weights)
             .map_err(|error| invalid(format!("{WEIGHTS_FILE} is damaged or not a safetensors file: {error}")))?;
         let mut found = index(&tensors, base)?;
-        let anatomy = base.anatomy();
-        let path = |layer: usize, module: &Module| format!("model.layers.{layer}.{}", module.path);
-        let every = (0..base.layers).flat_map(|layer| anatomy.modules.iter().map(move |module| (layer, module)));
-        let paths: Vec<String> = every.clone().map(|(layer, module)| path(layer, module)).collect();
+        let linears = || (0..base.layers).flat_map(|layer| base.anatomy().modules.iter().map(move |module| (layer, module)));
+        let path = |(layer, module): (usize, &Module)| format!("model.layers.{layer}.{}", module.path);
+        let paths: Vec<String> = linears().map(path).collect();
         if let Some(target) = config.lacking(&paths) {
-            let known: Vec<&str> = anatomy.targets().collect();
-            return Err(invalid(format!(
+            let known: Vec<&str> = base.anatomy().targets().collect();
+            lacks(format!(
                 "{CONFIG_FILE}: target_modules names {target:?}, which is no linear layer of this {} base; it has {}",
-                anatomy.name,
+                base.anatomy().name,
                 known.join(", ")
-            )));
+            ))?;
         }
         let mut modules = Vec::new();
-        for ((layer, module), path) in every.zip(&paths) {
+        for ((layer, module), path) in linears().zip(&paths) {
             let Some((rank, scale)) = config.rank_and_scale(path)? else { continue };
             let (out, inner) = base.module_shape(module);
             let mut take = |half: Half, shape: [usize; 2]| {

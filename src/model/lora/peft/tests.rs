@@ -332,6 +332,17 @@ fn patterns_cannot_hang_the_reader() {
     corpus.refusal();
 }
 
+#[test]
+fn a_name_that_is_nothings_is_refused_of_who_comes_and_not_of_who_was_accepted() {
+    let plain = Corpus::plain();
+    let more = plain.clone().with(json!({"target_modules": ["v_proj", "q_proj", "c_attn"]}));
+    assert!(more.refusal().contains("\"c_attn\""));
+    let accepted = more.files().parse_accepted(&base()).unwrap();
+    assert_eq!(scales(&accepted), scales(&plain.parse().unwrap()));
+    let nothing = Corpus::empty(json!({"target_modules": ["c_attn"]})).files().parse_accepted(&base()).unwrap_err();
+    assert!(nothing.to_string().contains("matches no linear layer"), "{nothing}");
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(300))]
 

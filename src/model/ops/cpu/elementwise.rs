@@ -127,7 +127,8 @@ mod wide {
             unsafe {
                 let (mask, p) = at(values, i);
                 let doubled = _mm512_mul_ps(_mm512_maskz_loadu_ps(mask, p), _mm512_set1_ps(2.0 / cap));
-                let e = exp(_mm512_min_ps(doubled, _mm512_set1_ps(88.0)));
+                // Of a NaN and a number this is the second operand: the NaN stays.
+                let e = exp(_mm512_min_ps(_mm512_set1_ps(88.0), doubled));
                 let share = _mm512_div_ps(_mm512_set1_ps(-2.0 * cap), _mm512_add_ps(e, _mm512_set1_ps(1.0)));
                 _mm512_mask_storeu_ps(p, mask, _mm512_add_ps(share, _mm512_set1_ps(cap)));
             }
@@ -163,6 +164,17 @@ mod tests {
         }
         for (x, y) in c.iter().zip(&d) {
             assert!((x - y).abs() <= 2e-5, "{x} {y}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_a_number_stays_so() {
+        for isa in [Isa::detect(), Isa::Portable] {
+            let (mut capped, mut gelus) = ([f32::NAN, 1e6, f32::INFINITY, -1e6], [f32::NAN, 1.0]);
+            soft_cap(isa, &mut capped, 30.0);
+            gelu(isa, &mut gelus, None);
+            assert!(capped[0].is_nan() && gelus[0].is_nan() && !gelus[1].is_nan(), "{capped:?} {gelus:?}");
+            assert_eq!(capped[1..], [30.0, 30.0, -30.0]);
         }
     }
 }

@@ -1,8 +1,12 @@
 //! Functions that answers call.
 
 use serde_json::{Value, json};
+use switchyard::engine::seeded::SeededModel;
+use switchyard::gateway::Base;
+use switchyard::model::chat_template::ChatTemplate;
+use switchyard::model::tokenizer::Tokenizer;
 
-use crate::support::{Harness, Options, SeededOptions, chat_body, merged};
+use crate::support::{BASE, CHATML, END, Harness, Options, SeededOptions, chat_body, merged, tokenizer};
 
 const CHAT: &str = "/v1/chat/completions";
 
@@ -148,4 +152,42 @@ async fn an_answer_that_calls_comes_from_the_cache_as_it_was() {
     assert_eq!(first.json()["choices"], second.json()["choices"]);
     let other = merged(body, &json!({"tool_choice": {"type": "function", "function": {"name": "tides"}}}));
     assert_eq!(server.post_as(crate::support::KEY, CHAT, &other, &headers).await.headers["x-cache"], "miss");
+}
+
+#[tokio::test]
+async fn a_cue_that_is_a_special_token_can_be_said_where_a_form_may_be() {
+    let model = SeededOptions { context: 4096, ..SeededOptions::default() };
+    // Token 259.
+    let tokenizer = tokenizer().to_json().unwrap().replace("<|pad|>", "[TOOL_CALLS]");
+    let template = format!("{{# [TOOL_CALLS] #}}{CHATML}");
+    let base = Base {
+        name: BASE.to_owned(),
+        tokenizer: Tokenizer::from_json(tokenizer.as_bytes()).unwrap(),
+        chat_template: Some(ChatTemplate::new(&template, None, None).unwrap()),
+        end_tokens: vec![END],
+        created: 1,
+    };
+    let server = Harness::of(Box::new(SeededModel::new(model)), base, Options::default()).await;
+    let form =
+        json!({"tools": tools(), "response_format": {"type": "json_object"}, "temperature": 1, "seed": 1, "max_tokens": 400});
+    let asked = merged(form.clone(), &json!({"logit_bias": {"259": 100}}));
+    let answer = server.chat(&asked).await;
+    let choice = &answer["choices"][0];
+    assert_eq!((&choice["finish_reason"], &choice["message"]["content"]), (&json!("tool_calls"), &Value::Null), "{choice}");
+    calls(&choice["message"]).iter().for_each(|(_, arguments)| check_arguments(arguments));
+    // And whoever does not say it keeps to the form.
+    let answer = server.chat(&merged(form, &json!({"logit_bias": {"259": -100}}))).await;
+    let text = answer["choices"][0]["message"]["content"].as_str().unwrap();
+    assert!(serde_json::from_str::<Value>(text).unwrap().is_object(), "{text}");
+}
+
+#[tokio::test]
+async fn a_template_that_refuses_a_system_gets_functions_from_the_user() {
+    const TEMPLATE: &str = "{% for message in messages %}{% if message['role'] == 'system' %}{{ raise_exception('No system') }}\
+        {% endif %}{{ message['content'] }}\n{% endfor %}";
+    let model = SeededOptions { context: 4096, ..SeededOptions::default() };
+    let server = Harness::with(Options { model, chat_template: Some(TEMPLATE), ..Options::default() }).await;
+    let plain = server.chat(&json!({})).await["usage"]["prompt_tokens"].as_u64().unwrap();
+    let told = server.chat(&json!({"tools": tools()})).await["usage"]["prompt_tokens"].as_u64().unwrap();
+    assert!(told > plain + 200, "{told} and {plain}");
 }

@@ -206,28 +206,31 @@ impl Ticket {
         self.price.as_ref().map_or(0, |price| price.cost(tokens).min(self.most))
     }
 
-    /// Keeps what was used and gives the rest back at this second. Says which budgets have reached a threshold.
+    /// Keeps what was used and gives the rest back, at this second. Says which budgets have reached a threshold.
     pub fn settle(mut self, now: i64, used_tokens: u64, cost: i64) -> Vec<BudgetReached> {
-        self.give_back(now, used_tokens, cost)
-    }
-
-    fn give_back(&mut self, now: i64, used_tokens: u64, cost: i64) -> Vec<BudgetReached> {
         let at = self.now.unix();
         let mut reached = Vec::new();
         for wallet in self.account.wallets.iter().take(std::mem::take(&mut self.paid)) {
             reached.extend(wallet.settle(at, now, self.most, cost));
         }
+        self.release(used_tokens);
+        reached
+    }
+
+    fn release(&mut self, used_tokens: u64) {
         for (meter, held) in self.account.meters.iter().zip(self.held.drain(..)) {
             meter.release(held, used_tokens);
         }
-        reached
     }
 }
 
 impl Drop for Ticket {
     fn drop(&mut self) {
         // After `settle` nothing is held any more.
-        self.give_back(super::clock::unix(), 0, 0);
+        for wallet in self.account.wallets.iter().take(std::mem::take(&mut self.paid)) {
+            wallet.release(self.most);
+        }
+        self.release(0);
     }
 }
 

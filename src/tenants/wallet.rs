@@ -159,6 +159,12 @@ impl Wallet {
         Ok(())
     }
 
+    /// Ends a promise of which nothing was spent.
+    pub(super) fn release(&self, most: i64) {
+        let mut state = self.state();
+        state.promised = state.promised.saturating_sub(most);
+    }
+
     /// Ends a promise at `now`: `cost` was spent at the time `at` (seconds since 1970) when it was made. Says which budgets have
     /// reached a threshold by it.
     pub(super) fn settle(&self, at: i64, now: i64, most: i64, cost: i64) -> Vec<BudgetReached> {

@@ -1,6 +1,7 @@
 //! Activations: f32 rows, and the 8-bit form that quantized kernels multiply with.
 
 use super::packed::BLOCK;
+use super::pool::Parts;
 
 /// Row-major f32 matrix whose buffer is reused from step to step.
 #[derive(Debug, Default)]
@@ -29,63 +30,163 @@ impl Matrix {
     }
 }
 
-/// Rows quantized to 8 bits in blocks of 32 with a scale each, symmetric: `x = d * q`.
+/// Rows that a kernel multiplies together, as many as leave room for their sums in registers; what is left over is taken in halves
+/// of it.
+pub const GROUP: usize = 16;
+/// 32-bit words of one row's block: 32 values, then one word each of [`Field`].
+pub const WORDS: usize = BLOCK / 4 + Field::COUNT;
+
+/// What stands behind a block's values. The sums are negative: what a stored offset is multiplied with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Field {
+    /// Scale, f32: `x = scale * q`.
+    Scale,
+    /// Scale times the sum of the values, f32: what a stored minimum is multiplied with.
+    ScaledSum,
+    /// Minus the sum of the values, i32.
+    Sum,
+    /// Of the first half of the block.
+    LowSum,
+    /// Of the second half.
+    HighSum,
+}
+
+impl Field {
+    /// How many there are.
+    pub const COUNT: usize = 5;
+}
+
+/// One row's block of 32 values, symmetric: `x = scale * q`.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Block {
+    /// Values.
+    pub q: [i8; BLOCK],
+    /// Scale.
+    pub scale: f32,
+    /// Sums of the values of each half.
+    pub sums: [i32; 2],
+}
+
+/// Rows quantized to 8 bits in blocks of 32 with a scale each, laid out as the kernels read them: rows in groups of [`GROUP`] (the last
+/// ones of 8, 4, 2 and 1), a group block by block, of a block first all rows' values, then each [`Field`] of all rows.
 #[derive(Debug, Default)]
 pub struct Quantized {
-    /// Row length.
-    pub k: usize,
-    /// Values, `rows * k`.
-    pub q: Vec<i8>,
-    /// Scales, `rows * k / 32`.
-    pub d: Vec<f32>,
-    /// Sums of each half block's values, `rows * k / 16`: what a stored offset is multiplied with.
-    pub sums: Vec<i32>,
-    /// Scale times sum of each block, `rows * k / 32`: what a stored minimum is multiplied with.
-    pub dsums: Vec<f32>,
+    rows: usize,
+    blocks: usize,
+    words: Vec<u32>,
+}
+
+/// Where a row stands.
+#[derive(Debug, Clone, Copy)]
+pub struct Place {
+    /// First word of its group.
+    start: usize,
+    /// Rows of the group.
+    size: usize,
+    /// Which of them.
+    index: usize,
+}
+
+impl Place {
+    /// The words of a block's values.
+    pub const fn values(self, block: usize) -> std::ops::Range<usize> {
+        let first = self.start + block * WORDS * self.size + BLOCK / 4 * self.index;
+        first..first + BLOCK / 4
+    }
+
+    /// The word of one of a block's fields.
+    pub const fn field(self, block: usize, field: Field) -> usize {
+        self.start + (block * WORDS + BLOCK / 4 + field as usize) * self.size + self.index
+    }
+}
+
+/// Where a row of `rows` rows of `blocks` blocks stands.
+pub const fn place(rows: usize, blocks: usize, row: usize) -> Place {
+    let (mut first, mut size) = (row / GROUP * GROUP, GROUP);
+    let whole = rows / GROUP * GROUP;
+    if row >= whole {
+        first = whole;
+        let rest = rows - whole;
+        size = GROUP / 2;
+        while rest & size == 0 || row >= first + size {
+            first += rest & size;
+            size /= 2;
+        }
+    }
+    Place { start: first * blocks * WORDS, size, index: row - first }
 }
 
 impl Quantized {
     /// Takes the shape of `rows` rows of `k` values; `k` is a multiple of 32.
     pub fn shape(&mut self, rows: usize, k: usize) {
-        self.k = k;
-        self.q.resize(rows * k, 0);
-        self.d.resize(rows * k / BLOCK, 0.0);
-        self.sums.resize(rows * k / (BLOCK / 2), 0);
-        self.dsums.resize(rows * k / BLOCK, 0.0);
+        (self.rows, self.blocks) = (rows, k / BLOCK);
+        self.words.resize(rows * self.blocks * WORDS, 0);
+    }
+
+    /// Row length.
+    pub const fn width(&self) -> usize {
+        self.blocks * BLOCK
+    }
+
+    /// The words.
+    pub fn words(&self) -> &[u32] {
+        &self.words
+    }
+
+    /// For writing rows from several threads.
+    pub fn writer(&mut self) -> Writer {
+        Writer { rows: self.rows, blocks: self.blocks, words: Parts::new(&mut self.words) }
     }
 }
 
-/// Destination of one row's quantization.
-pub struct QuantizedRow<'a> {
-    /// `k` values.
-    pub q: &'a mut [i8],
-    /// `k / 32` scales.
-    pub d: &'a mut [f32],
-    /// `k / 16` sums.
-    pub sums: &'a mut [i32],
-    /// `k / 32` scaled sums.
-    pub dsums: &'a mut [f32],
+/// Rows to be written, each by one thread.
+pub struct Writer {
+    rows: usize,
+    blocks: usize,
+    words: Parts<u32>,
 }
 
-/// Quantizes one row.
-#[inline(always)]
-pub fn quantize_row(x: &[f32], out: QuantizedRow<'_>) {
-    let blocks = x.as_chunks::<BLOCK>().0;
-    let (q, sums) = (out.q.as_chunks_mut::<BLOCK>().0, out.sums.as_chunks_mut::<2>().0);
-    for ((((x, q), d), sums), dsum) in blocks.iter().zip(q).zip(out.d).zip(sums).zip(out.dsums) {
-        // Integer comparison of the magnitudes' bits vectorises where a float maximum does not; NaN wins it and shows up in d.
-        let peak = f32::from_bits(x.iter().fold(0u32, |peak, v| peak.max(v.to_bits() & 0x7FFF_FFFF)));
-        let scale = peak / 127.0;
-        let inverse = if peak > 0.0 { 127.0 / peak } else { 0.0 };
-        let mut halves = [0i32; 2];
-        for (half, (x, q)) in x.as_chunks::<16>().0.iter().zip(q.as_chunks_mut::<16>().0).enumerate() {
-            for (x, q) in x.iter().zip(q) {
-                // Adding 1.5 * 2^23 leaves the nearest integer (ties to even) in the low mantissa bits.
-                let rounded = (x * inverse + 12_582_912.0).to_bits().cast_signed().wrapping_sub(0x4B40_0000);
-                *q = rounded as i8;
-                halves[half] += i32::from(*q);
-            }
+impl Writer {
+    /// Quantizes a row, each block by `quantize`.
+    ///
+    /// # Safety
+    /// No other thread writes this row.
+    #[inline(always)]
+    pub unsafe fn row(&self, row: usize, x: &[f32], quantize: impl Fn(&[f32; BLOCK]) -> Block) {
+        assert!(row < self.rows && x.len() == self.blocks * BLOCK, "row of the wrong size: this is a bug");
+        let (place, words) = (place(self.rows, self.blocks, row), self.words.pointer());
+        for (index, x) in x.as_chunks::<BLOCK>().0.iter().enumerate() {
+            let block = quantize(x);
+            let [low, high] = block.sums;
+            let put = |field, word| {
+                // SAFETY: the row is one of the matrix, as asserted, and this thread's alone by the caller's contract.
+                unsafe { words.add(place.field(index, field)).write(word) };
+            };
+            // SAFETY: the same.
+            unsafe { words.add(place.values(index).start).cast::<[i8; BLOCK]>().write(block.q) };
+            put(Field::Scale, block.scale.to_bits());
+            put(Field::ScaledSum, (block.scale * (low + high) as f32).to_bits());
+            put(Field::Sum, (-(low + high)).cast_unsigned());
+            put(Field::LowSum, (-low).cast_unsigned());
+            put(Field::HighSum, (-high).cast_unsigned());
         }
-        (*d, *sums, *dsum) = (scale, halves, scale * (halves[0] + halves[1]) as f32);
     }
+}
+
+/// Quantizes one block; a value that is not a number makes the scale one that is not.
+#[inline(always)]
+pub fn quantize_block(x: &[f32; BLOCK]) -> Block {
+    // Of the magnitudes' bits, of which those of a NaN are the largest.
+    let peak = f32::from_bits(x.iter().fold(0u32, |peak, v| peak.max(v.to_bits() & 0x7FFF_FFFF)));
+    let inverse = if peak > 0.0 { 127.0 / peak } else { 0.0 };
+    let mut block = Block { q: [0; BLOCK], scale: peak / 127.0, sums: [0; 2] };
+    for (half, (x, q)) in x.as_chunks::<16>().0.iter().zip(block.q.as_chunks_mut::<16>().0).enumerate() {
+        for (x, q) in x.iter().zip(q) {
+            // Adding 1.5 * 2^23 leaves the nearest integer (ties to even) in the low mantissa bits.
+            let rounded = (x * inverse + 12_582_912.0).to_bits().cast_signed().wrapping_sub(0x4B40_0000);
+            *q = rounded as i8;
+            block.sums[half] += i32::from(*q);
+        }
+    }
+    block
 }

@@ -3,15 +3,20 @@
 //! Every output element is summed in one order, over the blocks from first to last, whatever the number of rows or
 //! tiles computed together: a row's result does not depend on what shares its step.
 
+mod dense;
+
 use std::arch::x86_64::*;
 
-use super::packed::{Format, Packed, TILE};
+pub use dense::matmul_dense;
+
+use super::activation::{Block, Field, GROUP, WORDS};
+use super::packed::{BLOCK, Format, Packed, TILE};
 use super::{OutRows, RowPointers};
 
-/// Runs the body for each index under a constant limit of at most eight, unrolled: arrays indexed by it stay in registers.
+/// Runs the body for each index under a constant limit of at most sixteen, unrolled: arrays indexed by it stay in registers.
 macro_rules! unroll {
     ($i:ident < $n:expr, $body:block) => {
-        unroll!(@ $i, $n, $body, 0 1 2 3 4 5 6 7)
+        unroll!(@ $i, $n, $body, 0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15)
     };
     (@ $i:ident, $n:expr, $body:block, $($value:literal)*) => {
         $(if $value < $n {
@@ -223,119 +228,193 @@ impl Coding for Q4K {
     }
 }
 
-/// Adds the products of a block's eight groups with a row's 32 values: groups 0 to 3 to `low`, 4 to 7 to `high`.
+/// Adds one block's share of one row of a group of `R`, whose values are at `q` and whose fields begin at `at`.
 ///
-/// In assembly, so that every product is one instruction with its broadcast folded in; compilers split them.
+/// In assembly, so that every product is one instruction with its broadcast folded in, and that nothing but sums and weights lives in
+/// registers from row to row: compilers split the one and reorder the other until both spill.
 #[inline]
 #[target_feature(enable = "avx512f,avx512vnni")]
-unsafe fn dot_halves(mut low: __m512i, mut high: __m512i, w: &[__m512i; 8], q: *const i8) -> [__m512i; 2] {
-    // SAFETY: `q` covers 32 values.
-    unsafe {
-        std::arch::asm!(
-            "vpdpbusd {low}, {w0}, dword ptr [{q}]{{1to16}}",
-            "vpdpbusd {high}, {w4}, dword ptr [{q} + 16]{{1to16}}",
-            "vpdpbusd {low}, {w1}, dword ptr [{q} + 4]{{1to16}}",
-            "vpdpbusd {high}, {w5}, dword ptr [{q} + 20]{{1to16}}",
-            "vpdpbusd {low}, {w2}, dword ptr [{q} + 8]{{1to16}}",
-            "vpdpbusd {high}, {w6}, dword ptr [{q} + 24]{{1to16}}",
-            "vpdpbusd {low}, {w3}, dword ptr [{q} + 12]{{1to16}}",
-            "vpdpbusd {high}, {w7}, dword ptr [{q} + 28]{{1to16}}",
-            low = inout(zmm_reg) low,
-            high = inout(zmm_reg) high,
-            w0 = in(zmm_reg) w[0], w1 = in(zmm_reg) w[1], w2 = in(zmm_reg) w[2], w3 = in(zmm_reg) w[3],
-            w4 = in(zmm_reg) w[4], w5 = in(zmm_reg) w[5], w6 = in(zmm_reg) w[6], w7 = in(zmm_reg) w[7],
-            q = in(reg) q,
-            options(pure, readonly, nostack, preserves_flags),
-        );
-    }
-    [low, high]
-}
-
-/// The same into one sum; integers have no order, so both give the same bits. Many rows hide its latency.
-#[inline]
-#[target_feature(enable = "avx512f,avx512vnni")]
-unsafe fn dot(mut sum: __m512i, w: &[__m512i; 8], q: *const i8) -> __m512i {
-    // SAFETY: `q` covers 32 values.
-    unsafe {
-        std::arch::asm!(
-            "vpdpbusd {sum}, {w0}, dword ptr [{q}]{{1to16}}",
-            "vpdpbusd {sum}, {w1}, dword ptr [{q} + 4]{{1to16}}",
-            "vpdpbusd {sum}, {w2}, dword ptr [{q} + 8]{{1to16}}",
-            "vpdpbusd {sum}, {w3}, dword ptr [{q} + 12]{{1to16}}",
-            "vpdpbusd {sum}, {w4}, dword ptr [{q} + 16]{{1to16}}",
-            "vpdpbusd {sum}, {w5}, dword ptr [{q} + 20]{{1to16}}",
-            "vpdpbusd {sum}, {w6}, dword ptr [{q} + 24]{{1to16}}",
-            "vpdpbusd {sum}, {w7}, dword ptr [{q} + 28]{{1to16}}",
-            sum = inout(zmm_reg) sum,
-            w0 = in(zmm_reg) w[0], w1 = in(zmm_reg) w[1], w2 = in(zmm_reg) w[2], w3 = in(zmm_reg) w[3],
-            w4 = in(zmm_reg) w[4], w5 = in(zmm_reg) w[5], w6 = in(zmm_reg) w[6], w7 = in(zmm_reg) w[7],
-            q = in(reg) q,
-            options(pure, readonly, nostack, preserves_flags),
-        );
-    }
-    sum
-}
-
-/// Adds one block's share of one row.
-#[inline(always)]
 unsafe fn row_block<C: Coding, const R: usize>(
-    acc: __m512,
+    mut acc: __m512,
     w: &[__m512i; 8],
     [first, second, min]: [__m512; 3],
-    x: RowPointers,
-    q: *const i8,
-    at: usize,
+    q: *const u32,
+    at: *const u32,
 ) -> __m512 {
-    // SAFETY: the row's pointers cover the block.
+    let (mut _sum, mut _high, mut _scale): (__m512i, __m512i, __m512);
+    // SAFETY: `q` covers a block's values, `at` its fields.
     unsafe {
-        let format = C::FORMAT;
-        let (d, sums, zero) = (_mm512_set1_ps(*x.d.add(at)), x.sums.add(2 * at), _mm512_setzero_si512());
-        if matches!(format, Format::Q6K) {
-            let low = _mm512_set1_epi32(-format.offset() * *sums);
-            let high = _mm512_set1_epi32(-format.offset() * *sums.add(1));
-            let [low, high] = dot_halves(low, high, w, q);
-            let acc = _mm512_fmadd_ps(_mm512_cvtepi32_ps(low), _mm512_mul_ps(first, d), acc);
-            return _mm512_fmadd_ps(_mm512_cvtepi32_ps(high), _mm512_mul_ps(second, d), acc);
+        match C::FORMAT {
+            Format::Q6K => std::arch::asm!(
+                "vpbroadcastd {sum}, dword ptr [{at} + {low_sum}]",
+                "vpbroadcastd {high}, dword ptr [{at} + {high_sum}]",
+                "vpslld {sum}, {sum}, {shift}",
+                "vpslld {high}, {high}, {shift}",
+                "vpdpbusd {sum}, {w0}, dword ptr [{q} + 0]{{1to16}}",
+                "vpdpbusd {high}, {w4}, dword ptr [{q} + 16]{{1to16}}",
+                "vpdpbusd {sum}, {w1}, dword ptr [{q} + 4]{{1to16}}",
+                "vpdpbusd {high}, {w5}, dword ptr [{q} + 20]{{1to16}}",
+                "vpdpbusd {sum}, {w2}, dword ptr [{q} + 8]{{1to16}}",
+                "vpdpbusd {high}, {w6}, dword ptr [{q} + 24]{{1to16}}",
+                "vpdpbusd {sum}, {w3}, dword ptr [{q} + 12]{{1to16}}",
+                "vpdpbusd {high}, {w7}, dword ptr [{q} + 28]{{1to16}}",
+                "vcvtdq2ps {sum}, {sum}",
+                "vcvtdq2ps {high}, {high}",
+                "vmulps {scale}, {first}, dword ptr [{at}]{{1to16}}",
+                "vfmadd231ps {acc}, {sum}, {scale}",
+                "vmulps {scale}, {second}, dword ptr [{at}]{{1to16}}",
+                "vfmadd231ps {acc}, {high}, {scale}",
+                sum = out(zmm_reg) _sum,
+                high = out(zmm_reg) _high,
+                scale = out(zmm_reg) _scale,
+                second = in(zmm_reg) second,
+                low_sum = const 4 * R * Field::LowSum as usize,
+                high_sum = const 4 * R * Field::HighSum as usize,
+                shift = const C::FORMAT.offset().trailing_zeros(),
+                q = in(reg) q,
+                at = in(reg) at,
+                acc = inout(zmm_reg) acc,
+                first = in(zmm_reg) first,
+                w0 = in(zmm_reg) w[0], w1 = in(zmm_reg) w[1], w2 = in(zmm_reg) w[2], w3 = in(zmm_reg) w[3],
+                w4 = in(zmm_reg) w[4], w5 = in(zmm_reg) w[5], w6 = in(zmm_reg) w[6], w7 = in(zmm_reg) w[7],
+                options(pure, readonly, nostack, preserves_flags),
+            ),
+            Format::Q4K | Format::Q5K => std::arch::asm!(
+                "vpxord {sum}, {sum}, {sum}",
+                "vpdpbusd {sum}, {w0}, dword ptr [{q} + 0]{{1to16}}",
+                "vpdpbusd {sum}, {w1}, dword ptr [{q} + 4]{{1to16}}",
+                "vpdpbusd {sum}, {w2}, dword ptr [{q} + 8]{{1to16}}",
+                "vpdpbusd {sum}, {w3}, dword ptr [{q} + 12]{{1to16}}",
+                "vpdpbusd {sum}, {w4}, dword ptr [{q} + 16]{{1to16}}",
+                "vpdpbusd {sum}, {w5}, dword ptr [{q} + 20]{{1to16}}",
+                "vpdpbusd {sum}, {w6}, dword ptr [{q} + 24]{{1to16}}",
+                "vpdpbusd {sum}, {w7}, dword ptr [{q} + 28]{{1to16}}",
+                "vcvtdq2ps {sum}, {sum}",
+                "vmulps {scale}, {first}, dword ptr [{at}]{{1to16}}",
+                "vfmadd231ps {acc}, {sum}, {scale}",
+                "vfnmadd231ps {acc}, {min}, dword ptr [{at} + {scaled_sum}]{{1to16}}",
+                sum = out(zmm_reg) _sum,
+                scale = out(zmm_reg) _scale,
+                min = in(zmm_reg) min,
+                scaled_sum = const 4 * R * Field::ScaledSum as usize,
+                q = in(reg) q,
+                at = in(reg) at,
+                acc = inout(zmm_reg) acc,
+                first = in(zmm_reg) first,
+                w0 = in(zmm_reg) w[0], w1 = in(zmm_reg) w[1], w2 = in(zmm_reg) w[2], w3 = in(zmm_reg) w[3],
+                w4 = in(zmm_reg) w[4], w5 = in(zmm_reg) w[5], w6 = in(zmm_reg) w[6], w7 = in(zmm_reg) w[7],
+                options(pure, readonly, nostack, preserves_flags),
+            ),
+            _ => std::arch::asm!(
+                "vpbroadcastd {sum}, dword ptr [{at} + {whole_sum}]",
+                "vpslld {sum}, {sum}, {shift}",
+                "vpdpbusd {sum}, {w0}, dword ptr [{q} + 0]{{1to16}}",
+                "vpdpbusd {sum}, {w1}, dword ptr [{q} + 4]{{1to16}}",
+                "vpdpbusd {sum}, {w2}, dword ptr [{q} + 8]{{1to16}}",
+                "vpdpbusd {sum}, {w3}, dword ptr [{q} + 12]{{1to16}}",
+                "vpdpbusd {sum}, {w4}, dword ptr [{q} + 16]{{1to16}}",
+                "vpdpbusd {sum}, {w5}, dword ptr [{q} + 20]{{1to16}}",
+                "vpdpbusd {sum}, {w6}, dword ptr [{q} + 24]{{1to16}}",
+                "vpdpbusd {sum}, {w7}, dword ptr [{q} + 28]{{1to16}}",
+                "vcvtdq2ps {sum}, {sum}",
+                "vmulps {scale}, {first}, dword ptr [{at}]{{1to16}}",
+                "vfmadd231ps {acc}, {sum}, {scale}",
+                sum = out(zmm_reg) _sum,
+                scale = out(zmm_reg) _scale,
+                whole_sum = const 4 * R * Field::Sum as usize,
+                shift = const C::FORMAT.offset().trailing_zeros(),
+                q = in(reg) q,
+                at = in(reg) at,
+                acc = inout(zmm_reg) acc,
+                first = in(zmm_reg) first,
+                w0 = in(zmm_reg) w[0], w1 = in(zmm_reg) w[1], w2 = in(zmm_reg) w[2], w3 = in(zmm_reg) w[3],
+                w4 = in(zmm_reg) w[4], w5 = in(zmm_reg) w[5], w6 = in(zmm_reg) w[6], w7 = in(zmm_reg) w[7],
+                options(pure, readonly, nostack, preserves_flags),
+            ),
         }
-        let start = match format.offset() {
-            0 => zero,
-            offset => _mm512_set1_epi32(-offset * (*sums + *sums.add(1))),
-        };
-        let sum = if R > 4 {
-            dot(start, w, q)
-        } else {
-            let [low, high] = dot_halves(start, zero, w, q);
-            _mm512_add_epi32(low, high)
-        };
-        let acc = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum), _mm512_mul_ps(first, d), acc);
-        if matches!(format, Format::Q4K | Format::Q5K) {
-            return _mm512_fnmadd_ps(min, _mm512_set1_ps(*x.dsums.add(at)), acc);
+    }
+    acc
+}
+
+/// As [`super::activation::quantize_block`], bit for bit.
+///
+/// # Safety
+/// The processor has AVX-512F, BW and VL.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+pub fn quantize_block(x: &[f32; BLOCK]) -> Block {
+    let mut block = Block { q: [0; BLOCK], scale: 0.0, sums: [0; 2] };
+    // SAFETY: both halves of `x` and of `q` are read and written whole.
+    unsafe {
+        let halves = [_mm512_loadu_ps(x.as_ptr()), _mm512_loadu_ps(x.as_ptr().add(16))];
+        let magnitude = |x| _mm512_and_si512(_mm512_castps_si512(x), _mm512_set1_epi32(0x7FFF_FFFF));
+        let peak = _mm512_reduce_max_epu32(_mm512_max_epu32(magnitude(halves[0]), magnitude(halves[1])));
+        let peak = f32::from_bits(peak);
+        let inverse = _mm512_set1_ps(if peak > 0.0 { 127.0 / peak } else { 0.0 });
+        block.scale = peak / 127.0;
+        for (half, x) in halves.into_iter().enumerate() {
+            // To the nearest integer, ties to even.
+            let q = _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(_mm512_mul_ps(x, inverse)));
+            _mm_storeu_si128(block.q.as_mut_ptr().add(16 * half).cast(), q);
+            block.sums[half] = _mm512_reduce_add_epi32(_mm512_cvtepi8_epi32(q));
         }
-        acc
+    }
+    block
+}
+
+/// How far ahead of the products a tile's quants are fetched, bytes: the hardware's own fetching stays behind a stream that it can
+/// compute on as fast as this.
+pub const AHEAD: usize = 4096;
+
+/// Asks for `bytes` bytes that will be read soon; where there are none nothing happens.
+#[inline(always)]
+pub fn fetch(from: *const u8, bytes: usize) {
+    for line in (0..bytes).step_by(64) {
+        // SAFETY: a hint reads nothing.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(from.wrapping_add(line).cast()) };
     }
 }
 
-/// Dot products of one tile with `R` rows.
+/// Dot products of one tile with a group of `R` rows at `x`. The first group to read the tile `FETCH`es ahead.
 #[inline(always)]
-unsafe fn tile<C: Coding, const R: usize>(quants: *const u8, scales: *const u8, blocks: usize, x: RowPointers) -> [__m512; R] {
-    // SAFETY: the pointers cover `blocks` blocks of the tile and of `R` rows.
+unsafe fn tile<C: Coding, const R: usize, const FETCH: bool>(tile: Tile, mut x: *const u32) -> [__m512; R] {
+    // SAFETY: the pointers cover the tile's blocks and those of `R` rows.
     unsafe {
         let format = C::FORMAT;
         let mut acc = [_mm512_setzero_ps(); R];
-        let per_super = format.blocks_per_super();
-        for index in 0..blocks / per_super {
-            let superblock = C::superblock(scales.add(index * format.scale_bytes()));
-            for sub in 0..per_super {
-                let b = index * per_super + sub;
-                let w = C::quants(quants.add(b * format.quant_bytes()));
+        let Tile { mut quants, mut scales, .. } = tile;
+        for _ in 0..tile.blocks / format.blocks_per_super() {
+            if FETCH {
+                // Of the next tile.
+                fetch(scales.wrapping_add(tile.bytes), format.scale_bytes());
+            }
+            let superblock = C::superblock(scales);
+            for sub in 0..format.blocks_per_super() {
+                if FETCH {
+                    fetch(quants.wrapping_add(AHEAD), format.quant_bytes());
+                }
+                let w = C::quants(quants);
                 let s = C::scales(&superblock, sub);
                 unroll!(r < R, {
-                    acc[r] = row_block::<C, R>(acc[r], &w, s, x, x.q.add(r * x.k + b * 32), r * blocks + b);
+                    acc[r] = row_block::<C, R>(acc[r], &w, s, x.add(BLOCK / 4 * r), x.add(BLOCK / 4 * R + r));
                 });
+                quants = quants.add(format.quant_bytes());
+                x = x.add(WORDS * R);
             }
+            scales = scales.add(format.scale_bytes());
         }
         acc
     }
+}
+
+/// A tile's bytes.
+#[derive(Clone, Copy)]
+struct Tile {
+    quants: *const u8,
+    scales: *const u8,
+    blocks: usize,
+    /// To the next one.
+    bytes: usize,
 }
 
 /// Writes a tile's results for `R` rows, bias added.
@@ -355,30 +434,40 @@ unsafe fn store<const R: usize>(acc: [__m512; R], tile: usize, n: usize, out: Ou
 
 #[inline(always)]
 unsafe fn quantized<C: Coding>(w: &Packed, tiles: std::ops::Range<usize>, rows: usize, x: RowPointers, out: OutRows) {
-    /// Rows whose accumulators stay in registers beside a block's eight groups.
-    const R: usize = 8;
-    let blocks = w.k / 32;
     for t in tiles {
         let (quants, scales) = w.tile(t);
-        let (quants, scales) = (quants.as_ptr(), scales.as_ptr());
+        let it =
+            Tile { quants: quants.as_ptr(), scales: scales.as_ptr(), blocks: w.k / BLOCK, bytes: quants.len() + scales.len() };
         let mut row = 0;
-        // SAFETY: the tile's slices hold `blocks` blocks; `x` and `out` cover `rows` rows by the caller's contract.
+        // SAFETY: the tile's slices hold its blocks; `x` and `out` cover `rows` rows by the caller's contract, in these groups.
         unsafe {
-            while rows - row >= R {
-                store::<R>(tile::<C, R>(quants, scales, blocks, x.row(row)), t, w.n, out.row(row, w.n));
-                row += R;
+            macro_rules! group {
+                ($rows:literal) => {
+                    let (x, out) = (x.group(row), out.row(row, w.n));
+                    if row == 0 {
+                        store::<$rows>(tile::<C, $rows, true>(it, x), t, w.n, out);
+                    } else {
+                        store::<$rows>(tile::<C, $rows, false>(it, x), t, w.n, out);
+                    }
+                    row += $rows;
+                };
+            }
+            while rows - row >= GROUP {
+                group!(16);
+            }
+            if rows - row >= 8 {
+                group!(8);
             }
             if rows - row >= 4 {
-                store::<4>(tile::<C, 4>(quants, scales, blocks, x.row(row)), t, w.n, out.row(row, w.n));
-                row += 4;
+                group!(4);
             }
             if rows - row >= 2 {
-                store::<2>(tile::<C, 2>(quants, scales, blocks, x.row(row)), t, w.n, out.row(row, w.n));
-                row += 2;
+                group!(2);
             }
             if rows - row >= 1 {
-                store::<1>(tile::<C, 1>(quants, scales, blocks, x.row(row)), t, w.n, out.row(row, w.n));
+                group!(1);
             }
+            debug_assert!(row == rows);
         }
     }
 }
@@ -414,96 +503,6 @@ pub unsafe fn matmul_quantized(w: &Packed, tiles: std::ops::Range<usize>, rows: 
             Format::Q5K => q5k(w, tiles, rows, x, out),
             Format::Q4K => q4k(w, tiles, rows, x, out),
             Format::F32 | Format::F16 | Format::BF16 => {}
-        }
-    }
-}
-
-/// Loads 16 weights of an element type as f32: 0 is f32, 1 is f16, 2 is bf16.
-#[inline(always)]
-unsafe fn dense_load<const E: u8>(p: *const u8) -> __m512 {
-    // SAFETY: the caller's pointer covers 16 elements.
-    unsafe {
-        match E {
-            0 => _mm512_loadu_ps(p.cast()),
-            1 => _mm512_cvtph_ps(_mm256_loadu_si256(p.cast())),
-            _ => _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(_mm256_loadu_si256(p.cast())))),
-        }
-    }
-}
-
-#[inline(always)]
-unsafe fn dense<const E: u8, const R: usize, const T: usize>(w: &Packed, t: usize, x: *const f32, out: OutRows) {
-    // SAFETY: `T` tiles from `t` exist; `x` and `out` cover `R` rows.
-    unsafe {
-        let size = if E == 0 { 4 } else { 2 };
-        let mut tiles = [std::ptr::null(); T];
-        for (i, tile) in tiles.iter_mut().enumerate() {
-            *tile = w.tile(t + i).0.as_ptr();
-        }
-        let mut acc = [[_mm512_setzero_ps(); R]; T];
-        for i in 0..w.k {
-            let mut values = [_mm512_setzero_ps(); T];
-            unroll!(t < T, {
-                values[t] = dense_load::<E>(tiles[t].add(i * TILE * size));
-            });
-            unroll!(r < R, {
-                let x = _mm512_set1_ps(*x.add(r * w.k + i));
-                unroll!(t < T, {
-                    acc[t][r] = _mm512_fmadd_ps(values[t], x, acc[t][r]);
-                });
-            });
-        }
-        for (i, acc) in acc.into_iter().enumerate() {
-            store::<R>(acc, t + i, w.n, out);
-        }
-    }
-}
-
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,f16c,fma")]
-unsafe fn dense_tiles<const E: u8>(w: &Packed, tiles: std::ops::Range<usize>, rows: usize, x: *const f32, out: OutRows) {
-    let mut t = tiles.start;
-    while t < tiles.end {
-        let four = tiles.end - t >= 4;
-        let mut row = 0;
-        while row < rows {
-            // SAFETY: the caller's contract, and the bounds just computed.
-            unsafe {
-                let (x, out) = (x.add(row * w.k), out.row(row, w.n));
-                row += match (four, rows - row) {
-                    (true, 4..) => {
-                        dense::<E, 4, 4>(w, t, x, out);
-                        4
-                    }
-                    (true, _) => {
-                        dense::<E, 1, 4>(w, t, x, out);
-                        1
-                    }
-                    (false, 4..) => {
-                        dense::<E, 4, 1>(w, t, x, out);
-                        4
-                    }
-                    (false, _) => {
-                        dense::<E, 1, 1>(w, t, x, out);
-                        1
-                    }
-                };
-            }
-        }
-        t += if four { 4 } else { 1 };
-    }
-}
-
-/// `out[r][n] = w x[r] + bias` for the given tiles, float weights, f32 arithmetic.
-///
-/// # Safety
-/// As [`matmul_quantized`]; `x` is `rows * k` values.
-pub unsafe fn matmul_dense(w: &Packed, tiles: std::ops::Range<usize>, rows: usize, x: *const f32, out: OutRows) {
-    // SAFETY: the caller's contract.
-    unsafe {
-        match w.format {
-            Format::F32 => dense_tiles::<0>(w, tiles, rows, x, out),
-            Format::F16 => dense_tiles::<1>(w, tiles, rows, x, out),
-            _ => dense_tiles::<2>(w, tiles, rows, x, out),
         }
     }
 }

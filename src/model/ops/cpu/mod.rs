@@ -19,11 +19,11 @@ mod tests;
 use std::cell::RefCell;
 use std::sync::Arc;
 
-use activation::{Matrix, Quantized, QuantizedRow, quantize_row};
+use activation::{GROUP, Matrix, Quantized, WORDS, Writer};
 use attention::{Item, Kv, Scratch, Shape};
 use half::f16;
-use lora::{CpuLora, Target};
-use packed::{Packed, TILE};
+use lora::{CpuLora, STRIPE, Target};
+use packed::{BLOCK, Packed, TILE};
 use pool::{Parts, Pool};
 
 use super::{Norm, Ops, Projection, Rotary, Segment, Step};
@@ -69,14 +69,12 @@ fn has(feature: &str) -> bool {
     }
 }
 
-/// Rows of quantized activations that a kernel reads.
+/// Rows of quantized activations that a kernel reads, from the first of a group on.
 #[derive(Clone, Copy)]
 pub struct RowPointers {
-    k: usize,
-    q: *const i8,
-    d: *const f32,
-    sums: *const i32,
-    dsums: *const f32,
+    words: *const u32,
+    /// Of one row.
+    row_words: usize,
 }
 
 // SAFETY: read-only pointers into a matrix that outlives the kernel's run.
@@ -84,22 +82,20 @@ unsafe impl Sync for RowPointers {}
 
 impl RowPointers {
     fn new(x: &Quantized) -> Self {
-        Self { k: x.k, q: x.q.as_ptr(), d: x.d.as_ptr(), sums: x.sums.as_ptr(), dsums: x.dsums.as_ptr() }
+        Self { words: x.words().as_ptr(), row_words: x.width() / BLOCK * WORDS }
     }
 
+    /// The words of the group that begins with this row.
     #[inline(always)]
-    fn row(self, row: usize) -> Self {
-        let blocks = row * self.k / 32;
+    fn group(self, row: usize) -> *const u32 {
         // SAFETY: rows are inside the matrix by the kernels' contract.
-        unsafe {
-            Self {
-                k: self.k,
-                q: self.q.add(row * self.k),
-                d: self.d.add(blocks),
-                sums: self.sums.add(2 * blocks),
-                dsums: self.dsums.add(blocks),
-            }
-        }
+        unsafe { self.words.add(row * self.row_words) }
+    }
+
+    /// The rows from this one on, which is the first of a group.
+    #[inline(always)]
+    fn from(self, row: usize) -> Self {
+        Self { words: self.group(row), ..self }
     }
 }
 
@@ -168,8 +164,8 @@ const ROWS_PER_CHUNK: usize = 8;
 const LOGITS_PER_CHUNK: usize = 1 << 14;
 /// Rows of a prefill chunk that one attention item takes.
 const ROWS_PER_ITEM: usize = 8;
-/// Rows between which a pass over a part's weights is repeated: their activations stay in the second-level cache.
-const ROWS_PER_PASS: usize = 64;
+/// Rows between which a pass over a part's weights is repeated: their activations stay in the second-level cache. Whole groups.
+const ROWS_PER_PASS: usize = 4 * GROUP;
 /// Bytes of weights that one chunk of a matrix product reads, about.
 const CHUNK_BYTES: usize = 256 << 10;
 
@@ -192,22 +188,11 @@ impl CpuOps {
     fn quantize(&mut self, x: &Matrix) {
         let (rows, k) = (x.rows(), x.width);
         self.quantized.shape(rows, k);
-        let Quantized { q, d, sums, dsums, .. } = &mut self.quantized;
-        let (q, d, sums, dsums) = (Parts::new(q), Parts::new(d), Parts::new(sums), Parts::new(dsums));
-        let isa = self.isa;
+        let (isa, writer) = (self.isa, self.quantized.writer());
         self.pool.run(rows.div_ceil(ROWS_PER_CHUNK), &|chunk| {
             for row in chunk * ROWS_PER_CHUNK..rows.min((chunk + 1) * ROWS_PER_CHUNK) {
-                let blocks = row * k / 32..(row + 1) * k / 32;
                 // SAFETY: chunks differ in rows.
-                let out = unsafe {
-                    QuantizedRow {
-                        q: q.slice(row * k..(row + 1) * k),
-                        d: d.slice(blocks.clone()),
-                        sums: sums.slice(2 * blocks.start..2 * blocks.end),
-                        dsums: dsums.slice(blocks),
-                    }
-                };
-                quantize(isa, x.row(row), out);
+                unsafe { quantize(isa, &writer, row, x.row(row)) };
             }
         });
     }
@@ -267,7 +252,7 @@ impl CpuOps {
                     // SAFETY: chunks differ in tiles or parts; input and output cover `rows` rows.
                     unsafe {
                         if weight.format.is_quantized() {
-                            matmul_quantized(isa, weight, tiles.clone(), count, input.row(first), out);
+                            matmul_quantized(isa, weight, tiles.clone(), count, input.from(first), out);
                         } else {
                             matmul_dense(isa, weight, tiles.clone(), count, x.values.as_ptr().add(first * x.width), out);
                         }
@@ -289,7 +274,7 @@ impl CpuOps {
         let low_rank = &self.low_rank;
         self.pool.run(updates.len() * split, &|i| {
             let (u, piece) = (&updates[i / split], i % split);
-            let step = u.n.div_ceil(split).next_multiple_of(TILE);
+            let step = u.n.div_ceil(split).next_multiple_of(STRIPE);
             let outputs = (piece * step).min(u.n)..((piece + 1) * step).min(u.n);
             let at = Target { layer, site: u.site };
             // SAFETY: updates of one part differ in rows, pieces in outputs.
@@ -319,17 +304,22 @@ fn shape(config: &ModelConfig) -> Shape {
     }
 }
 
-fn quantize(isa: Isa, x: &[f32], out: QuantizedRow<'_>) {
+/// # Safety
+/// No other thread writes this row.
+unsafe fn quantize(isa: Isa, out: &Writer, row: usize, x: &[f32]) {
     #[cfg(target_arch = "x86_64")]
-    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
-    unsafe fn wide(x: &[f32], out: QuantizedRow<'_>) {
-        quantize_row(x, out);
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+    unsafe fn wide(out: &Writer, row: usize, x: &[f32]) {
+        // SAFETY: the caller's contract.
+        unsafe { out.row(row, x, |x| avx512::quantize_block(x)) }
     }
-    match isa {
-        #[cfg(target_arch = "x86_64")]
-        // SAFETY: the instruction set was detected.
-        Isa::Avx512 => unsafe { wide(x, out) },
-        Isa::Portable => quantize_row(x, out),
+    // SAFETY: the caller's contract; the instruction set was detected.
+    unsafe {
+        match isa {
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512 => wide(out, row, x),
+            Isa::Portable => out.row(row, x, activation::quantize_block),
+        }
     }
 }
 

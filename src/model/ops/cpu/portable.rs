@@ -1,7 +1,8 @@
 //! The kernels in plain Rust: what runs where AVX-512 VNNI is missing, and what the fast ones are tested against.
 //! The same sums in the same order as far as the language fixes it; results agree with `avx512` within rounding.
 
-use super::packed::{Format, Packed, TILE, dense_element, unpack_block, unpack_scales};
+use super::activation::{Field, place};
+use super::packed::{BLOCK, Format, Packed, TILE, dense_element, unpack_block, unpack_scales};
 use super::{OutRows, RowPointers};
 
 /// `out[r][n] = w x[r] + bias` for the given tiles, quantized weights.
@@ -12,7 +13,7 @@ use super::{OutRows, RowPointers};
 pub unsafe fn matmul_quantized(w: &Packed, tiles: std::ops::Range<usize>, rows: usize, x: RowPointers, out: OutRows) {
     /// Rows that share an unpacked block.
     const R: usize = 16;
-    let (format, blocks) = (w.format, w.k / 32);
+    let (format, blocks) = (w.format, w.k / BLOCK);
     let mut values = [0u8; 512];
     for t in tiles {
         let (quants, scales) = w.tile(t);
@@ -26,12 +27,17 @@ pub unsafe fn matmul_quantized(w: &Packed, tiles: std::ops::Range<usize>, rows: 
                 let mut lanes = [(0f32, 0f32, 0f32); TILE];
                 lanes.iter_mut().enumerate().for_each(|(lane, out)| *out = unpack_scales(format, scales, sub, lane));
                 for (r, acc) in acc.iter_mut().enumerate().take(count) {
-                    let row = x.row(first + r);
-                    // SAFETY: the row has `k` values, `k / 16` sums, `k / 32` scales and scaled sums.
-                    let (q, d, sums, dsum) = unsafe {
-                        let sums = std::slice::from_raw_parts(row.sums.add(2 * b), 2);
-                        (std::slice::from_raw_parts(row.q.add(32 * b), 32), *row.d.add(b), sums, *row.dsums.add(b))
-                    };
+                    let place = place(rows, blocks, first + r);
+                    // SAFETY: the row's words are within those of `rows` rows.
+                    let word = |at: usize| unsafe { *x.words.add(at) };
+                    let int = |field| word(place.field(b, field)).cast_signed();
+                    let float = |field| f32::from_bits(word(place.field(b, field)));
+                    let (d, dsum) = (float(Field::Scale), float(Field::ScaledSum));
+                    let sums = [int(Field::LowSum), int(Field::HighSum)];
+                    let mut q = [0i8; BLOCK];
+                    for (q, at) in q.as_chunks_mut::<4>().0.iter_mut().zip(place.values(b)) {
+                        *q = word(at).to_le_bytes().map(u8::cast_signed);
+                    }
                     let mut dots = [[0i32; TILE]; 2];
                     for (group, values) in values.as_chunks::<64>().0.iter().enumerate() {
                         let q = &q[4 * group..4 * group + 4];
@@ -41,8 +47,8 @@ pub unsafe fn matmul_quantized(w: &Packed, tiles: std::ops::Range<usize>, rows: 
                     }
                     for lane in 0..TILE {
                         let (first, second, min) = lanes[lane];
-                        let low = dots[0][lane] - format.offset() * sums[0];
-                        let high = dots[1][lane] - format.offset() * sums[1];
+                        let low = dots[0][lane] + format.offset() * sums[0];
+                        let high = dots[1][lane] + format.offset() * sums[1];
                         if format == Format::Q6K {
                             acc[lane] += low as f32 * (first * d);
                             acc[lane] += high as f32 * (second * d);

@@ -64,27 +64,15 @@ fn product(isa: Isa, dtype: DType, weight: &RawTensor, x: &[f32], threads: usize
     ops.logits(&Matrix { values: x.to_vec(), width: weight.cols }, &linear, &mut out).unwrap();
     out
 }
+use activation::Field;
 use packed::Format;
 
 /// Products of the dequantized weights with the inputs as the kernel sees them, and the sums of their magnitudes.
 fn reference(weight: &RawTensor, x: &[f32], quantized: bool) -> Vec<(f64, f64)> {
     let (k, w) = (weight.cols, weight.dequantize().unwrap());
     let seen: Vec<f32> = if quantized {
-        let mut rows = Quantized::default();
-        rows.shape(x.len() / k, k);
-        for (i, x) in x.chunks_exact(k).enumerate() {
-            let blocks = i * k / 32..(i + 1) * k / 32;
-            quantize_row(
-                x,
-                QuantizedRow {
-                    q: &mut rows.q[i * k..(i + 1) * k],
-                    d: &mut rows.d[blocks.clone()],
-                    sums: &mut rows.sums[2 * blocks.start..2 * blocks.end],
-                    dsums: &mut rows.dsums[blocks],
-                },
-            );
-        }
-        rows.q.iter().enumerate().map(|(i, q)| f32::from(*q) * rows.d[i / 32]).collect()
+        let blocks = x.as_chunks::<{ packed::BLOCK }>().0.iter().map(activation::quantize_block);
+        blocks.flat_map(|block| block.q.map(|q| f32::from(q) * block.scale)).collect()
     } else {
         x.to_vec()
     };
@@ -131,16 +119,34 @@ fn a_row_does_not_depend_on_its_company_or_the_threads() {
 
 #[test]
 fn eight_bit_inputs_are_within_half_a_step() {
-    let x = noise(64, 3);
-    let mut rows = Quantized::default();
-    rows.shape(1, 64);
-    let Quantized { q, d, sums, dsums, .. } = &mut rows;
-    quantize_row(&x, QuantizedRow { q, d, sums, dsums });
-    for (i, x) in x.iter().enumerate() {
-        let d = rows.d[i / 32];
-        assert!((x - d * f32::from(rows.q[i])).abs() <= d * 0.501);
+    let (k, rows) = (64, 37);
+    let x = noise(rows * k, 3);
+    let mut quantized = Quantized::default();
+    quantized.shape(rows, k);
+    let writer = quantized.writer();
+    // SAFETY: one thread.
+    x.chunks_exact(k).enumerate().for_each(|(row, x)| unsafe { quantize(Isa::detect(), &writer, row, x) });
+    let mut seen = vec![false; quantized.words().len()];
+    for (row, x) in x.chunks_exact(k).enumerate() {
+        let place = activation::place(rows, k / 32, row);
+        for (b, x) in x.chunks_exact(32).enumerate() {
+            let word = |field| quantized.words()[place.field(b, field)];
+            let scale = f32::from_bits(word(Field::Scale));
+            let q: Vec<i8> = place.values(b).flat_map(|at| quantized.words()[at].to_le_bytes()).map(u8::cast_signed).collect();
+            for (x, q) in x.iter().zip(&q) {
+                assert!((x - scale * f32::from(*q)).abs() <= scale * 0.501);
+            }
+            let sum = |range: std::ops::Range<usize>| -q[range].iter().map(|q| i32::from(*q)).sum::<i32>();
+            let sums = [Field::LowSum, Field::HighSum, Field::Sum].map(|field| word(field).cast_signed());
+            assert_eq!(sums, [sum(0..16), sum(16..32), sum(0..32)]);
+            assert_eq!(f32::from_bits(word(Field::ScaledSum)), -(sums[2] as f32) * scale);
+            let fields = [Field::Scale, Field::ScaledSum, Field::Sum, Field::LowSum, Field::HighSum];
+            for at in place.values(b).chain(fields.map(|field| place.field(b, field))) {
+                assert!(!std::mem::replace(&mut seen[at], true), "two values at {at}");
+            }
+        }
     }
-    assert_eq!(rows.sums[1], rows.q[16..32].iter().map(|q| i32::from(*q)).sum::<i32>());
+    assert!(seen.iter().all(|seen| *seen));
 }
 
 fn adapter(rank: usize, k: usize, n: usize, seed: u64) -> CpuLora {
@@ -178,10 +184,10 @@ fn segments_of_mixed_ranks_touch_their_rows_alone() {
                 assert_eq!(base, mixed, "row {row} has no adapter");
                 continue;
             };
-            let CpuLora::F32(layers) = segment.adapter else { unreachable!("made exact above") };
+            let CpuLora::F32(adapter) = segment.adapter else { unreachable!("made exact above") };
             let alone = run(isa, &[Segment { adapter: segment.adapter, rows: vec![row] }]);
             assert_eq!(&alone[row * n..(row + 1) * n], mixed, "row {row} alone");
-            let module = layers[0][0].as_ref().unwrap();
+            let module = adapter.update(0, LinearSite::Q).unwrap();
             for o in 0..n {
                 let expected = module.reference(&x[row * k..(row + 1) * k], o);
                 assert!((mixed[o] - base[o] - expected).abs() < 1e-4, "row {row}: {} is not {expected}", mixed[o] - base[o]);

@@ -18,6 +18,7 @@ pub use train::{TrainOptions, TrainReport, train};
 
 use crate::ids::VersionId;
 use crate::model::lora::{LoraModule, LoraWeights, PreparedAdapter};
+use crate::model::profile::{Part, Profile};
 use crate::model::{BLOCK_TOKENS, BlockId, Chunk, LogitRows, Logits, Model, ModelConfig, ModelError};
 
 /// What is measured.
@@ -37,6 +38,8 @@ pub struct Options {
     pub step_tokens: usize,
     /// Rank of the random adapters, on all linears.
     pub rank: usize,
+    /// Say where the time goes.
+    pub profile: bool,
 }
 
 impl Default for Options {
@@ -49,6 +52,7 @@ impl Default for Options {
             rounds: 3,
             step_tokens: 512,
             rank: 16,
+            profile: false,
         }
     }
 }
@@ -76,6 +80,8 @@ pub struct Case {
     pub tokens_per_second: f64,
     /// Slowest and fastest round.
     pub range: [f64; 2],
+    /// Share of the time of each kind of operation, the largest first; empty unless it was asked for.
+    pub parts: Vec<(&'static str, f64)>,
 }
 
 /// All figures.
@@ -89,6 +95,8 @@ pub struct Report {
     pub prefill: Vec<Case>,
     /// Decoding.
     pub decode: Vec<Case>,
+    /// Bytes a second that this many threads read from memory, best of three; 0 unless asked with the profile.
+    pub memory_bandwidth: f64,
     /// Bytes of packed weights.
     pub weight_bytes: usize,
     /// Bytes of the KV blocks used.
@@ -152,27 +160,28 @@ pub fn run(name: &str, model: &mut dyn Model, options: &Options) -> Result<Repor
         .flat_map(|batch| kinds.map(|kind| (kind, *batch)))
         .filter(|(kind, batch)| *batch > 1 || *kind != Adapters::Different)
         .collect();
-    let mut prefill = vec![Vec::new(); cases.len()];
-    let mut decode = vec![Vec::new(); cases.len()];
+    let mut prefill = vec![Measured::default(); cases.len()];
+    let mut decode = vec![Measured::default(); cases.len()];
     // One round more than is counted: the first warms caches and clocks.
     for round in 0..=options.rounds {
-        for ((kind, batch), speeds) in cases.iter().zip(&mut prefill) {
+        for ((kind, batch), measured) in cases.iter().zip(&mut prefill) {
             let speed = bench.prefill(*kind, *batch)?;
-            speeds.extend((round > 0).then_some(speed));
+            measured.take(speed, &mut *bench.model, options.profile, round);
         }
-        for ((kind, batch), speeds) in cases.iter().zip(&mut decode) {
+        for ((kind, batch), measured) in cases.iter().zip(&mut decode) {
             let speed = bench.decode(*kind, *batch)?;
-            speeds.extend((round > 0).then_some(speed));
+            measured.take(speed, &mut *bench.model, options.profile, round);
         }
     }
     let report =
-        |speeds: Vec<Vec<f64>>| cases.iter().zip(speeds).map(|((kind, batch), speeds)| case(*kind, *batch, speeds)).collect();
+        |all: Vec<Measured>| cases.iter().zip(all).map(|((kind, batch), measured)| case(*kind, *batch, measured)).collect();
     let adapter_bytes = bench.adapters.first().map_or(0, |adapter| adapter.bytes);
     Ok(Report {
         model: name.to_owned(),
         options: options.clone(),
         prefill: report(prefill),
         decode: report(decode),
+        memory_bandwidth: if options.profile { memory_bandwidth() } else { 0.0 },
         weight_bytes: model.weight_bytes(),
         kv_bytes: blocks * model.kv_block_bytes(),
         adapter_bytes,
@@ -180,11 +189,34 @@ pub fn run(name: &str, model: &mut dyn Model, options: &Options) -> Result<Repor
     })
 }
 
-fn case(adapters: Adapters, batch: usize, mut speeds: Vec<f64>) -> Case {
+/// What the rounds of a case gave.
+#[derive(Clone, Default)]
+struct Measured {
+    speeds: Vec<f64>,
+    profile: Profile,
+}
+
+impl Measured {
+    fn take(&mut self, speed: f64, model: &mut dyn Model, profile: bool, round: usize) {
+        // The first time it is asked, the measuring begins.
+        let parts = if profile { model.profile() } else { Profile::default() };
+        if round > 0 {
+            self.speeds.push(speed);
+            self.profile.merge(&parts);
+        }
+    }
+}
+
+fn case(adapters: Adapters, batch: usize, measured: Measured) -> Case {
+    let Measured { mut speeds, profile } = measured;
+    let total = profile.total().as_secs_f64();
+    let mut parts: Vec<_> = Part::ALL.map(|part| (part.name(), profile.time(part).as_secs_f64() / total)).to_vec();
+    parts.retain(|(_, share)| *share > 0.0);
+    parts.sort_by(|a, b| b.1.total_cmp(&a.1));
     speeds.sort_by(f64::total_cmp);
     let at = |i: usize| speeds.get(i).copied().unwrap_or_default();
     let range = [at(0), at(speeds.len().saturating_sub(1))];
-    Case { adapters, batch, tokens_per_second: at(speeds.len() / 2), range }
+    Case { adapters, batch, tokens_per_second: at(speeds.len() / 2), range, parts }
 }
 
 impl Bench<'_> {
@@ -245,6 +277,24 @@ impl Bench<'_> {
     }
 }
 
+/// Bytes a second that all processors together read, best of three.
+fn memory_bandwidth() -> f64 {
+    const WORDS: usize = 1 << 24;
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let data: Vec<Vec<u64>> = (0..threads as u64).map(|fill| vec![fill + 1; WORDS]).collect();
+    let mut best = 0f64;
+    for _ in 0..3 {
+        let begun = Instant::now();
+        std::thread::scope(|scope| {
+            for words in &data {
+                scope.spawn(move || std::hint::black_box(words.iter().fold(0u64, |sum, word| sum.wrapping_add(*word))));
+            }
+        });
+        best = best.max((threads * WORDS * 8) as f64 / begun.elapsed().as_secs_f64());
+    }
+    best
+}
+
 /// Highest resident size of this process, bytes.
 fn peak_resident_bytes() -> usize {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
@@ -263,13 +313,27 @@ impl fmt::Display for Report {
                 Adapters::One => "one adapter",
                 Adapters::Different => "all different",
             };
-            format!("{name:<14}{:>10.1}   ({:.1} to {:.1})", case.tokens_per_second, case.range[0], case.range[1])
+            let mut line = format!("{name:<14}{:>10.1}   ({:.1} to {:.1})", case.tokens_per_second, case.range[0], case.range[1]);
+            for (index, (part, share)) in case.parts.iter().enumerate() {
+                let before = if index == 0 { "\n                  " } else { ", " };
+                line += &format!("{before}{part} {:.0} %", 100.0 * share);
+            }
+            line
         };
         for case in &self.prefill {
             writeln!(f, "  prefill x{:<4}  {}", case.batch, row(case))?;
         }
         for case in &self.decode {
             writeln!(f, "  decode  x{:<4}  {}", case.batch, row(case))?;
+        }
+        if self.memory_bandwidth > 0.0 {
+            let alone = self.decode.iter().find(|case| case.batch == 1 && case.adapters == Adapters::Base);
+            write!(f, "  memory is read at {:.1} GB/s", self.memory_bandwidth / 1e9)?;
+            if let Some(case) = alone {
+                let read = case.tokens_per_second * self.weight_bytes as f64;
+                write!(f, ", and one sequence reads weights at {:.1} GB/s of it", read / 1e9)?;
+            }
+            writeln!(f)?;
         }
         let mib = |bytes: usize| bytes as f64 / f64::from(1 << 20);
         write!(
@@ -308,11 +372,16 @@ mod tests {
             rounds: 1,
             step_tokens: 16,
             rank: 4,
+            profile: true,
         };
         let report = run("tiny", &mut *model, &options).unwrap();
         assert_eq!(report.prefill.len(), 5);
         assert_eq!(report.decode.len(), 5, "one sequence cannot have different adapters");
         assert!(report.decode.iter().all(|case| case.tokens_per_second > 0.0));
         assert!(report.to_string().contains("all different"));
+        for case in report.prefill.iter().chain(&report.decode) {
+            let sum: f64 = case.parts.iter().map(|(_, share)| share).sum();
+            assert!((sum - 1.0).abs() < 1e-6 && case.parts.iter().any(|(part, _)| *part == "attention"), "{:?}", case.parts);
+        }
     }
 }

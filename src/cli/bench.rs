@@ -63,6 +63,11 @@ pub(super) fn arguments() -> Vec<Arg> {
             .long("train-checkpointing")
             .action(ArgAction::SetTrue)
             .help("Keep the layers' inputs alone and compute the rest again."),
+        Arg::new("profile")
+            .long("profile")
+            .action(ArgAction::SetTrue)
+            .conflicts_with_all(["train", "beside"])
+            .help("Say beside each figure where the time goes."),
         Arg::new("json").long("json").action(ArgAction::SetTrue).help("Print JSON instead of a table."),
     ]
 }
@@ -91,6 +96,7 @@ pub(super) fn run(matches: &ArgMatches, config: &Config) -> anyhow::Result<()> {
             *option = *number as usize;
         }
     }
+    options.profile = matches.get_flag("profile");
     let (name, mut model) = match matches.get_one::<String>("shape") {
         Some(shape) => (format!("{shape}, random"), random_base(shape, matches, config)?),
         None => {

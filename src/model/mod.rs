@@ -7,6 +7,7 @@ pub mod loader;
 pub mod lora;
 pub mod native;
 pub mod ops;
+pub mod profile;
 pub mod random;
 pub mod tokenizer;
 pub mod train;
@@ -119,6 +120,10 @@ pub trait Model: Send {
     fn forward(&mut self, chunks: &[Chunk<'_>], logits: &mut Logits) -> Result<(), ModelError>;
     /// What prepares adapters for this model.
     fn adapter_preparer(&self) -> Arc<dyn AdapterPreparer>;
+    /// Where the time of steps went since this was asked last; asking for the first time begins the measuring.
+    fn profile(&mut self) -> profile::Profile {
+        profile::Profile::default()
+    }
     /// The same weights for training, where it can be done on this device.
     fn training_base(&self) -> Option<train::TrainingBase> {
         None

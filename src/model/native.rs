@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Instant;
 
 use crate::model::config::{LinearSite, ModelConfig};
 use crate::model::loader::convert::convert;
@@ -12,6 +13,7 @@ use crate::model::lora::{LoraModule, LoraWeights, PreparedAdapter};
 use crate::model::ops::candle::CandleOps;
 use crate::model::ops::cpu::{CpuOps, Isa};
 use crate::model::ops::{Norm, Ops, Projection, Quant, Segment, Span, Step};
+use crate::model::profile::{Part, Profile};
 use crate::model::train::TrainingBase;
 use crate::model::{AdapterPreparer, BLOCK_TOKENS, Chunk, LogitRows, Logits, Model, ModelError};
 
@@ -208,6 +210,8 @@ pub struct Decoder<O: Ops> {
     config: ModelConfig,
     weights: Arc<Weights<O>>,
     work: Workspace<O>,
+    /// Kept once somebody has asked.
+    profile: Option<Profile>,
 }
 
 impl<O: Ops> Decoder<O> {
@@ -243,62 +247,76 @@ impl<O: Ops> Decoder<O> {
             up: O::Activation::default(),
             update: O::Activation::default(),
         };
-        Ok(Self { ops, config, weights: Arc::new(Weights { embedding, layers, norm, head }), work })
+        Ok(Self { ops, config, weights: Arc::new(Weights { embedding, layers, norm, head }), work, profile: None })
     }
 
     fn run(&mut self, step: &Step<'_, O::Lora>, out: &mut Logits) -> Result<(), ModelError> {
         use LinearSite::{Down, Gate, K, O as Output, Q, Up, V};
+        let profiled = self.profile.is_some();
         let (ops, w, weights) = (&mut self.ops, &mut self.work, &*self.weights);
         let anatomy = self.config.anatomy();
         let gated = anatomy.module(Gate).is_some();
-        ops.embed(step, &weights.embedding, &mut w.x)?;
+        let profile = &mut self.profile;
+        let mut timed = |part: Part, since: Option<Instant>| {
+            if let (Some(profile), Some(since)) = (profile.as_mut(), since) {
+                profile.add(part, since);
+            }
+        };
+        macro_rules! timed {
+            ($part:ident, $work:expr) => {{
+                let since = profiled.then(Instant::now);
+                $work?;
+                timed(Part::$part, since);
+            }};
+        }
+        timed!(Embed, ops.embed(step, &weights.embedding, &mut w.x));
         for (index, layer) in weights.layers.iter().enumerate() {
             let linear = |site: LinearSite| &layer.linears[anatomy.slot(site)];
-            ops.norm(&w.x, &layer.attention_norm, &mut w.normed)?;
+            timed!(Norms, ops.norm(&w.x, &layer.attention_norm, &mut w.normed));
             let mut parts = [
                 Projection { site: Q, linear: linear(Q), out: &mut w.q },
                 Projection { site: K, linear: linear(K), out: &mut w.k },
                 Projection { site: V, linear: linear(V), out: &mut w.v },
             ];
-            ops.project(step, index, &w.normed, &mut parts)?;
+            timed!(QueryKeyValue, ops.project(step, index, &w.normed, &mut parts));
             if let Some([q, k]) = &layer.head_norms {
-                ops.norm_heads(&mut w.q, q)?;
-                ops.norm_heads(&mut w.k, k)?;
+                timed!(Norms, ops.norm_heads(&mut w.q, q));
+                timed!(Norms, ops.norm_heads(&mut w.k, k));
             }
-            ops.attend(step, index, [&mut w.q, &mut w.k, &mut w.v], &mut w.attended)?;
+            timed!(Attention, ops.attend(step, index, [&mut w.q, &mut w.k, &mut w.v], &mut w.attended));
             let mut parts = [Projection { site: Output, linear: linear(Output), out: &mut w.update }];
-            ops.project(step, index, &w.attended, &mut parts)?;
+            timed!(Output, ops.project(step, index, &w.attended, &mut parts));
             if let Some(norm) = &layer.attention_out {
-                ops.norm(&w.update, norm, &mut w.normed)?;
+                timed!(Norms, ops.norm(&w.update, norm, &mut w.normed));
                 std::mem::swap(&mut w.update, &mut w.normed);
             }
-            ops.add(&mut w.x, &w.update)?;
+            timed!(Sums, ops.add(&mut w.x, &w.update));
 
             if let Some(norm) = &layer.mlp_norm {
-                ops.norm(&w.x, norm, &mut w.normed)?;
+                timed!(Norms, ops.norm(&w.x, norm, &mut w.normed));
             }
             let up = Projection { site: Up, linear: linear(Up), out: &mut w.up };
             if gated {
                 let mut parts = [Projection { site: Gate, linear: linear(Gate), out: &mut w.gate }, up];
-                ops.project(step, index, &w.normed, &mut parts)?;
-                ops.gate(&mut w.gate, Some(&w.up))?;
+                timed!(GateUp, ops.project(step, index, &w.normed, &mut parts));
+                timed!(Activation, ops.gate(&mut w.gate, Some(&w.up)));
             } else {
-                ops.project(step, index, &w.normed, &mut [up])?;
-                ops.gate(&mut w.up, None)?;
+                timed!(GateUp, ops.project(step, index, &w.normed, &mut [up]));
+                timed!(Activation, ops.gate(&mut w.up, None));
             }
             let inner = if gated { &w.gate } else { &w.up };
             let mut parts = [Projection { site: Down, linear: linear(Down), out: &mut w.update }];
-            ops.project(step, index, inner, &mut parts)?;
+            timed!(Down, ops.project(step, index, inner, &mut parts));
             if let Some(norm) = &layer.mlp_out {
-                ops.norm(&w.update, norm, &mut w.normed)?;
+                timed!(Norms, ops.norm(&w.update, norm, &mut w.normed));
                 std::mem::swap(&mut w.update, &mut w.normed);
             }
-            ops.add(&mut w.x, &w.update)?;
+            timed!(Sums, ops.add(&mut w.x, &w.update));
         }
         if step.hidden.is_empty() {
             out.hidden.clear();
         } else {
-            ops.norm(&w.x, &weights.norm, &mut w.normed)?;
+            timed!(Norms, ops.norm(&w.x, &weights.norm, &mut w.normed));
             ops.rows(&w.normed, &step.hidden, &mut out.hidden)?;
         }
         if step.wanted.is_empty() {
@@ -306,8 +324,9 @@ impl<O: Ops> Decoder<O> {
             return Ok(());
         }
         ops.select(step, &w.x, &mut w.update)?;
-        ops.norm(&w.update, &weights.norm, &mut w.normed)?;
-        ops.logits(&w.normed, &weights.head, &mut out.values)
+        timed!(Norms, ops.norm(&w.update, &weights.norm, &mut w.normed));
+        timed!(Head, ops.logits(&w.normed, &weights.head, &mut out.values));
+        Ok(())
     }
 }
 
@@ -334,6 +353,10 @@ impl<O: Ops> Model for Decoder<O> {
         let step = step::<O>(chunks, self.config.vocab_size)?;
         (logits.vocab, logits.width) = (self.config.vocab_size, self.config.hidden_size);
         self.run(&step, logits)
+    }
+
+    fn profile(&mut self) -> Profile {
+        self.profile.replace(Profile::default()).unwrap_or_default()
     }
 
     fn adapter_preparer(&self) -> Arc<dyn AdapterPreparer> {

@@ -70,6 +70,7 @@ fn start_native(config: &Config) -> anyhow::Result<Loaded> {
             max_batch_tokens: config.max_batch_tokens,
             max_sequences: config.max_sequences,
             queue_capacity: config.queue_capacity,
+            speculation_tokens: config.speculation_tokens,
             prefix_cache: if config.prefix_cache { PrefixCache::On } else { PrefixCache::Off },
         },
     )?;

@@ -133,6 +133,7 @@ impl NullBackend {
                 kv_blocks: 0,
                 queue_capacity: config.queue_capacity,
                 prefix_cache: PrefixCache::Off,
+                speculation_tokens: 0,
                 ..EngineConfig::default()
             },
         };

@@ -84,6 +84,7 @@ impl Config {
             "max_batch_tokens" => self.max_batch_tokens.to_string(),
             "max_sequences" => self.max_sequences.to_string(),
             "queue_capacity" => self.queue_capacity.to_string(),
+            "speculation_tokens" => self.speculation_tokens.to_string(),
             "prefix_cache" => if self.prefix_cache { "on" } else { "off" }.to_owned(),
             "backend" => match self.backend {
                 BackendKind::Native => "native",

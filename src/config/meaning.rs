@@ -79,6 +79,7 @@ impl Reader<'_> {
             self.raw.problem(origin, text);
         }
         let queue_capacity = self.value("queue_capacity", 1024, |text| within(text, 1, 1 << 20));
+        let speculation_tokens = self.value("speculation_tokens", 8, |text| within(text, 0, 15));
         let prefix_cache = self.value("prefix_cache", true, switch);
         let backend = self.value("backend", BackendKind::Native, |text| match text {
             "native" => Ok(BackendKind::Native),
@@ -142,6 +143,7 @@ impl Reader<'_> {
             max_batch_tokens: max_batch_tokens?,
             max_sequences: max_sequences?,
             queue_capacity: queue_capacity?,
+            speculation_tokens: speculation_tokens?,
             prefix_cache: prefix_cache?,
             backend: backend?,
             null: null?,

@@ -174,6 +174,8 @@ pub struct Config {
     pub queue_capacity: usize,
     /// Reuse of prompts that begin alike.
     pub prefix_cache: bool,
+    /// Most tokens that are guessed for an answer in one step; 0 guesses none.
+    pub speculation_tokens: usize,
     /// What generates.
     pub backend: BackendKind,
     /// When it is the null backend.

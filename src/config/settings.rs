@@ -97,6 +97,13 @@ pub const SETTINGS: &[Setting] = &[
     one("default_max_tokens", "default-max-tokens", "N", "2048", "Most tokens of an answer whose request does not say: so many are reserved from its limits."),
     one("embeddings_pooling", "embeddings-pooling", "HOW", "mean", "How the hidden states of a text's tokens become its embedding where a request does not say: mean, or last (the last token's)."),
     one("tool_syntax", "tool-syntax", "FAMILY", "auto", "How the base writes calls of functions: hermes, llama3, mistral, plain, or auto (what its chat template says)."),
+    one(
+        "speculation_tokens",
+        "speculation-tokens",
+        "N",
+        "8",
+        "Most tokens that are guessed for an answer in one step; the answer is the same. 0 guesses none.",
+    ),
     one("prefix_cache", "prefix-cache", "on|off", "on", "Reuse keys and values of prompts that begin alike."),
     one("backend", "backend", "native|null", "native",
         "What generates: the base, or null: no model, words after a delay, to measure all that is around a model."),

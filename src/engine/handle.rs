@@ -33,11 +33,20 @@ pub struct EngineConfig {
     pub queue_capacity: usize,
     /// Whether computed prefixes are shared.
     pub prefix_cache: PrefixCache,
+    /// Most tokens that are guessed for a sequence in a step; 0 guesses none.
+    pub speculation_tokens: usize,
 }
 
 impl Default for EngineConfig {
     fn default() -> Self {
-        Self { kv_blocks: 256, max_batch_tokens: 512, max_sequences: 64, queue_capacity: 1024, prefix_cache: PrefixCache::On }
+        Self {
+            kv_blocks: 256,
+            max_batch_tokens: 512,
+            max_sequences: 64,
+            queue_capacity: 1024,
+            prefix_cache: PrefixCache::On,
+            speculation_tokens: 8,
+        }
     }
 }
 

@@ -11,6 +11,7 @@ use super::pressure::Present;
 use super::request::{Event, Finish, Realm, Request, TokenLogprob};
 use super::sampling::{SampleError, Sampler, Scratch, logprob};
 use super::scheduler::{PlannedChunk, Sequence};
+use super::speculation::Guesser;
 use super::stats::QueueSlot;
 use crate::model::lora::PreparedAdapter;
 use crate::model::{LogitRows, Logits};
@@ -83,6 +84,7 @@ pub(super) struct Job {
     /// Tokens of the answer that were there before the first step and are not sent yet.
     unsent: Vec<u32>,
     sampler: Sampler,
+    guesser: Guesser,
     stop_tokens: Arc<[u32]>,
     /// Length of prompt and answer at which the answer ends.
     full_len: usize,
@@ -120,6 +122,7 @@ impl Job {
             walk,
             unsent,
             sampler: Sampler::new(request.sampling, &request.prompt),
+            guesser: Guesser::default(),
             stop_tokens: request.stop_tokens,
             full_len,
             logprobs: request.logprobs,
@@ -144,6 +147,17 @@ impl Job {
         if let Some(walk) = self.walk.as_mut().filter(|_| self.last.is_none()) {
             walk.prepare(masks);
         }
+    }
+
+    /// Appends at most `most` guesses of how the answer goes on to its tokens; says how many. A grammar knows better, and rows that are
+    /// wanted of a prompt come first.
+    pub(super) fn guess(&mut self, tokens: &mut Vec<u32>, most: usize) -> usize {
+        if self.walk.is_some() || self.prompt_logprobs.is_some() || self.pool.is_some() {
+            return 0;
+        }
+        // One token is chosen beyond the last guess.
+        let left = self.full_len.saturating_sub(tokens.len() + 1);
+        self.guesser.guess(tokens, most.min(left))
     }
 
     fn done(&mut self, finish: Finish) {
@@ -205,9 +219,34 @@ impl<'a> ChunkRows<'a> {
 }
 
 impl Sequence<Job> {
-    /// Takes what a computed chunk brings: prompt log-probabilities, and the next token where the chunk reaches the end.
-    /// Returns how many tokens were generated.
+    /// Takes what a computed chunk brings: prompt log-probabilities, and the next tokens where the chunk reaches the end: one, and another
+    /// for each of the `guesses` behind it that was right. Returns how many tokens were generated, and how many guesses were right.
     pub(super) fn advance(
+        &mut self,
+        chunk: &PlannedChunk,
+        guesses: &[u32],
+        rows: &ChunkRows<'_>,
+        scratch: &mut Scratch,
+    ) -> Result<(usize, usize), SampleError> {
+        let mut right = 0;
+        let mut generated = self.advance_by_one(chunk, rows, scratch)?;
+        while guesses.get(right).is_some_and(|guess| self.payload.last.is_none() && self.tokens.last() == Some(guess)) {
+            right += 1;
+            let job = &mut self.payload;
+            let row = rows.at(chunk.end() - 1 + right)?;
+            let id = job.sampler.sample(row, scratch)?;
+            let logprob = job.logprobs.map(|top| logprob(row, id, top, scratch)).transpose()?;
+            generated += 1;
+            self.take(id, logprob, None);
+        }
+        if !guesses.is_empty() {
+            self.payload.guesser.learn(guesses.len(), right);
+        }
+        Ok((generated, right))
+    }
+
+    /// The same without what is guessed.
+    fn advance_by_one(
         &mut self,
         chunk: &PlannedChunk,
         rows: &ChunkRows<'_>,

@@ -44,6 +44,7 @@ pub mod request;
 pub mod sampling;
 pub mod scheduler;
 pub mod seeded;
+mod speculation;
 mod stats;
 #[cfg(test)]
 mod tests;

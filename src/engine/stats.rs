@@ -29,6 +29,10 @@ pub struct Stats {
     pub prompt_tokens: u64,
     /// Tokens generated.
     pub generated_tokens: u64,
+    /// Tokens that were guessed and verified.
+    pub guessed_tokens: u64,
+    /// Those of them that were right.
+    pub right_guesses: u64,
     /// Prompt tokens found in the prefix cache when their sequence first started.
     pub prefix_hit_tokens: u64,
     /// Times that a sequence lost its blocks to an older one.

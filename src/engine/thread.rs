@@ -14,12 +14,14 @@ use super::job::{ChunkRows, Cursor, Job, Submission};
 use super::kv::{BlockPool, Sharing};
 use super::request::Event;
 use super::sampling::{SampleError, Scratch};
-use super::scheduler::{Arrival, Limits, PromptRows, Scheduler, StepPlan};
+use super::scheduler::{Arrival, Limits, PlannedChunk, PromptRows, Scheduler, Sequence, StepPlan};
 use super::stats::{Health, Shared, Stats};
 use crate::model::{Chunk, Logits, Model};
 
 /// Rows of prompt log-probabilities per step: with a vocabulary of 128,000 they take 64 MiB.
 const PROMPT_ROWS_PER_STEP: usize = 128;
+/// Rows of a step up to which sequences that decode may carry guesses: reading the weights costs more than so many rows of products.
+const GUESSED_ROWS: usize = 16;
 /// How long prefill may hold up running answers in one step.
 const PREFILL_STALL: Duration = Duration::from_millis(200);
 /// Prefill tokens beside decodes before a speed is known, and never fewer: smaller chunks waste the weights that a step reads.
@@ -54,6 +56,8 @@ pub(super) struct EngineThread {
     masks: Masks,
     /// Tokens per second of prefill, an average that follows the last steps; `None` before the first.
     prefill_speed: Option<f64>,
+    /// Most guesses of a sequence in a step.
+    guesses: usize,
 }
 
 impl EngineThread {
@@ -82,6 +86,7 @@ impl EngineThread {
             scratch: Scratch::default(),
             masks: Masks::default(),
             prefill_speed: None,
+            guesses: config.speculation_tokens,
         };
         engine.scheduler.bound_prefill_beside_decodes(LEAST_PREFILL);
         let outcome = catch_unwind(AssertUnwindSafe(|| engine.work()));
@@ -165,6 +170,7 @@ impl EngineThread {
 
     fn step(&mut self) {
         let began = Instant::now();
+        self.guess();
         let plan = self.scheduler.plan();
         // Before the started ones give their queue places back, so that nobody is ever counted nowhere.
         self.publish();
@@ -192,6 +198,24 @@ impl EngineThread {
         self.stats.total_forward += forward;
         self.note_effort(&plan, forward, took);
         self.end_finished();
+    }
+
+    /// Has sequences that decode guess how they go on, as long as all of them together are a few rows.
+    fn guess(&mut self) {
+        let decoding = |sequence: &Sequence<Job>| sequence.is_decoding();
+        let mut left = self.scheduler.running().iter().filter(|sequence| decoding(sequence)).count();
+        let mut room = GUESSED_ROWS.saturating_sub(left);
+        for index in 0..self.scheduler.running().len() {
+            if room == 0 || self.guesses == 0 {
+                return;
+            }
+            if decoding(&self.scheduler.running()[index]) {
+                let most = self.guesses.min(room.div_ceil(left));
+                self.scheduler.guess(index, |tokens, job| job.guess(tokens, most));
+                left -= 1;
+                room -= self.scheduler.running()[index].guessed();
+            }
+        }
     }
 
     /// Tells each sequence what the step has cost it.
@@ -264,17 +288,22 @@ impl EngineThread {
             let wanted = self.scheduler.running()[chunk.sequence].payload.wanted(chunk.logits);
             let rows = ChunkRows::new(chunk, wanted, &self.logits, &mut cursor);
             let sequence = self.scheduler.running_mut(chunk.sequence);
+            let guesses = sequence.take_guesses();
+            let mut chunk = PlannedChunk { len: chunk.len - guesses.len(), ..*chunk };
             if sequence.tokens.len() - chunk.start > 1 {
                 self.stats.prompt_tokens += chunk.len as u64;
             }
-            match sequence.advance(chunk, &rows, &mut self.scratch) {
-                Ok(generated) => {
+            match sequence.advance(&chunk, &guesses, &rows, &mut self.scratch) {
+                Ok((generated, right)) => {
+                    self.stats.guessed_tokens += guesses.len() as u64;
+                    self.stats.right_guesses += right as u64;
+                    chunk.len += right;
                     if generated > 0 {
                         sequence.payload.prepare(&mut self.masks);
                     }
                     sequence.payload.emitter.meter.generated(generated);
                     self.stats.generated_tokens += generated as u64;
-                    self.scheduler.computed(chunk);
+                    self.scheduler.computed(&chunk);
                 }
                 // What was computed is not trusted: its blocks are not published.
                 Err(SampleError::NothingAllowed) => sequence.payload.last = Some(Event::NothingAllowed),

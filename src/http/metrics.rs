@@ -134,6 +134,8 @@ fn engine(stats: &Stats) -> String {
     counter("step_sequences_total", "Sequences of all steps together.", &stats.sequences_per_step_sum);
     counter("prefill_tokens_total", "Tokens computed in prefill chunks.", &stats.prompt_tokens);
     counter("decoded_tokens_total", "Tokens generated.", &stats.generated_tokens);
+    counter("speculated_tokens_total", "Tokens that were guessed and verified.", &stats.guessed_tokens);
+    counter("speculated_tokens_accepted_total", "Guessed tokens that were right.", &stats.right_guesses);
     counter("prefix_hit_tokens_total", "Prompt tokens found in the prefix cache.", &stats.prefix_hit_tokens);
     counter("preemptions_total", "Times that a sequence lost its blocks to an older one.", &stats.preemptions);
     counter("completed_sequences_total", "Sequences that ended with an answer.", &stats.completed);

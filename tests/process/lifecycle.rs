@@ -152,7 +152,7 @@ async fn running(server: &Server) -> u64 {
 #[tokio::test]
 async fn sigterm_lets_running_answers_end_and_takes_no_new_ones() {
     let home = Home::new();
-    let server = home.serve(&["--max-sequences", "1", "--prefix-cache", "off"]);
+    let server = home.serve(&["--max-sequences", "1", "--prefix-cache", "off", "--speculation-tokens", "0"]);
     let streams = long_streams(&server, 40).await;
     assert!(running(&server).await > 0, "answers are still running when the signal comes");
     server.signal(libc::SIGTERM);
@@ -170,7 +170,8 @@ async fn sigterm_lets_running_answers_end_and_takes_no_new_ones() {
 #[tokio::test]
 async fn the_drain_deadline_cuts_answers_off_and_the_end_is_still_good() {
     let home = Home::new();
-    let server = home.serve(&["--max-sequences", "1", "--prefix-cache", "off", "--drain-deadline", "0"]);
+    let server =
+        home.serve(&["--max-sequences", "1", "--prefix-cache", "off", "--speculation-tokens", "0", "--drain-deadline", "0"]);
     let streams = long_streams(&server, 40).await;
     server.signal(libc::SIGINT);
     let (status, err) = server.wait();

@@ -55,6 +55,8 @@ pub struct Sequence<T> {
     pub tokens: Vec<u32>,
     /// Length of the prompt.
     pub prompt_len: usize,
+    /// Tokens at the end that are guesses: they are there from [`Scheduler::guess`] to [`Sequence::take_guesses`].
+    guesses: usize,
     /// Tokens whose keys and values are in the blocks.
     computed: usize,
     /// First position whose logits are still wanted for prompt log-probabilities, if any are.
@@ -83,7 +85,27 @@ impl<T> Sequence<T> {
 
     /// Tokens still to compute before the next token can be chosen; at least 1.
     const fn pending(&self) -> usize {
-        self.tokens.len() - self.computed
+        self.tokens.len() - self.guesses - self.computed
+    }
+
+    /// Whether its next step is one token of its answer.
+    pub const fn is_decoding(&self) -> bool {
+        self.pending() == 1 && self.computed >= self.prompt_len
+    }
+
+    /// Number of guesses at the end of its tokens.
+    pub const fn guessed(&self) -> usize {
+        self.guesses
+    }
+
+    /// Takes the guesses that its step has carried from the end of its tokens.
+    pub fn take_guesses(&mut self) -> Vec<u32> {
+        self.tokens.split_off(self.tokens.len() - std::mem::take(&mut self.guesses))
+    }
+
+    fn forget_guesses(&mut self, kept: usize) {
+        self.tokens.truncate(self.tokens.len() - self.guesses + kept);
+        self.guesses = kept;
     }
 
     /// Blocks that it still needs for all its tokens.
@@ -199,6 +221,7 @@ impl<T> Scheduler<T> {
             turn: self.turns.1,
             looked_at: 0,
             prompt_len,
+            guesses: 0,
             computed: 0,
             rows_from: match rows {
                 PromptRows::All if prompt_len > 1 => Some(0),
@@ -217,6 +240,18 @@ impl<T> Scheduler<T> {
     /// One of them.
     pub fn running_mut(&mut self, index: usize) -> &mut Sequence<T> {
         &mut self.running[index]
+    }
+
+    /// Has the next step carry guesses of how a running sequence that decodes goes on: `guess` appends them to its tokens and says how
+    /// many. Where there is no room for all of them there are fewer; none takes a block that another sequence might need.
+    pub fn guess(&mut self, index: usize, guess: impl FnOnce(&mut Vec<u32>, &mut T) -> usize) {
+        let (available, running) = (self.pool.counts().available(), self.running.len());
+        let sequence = &mut self.running[index];
+        sequence.guesses = guess(&mut sequence.tokens, &mut sequence.payload);
+        let covered = sequence.blocks().len() * crate::model::BLOCK_TOKENS;
+        if available <= running {
+            sequence.forget_guesses(sequence.guesses.min(covered.saturating_sub(sequence.computed + 1)));
+        }
     }
 
     /// Number of sequences that hold nothing yet (or nothing any more).
@@ -282,10 +317,17 @@ impl<T> Scheduler<T> {
                 (_, None) => break,
             }
         }
+        // Who is not carried this time is asked again.
+        let carried = |index| plan.chunks.iter().any(|chunk| chunk.sequence == index);
+        for (index, sequence) in self.running.iter_mut().enumerate().filter(|(_, sequence)| sequence.guesses > 0) {
+            if !carried(index) {
+                sequence.forget_guesses(0);
+            }
+        }
         plan
     }
 
-    /// Notes that a chunk of the plan was computed, and makes its full blocks findable.
+    /// Notes that a chunk of the plan was computed (of guesses, those that were right), and makes its full blocks findable.
     pub fn computed(&mut self, chunk: &PlannedChunk) {
         let sequence = &mut self.running[chunk.sequence];
         let is_answer = chunk.len == 1 && chunk.start >= sequence.prompt_len;
@@ -336,7 +378,11 @@ impl<T> Scheduler<T> {
             }
             // A shorter chunk in the blocks that there are is progress, too.
             let reach = (sequence.blocks().len() + self.pool.counts().available()) * crate::model::BLOCK_TOKENS;
-            if reach > chunk.start {
+            if sequence.guesses > 0 {
+                sequence.forget_guesses(0);
+                chunk.len = 1;
+                chunk.logits = LogitRows::Last;
+            } else if reach > chunk.start {
                 chunk.len = reach - chunk.start;
                 chunk.logits = Self::logits(sequence, chunk.start, chunk.end());
             } else if let Some(victim) = self.youngest_after(index) {
@@ -401,9 +447,16 @@ impl<T> Scheduler<T> {
     }
 
     /// The longest chunk of a sequence that the budget allows.
-    fn chunk_within(&self, index: usize, room: &Room) -> Option<PlannedChunk> {
-        let sequence = &self.running[index];
+    fn chunk_within(&mut self, index: usize, room: &Room) -> Option<PlannedChunk> {
+        let sequence = &mut self.running[index];
         let start = sequence.computed;
+        if sequence.guesses > 0 {
+            let most = room.tokens.min(room.prompt_rows).saturating_sub(1);
+            sequence.forget_guesses(sequence.guesses.min(most));
+        }
+        if sequence.guesses > 0 {
+            return Some(PlannedChunk { sequence: index, start, len: 1 + sequence.guesses, logits: LogitRows::All });
+        }
         let mut len = sequence.pending().min(room.tokens);
         let mut logits = Self::logits(sequence, start, start + len);
         if logits == LogitRows::All {
@@ -424,6 +477,7 @@ impl<T> Scheduler<T> {
     /// Takes a running sequence's blocks; it waits before the others of its account.
     fn preempt(&mut self, index: usize, plan: &mut StepPlan, room: &mut Room) {
         let mut sequence = self.running.remove(index);
+        sequence.forget_guesses(0);
         if let Some(places) = self.places.get_mut(&sequence.account) {
             *places -= 1;
         }

@@ -1,5 +1,5 @@
 //! The main promise: company never changes an answer. Random requests, arrivals and cancels over tiny KV memory, each answer
-//! compared with that of the same request alone on a fresh engine without a prefix cache.
+//! compared with that of the same request alone on a fresh engine without a prefix cache and without guesses.
 
 use futures::FutureExt;
 use proptest::prelude::*;
@@ -75,9 +75,17 @@ prop_compose! {
         max_sequences in 1usize..8,
         extra in 0usize..40,
         cache in any::<bool>(),
+        speculation_tokens in prop_oneof![Just(0usize), 1usize..16],
     ) -> EngineConfig {
         let prefix_cache = if cache { PrefixCache::On } else { PrefixCache::Off };
-        EngineConfig { kv_blocks, max_sequences, max_batch_tokens: max_sequences + extra, prefix_cache, ..EngineConfig::default() }
+        EngineConfig {
+            kv_blocks,
+            max_sequences,
+            max_batch_tokens: max_sequences + extra,
+            prefix_cache,
+            speculation_tokens,
+            ..EngineConfig::default()
+        }
     }
 }
 
@@ -185,5 +193,6 @@ fn two_thousand_requests_with_random_cancels_and_stops_hold_nothing_at_the_end()
     assert_eq!((stats.failed, stats.kv_used), (0, 0));
     // The test means something only when all of this happened (in practice some hundred times each).
     assert!(stats.preemptions > 10 && stats.prefix_hit_tokens > 1000 && stats.cancelled > 20 && left > 20, "{stats:?}");
+    assert!(stats.guessed_tokens > 1000 && stats.right_guesses > 20, "{stats:?}");
     assert!(stats.sequences_per_step_max >= 4 && stats.adapters_per_step_max >= 2, "{stats:?}");
 }

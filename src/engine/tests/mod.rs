@@ -45,7 +45,7 @@ fn collect(mut generation: Generation) -> Vec<Event> {
 
 /// The answer on a fresh engine with nothing beside it.
 fn alone(options: &SeededOptions, config: &EngineConfig, request: Request) -> Result<Vec<Event>, SubmitError> {
-    let config = EngineConfig { prefix_cache: PrefixCache::Off, ..config.clone() };
+    let config = EngineConfig { prefix_cache: PrefixCache::Off, speculation_tokens: 0, ..config.clone() };
     let engine = engine(SeededOptions { faults: vec![], ..options.clone() }, config);
     engine.submit(request).map(collect)
 }

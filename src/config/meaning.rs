@@ -107,7 +107,7 @@ impl Reader<'_> {
             "never" => Ok(Sync::Never),
             _ => Err("group, wait or never is right".to_owned()),
         });
-        let cache_bytes = self.value("response_cache", 64 << 20, bytes);
+        let cache_bytes = self.value("response_cache", 64 << 20, |text| if text.trim() == "0" { Ok(0) } else { bytes(text) });
         let cache_ttl = self.value("response_cache_ttl", Duration::from_secs(3600), duration);
         let default_max_tokens = self.value("default_max_tokens", 2048, |text| within(text, 1, 1 << 24));
         let embeddings_pooling = self.value("embeddings_pooling", Pooling::Mean, |text| {

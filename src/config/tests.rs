@@ -155,6 +155,7 @@ fn sizes_times_and_addresses() {
     for bad in ["0", "-1", "1e9", "GiB", "1XB", "999999999TB", "", "1.2.3"] {
         Fixture::new().flag("kv_memory", &[bad]).problems();
     }
+    assert_eq!(Fixture::new().flag("response_cache", &["0"]).config().cache.bytes, 0, "no cache, as the README says");
     assert_eq!(Fixture::new().flag("listen", &["localhost:0"]).config().listen.to_string(), "127.0.0.1:0");
     assert_eq!(Fixture::new().flag("drain_deadline", &["1.5s"]).config().drain_deadline, Duration::from_millis(1500));
     let null = Fixture::new().flag("null_delay", &["250us"]).flag("null_token_gap", &["1.5 ms"]).config().null;

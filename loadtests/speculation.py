@@ -42,7 +42,7 @@ def guesses(given, url):
     """Guessed tokens so far, and those that were right."""
     lines = call(given, url, "GET", "/metrics").splitlines()
     read = lambda name: sum(float(line.split()[-1]) for line in lines if line.startswith(name))
-    return read("switchyard_speculated_tokens_total"), read("switchyard_speculated_tokens_accepted_total")
+    return read("switchyard_engine_speculated_tokens_total"), read("switchyard_engine_speculated_tokens_accepted_total")
 
 
 def main():

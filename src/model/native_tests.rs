@@ -269,7 +269,7 @@ fn float_weights_are_kept_in_the_wanted_type_and_still_mean_the_same() {
 }
 
 #[test]
-fn adapter_weights_that_the_base_cannot_keep_are_refused_by_name() {
+fn an_adapter_whose_scale_overflows_is_refused_by_name_and_large_weights_are_not() {
     let config = random::shape("tiny").unwrap();
     let quantized = model(&config, Mix::Uniform(DType::F32), Quant::Auto, Device::Cpu);
     let exact = model(&config, Mix::Uniform(DType::F32), Quant::None, Device::Cpu);
@@ -279,14 +279,12 @@ fn adapter_weights_that_the_base_cannot_keep_are_refused_by_name() {
         model.adapter_preparer().prepare(weights).map(|_| ()).map_err(|error| error.to_string())
     };
     type Change<'a> = &'a dyn Fn(&mut LoraModule);
-    let large: [(Change<'_>, &str); 2] = [(&|m| m.a[17] = 70_000.0, "lora_A"), (&|m| m.b[17] = -70_000.0, "lora_B")];
-    for (change, half) in large {
-        let error = prepare(&*quantized, change).unwrap_err();
-        assert!(error.contains(&format!("model.layers.1.mlp.down_proj.{half}.weight holds")), "{error}");
-        assert!(error.contains("70000") && error.contains("65504"), "{error}");
+    // Weights that f16 could not hold: 8 bits with a scale can, as f32 can.
+    let large: [Change<'_>; 3] = [&|m| m.a[17] = 70_000.0, &|m| m.b[17] = -70_000.0, &|m| m.a[17] = 1e30];
+    for change in large {
+        prepare(&*quantized, change).unwrap();
         prepare(&*exact, change).unwrap();
     }
-    prepare(&*quantized, &|m| m.a[17] = 65_504.0).unwrap();
     let scales: [Change<'_>; 2] = [&|m| m.scale = f32::INFINITY, &|m| (m.scale, m.b[0]) = (1e36, 1e3)];
     for change in scales {
         for model in [&*quantized, &*exact] {

@@ -133,9 +133,41 @@ impl Quantized {
         &self.words
     }
 
+    /// A row, for those who read single ones.
+    pub fn row(&self, row: usize) -> Row<'_> {
+        assert!(row < self.rows, "row outside the matrix: this is a bug");
+        Row { words: &self.words, place: place(self.rows, self.blocks, row) }
+    }
+
     /// For writing rows from several threads.
     pub fn writer(&mut self) -> Writer {
         Writer { rows: self.rows, blocks: self.blocks, words: Parts::new(&mut self.words) }
+    }
+}
+
+/// One row.
+#[derive(Debug, Clone, Copy)]
+pub struct Row<'a> {
+    words: &'a [u32],
+    place: Place,
+}
+
+impl<'a> Row<'a> {
+    /// A block's values, four a word.
+    pub fn values(self, block: usize) -> &'a [u32] {
+        &self.words[self.place.values(block)]
+    }
+
+    /// One of a block's fields.
+    pub fn field(self, block: usize, field: Field) -> u32 {
+        self.words[self.place.field(block, field)]
+    }
+
+    /// The first block's values, its fields, the words from field to field, and those from block to block.
+    pub fn pointers(self) -> (*const u32, *const u32, usize, usize) {
+        let place = self.place;
+        let fields = &self.words[place.field(0, Field::Scale)..];
+        (self.values(0).as_ptr(), fields.as_ptr(), place.size, WORDS * place.size)
     }
 }
 

@@ -65,7 +65,10 @@ pub struct Item<'a> {
 /// Scratch of one item.
 #[derive(Default)]
 pub struct Scratch {
+    queries: Vec<f32>,
     scores: Vec<f32>,
+    /// One over the sum of each query's weights.
+    inverse: Vec<f32>,
     acc: Vec<f32>,
 }
 
@@ -138,30 +141,32 @@ impl<E: Element> Kv<E> {
         let first_block = (item.position + 1).saturating_sub(window) / BLOCK_TOKENS;
         let blocks = last / BLOCK_TOKENS + 1 - first_block;
         let stride = blocks * BLOCK_TOKENS;
-        scratch.scores.resize(item.rows * group * stride, 0.0);
-        scratch.acc.clear();
-        scratch.acc.resize(item.rows * group * dim, 0.0);
-        let query = |row: usize| {
+        // All rows' queries of the head, one after the other.
+        let all = item.rows * group;
+        scratch.queries.clear();
+        for row in 0..item.rows {
             let at = (item.row + row) * width + item.head * group * dim;
-            &q[at..at + group * dim]
-        };
+            scratch.queries.extend_from_slice(&q[at..at + group * dim]);
+        }
+        scratch.scores.resize(all * stride, 0.0);
+        scratch.acc.clear();
+        scratch.acc.resize(all * dim, 0.0);
         // Positions of block `index` that `row` sees, relative to the block.
         let visible = |row: usize, index: usize| {
             let (block, position) = ((first_block + index) * BLOCK_TOKENS, item.position + row);
             let low = (position + 1).saturating_sub(window).saturating_sub(block).min(BLOCK_TOKENS);
             low..(position + 1).saturating_sub(block).min(BLOCK_TOKENS)
         };
+        // Those that a row does not see are scored with the others, and nobody looks.
         for index in 0..blocks {
             let at = self.at(layer, item.blocks[first_block + index] as usize, item.head);
             let keys = &self.keys[at..at + dim * BLOCK_TOKENS];
-            for row in 0..item.rows {
-                if visible(row, index).is_empty() {
-                    continue;
-                }
-                let scores = &mut scratch.scores[row * group * stride..(row + 1) * group * stride];
-                inner.scores(query(row), keys, group, &mut scores[index * BLOCK_TOKENS..], stride);
+            if let Some(next) = item.blocks.get(first_block + index + 1) {
+                inner.fetch(&self.keys[self.at(layer, *next as usize, item.head)..][..dim * BLOCK_TOKENS]);
             }
+            inner.scores(&scratch.queries, keys, all, &mut scratch.scores[index * BLOCK_TOKENS..], stride);
         }
+        scratch.inverse.clear();
         for row in 0..item.rows {
             let position = item.position + row;
             let low = (position + 1).saturating_sub(window) - first_block * BLOCK_TOKENS;
@@ -171,12 +176,21 @@ impl<E: Element> Kv<E> {
                 if let Some(cap) = cap {
                     inner.cap(&mut scores[low..high], cap);
                 }
-                inner.softmax(scores, low..high);
+                scratch.inverse.push(inner.weights(scores, low..high));
             }
         }
         for index in 0..blocks {
             let at = self.at(layer, item.blocks[first_block + index] as usize, item.head);
             let values = &self.values[at..at + dim * BLOCK_TOKENS];
+            if let Some(next) = item.blocks.get(first_block + index + 1) {
+                inner.fetch(&self.values[self.at(layer, *next as usize, item.head)..][..dim * BLOCK_TOKENS]);
+            }
+            let whole = 0..BLOCK_TOKENS;
+            if visible(0, index) == whole && visible(item.rows - 1, index) == whole {
+                let probabilities = &scratch.scores[index * BLOCK_TOKENS..];
+                inner.accumulate(probabilities, stride, values, whole, &mut scratch.acc, dim);
+                continue;
+            }
             for row in 0..item.rows {
                 let visible = visible(row, index);
                 if visible.is_empty() {
@@ -191,19 +205,24 @@ impl<E: Element> Kv<E> {
             let at = (item.row + row) * width + item.head * group * dim;
             // SAFETY: items differ in row or head, so their output ranges are disjoint.
             let out = unsafe { out.slice(at..at + group * dim) };
-            out.copy_from_slice(&scratch.acc[row * group * dim..(row + 1) * group * dim]);
+            let acc = scratch.acc[row * group * dim..].chunks_exact(dim).zip(&scratch.inverse[row * group..]);
+            for (out, (acc, inverse)) in out.chunks_exact_mut(dim).zip(acc) {
+                out.iter_mut().zip(acc).for_each(|(out, acc)| *out = acc * inverse);
+            }
         }
     }
 }
 
-/// The three inner loops.
+/// The inner loops.
 trait Inner {
-    /// Scores of a block's positions for each query of a group: `scores[g * stride..][..16]`.
+    /// Scores of a block's positions for each of so many queries: `scores[g * stride..][..16]`.
     fn scores<E: Element>(&self, queries: &[f32], keys: &[E], group: usize, scores: &mut [f32], stride: usize);
     /// `cap * tanh(score / cap)`, in place.
     fn cap(&self, scores: &mut [f32], cap: f32);
-    /// Softmax over `visible`, in place.
-    fn softmax(&self, scores: &mut [f32], visible: std::ops::Range<usize>);
+    /// What softmax over `visible` weights positions with, in place, and one over their sum, which is left to be multiplied with.
+    fn weights(&self, scores: &mut [f32], visible: std::ops::Range<usize>) -> f32;
+    /// Says that this will be read soon.
+    fn fetch<E: Element>(&self, block: &[E]);
     /// Adds a block's visible values, weighted: `acc[g][d] += p[g * stride + t] * values[t][d]`.
     fn accumulate<E: Element>(
         &self,
@@ -237,7 +256,7 @@ impl Inner for Plain {
     }
 
     #[inline(always)]
-    fn softmax(&self, scores: &mut [f32], visible: std::ops::Range<usize>) {
+    fn weights(&self, scores: &mut [f32], visible: std::ops::Range<usize>) -> f32 {
         let scores = &mut scores[visible];
         let peak = scores.iter().fold(f32::NEG_INFINITY, |peak, s| peak.max(*s));
         let mut sum = 0.0;
@@ -245,9 +264,11 @@ impl Inner for Plain {
             *score = (*score - peak).exp();
             sum += *score;
         }
-        let inverse = 1.0 / sum;
-        scores.iter_mut().for_each(|s| *s *= inverse);
+        1.0 / sum
     }
+
+    #[inline(always)]
+    fn fetch<E: Element>(&self, _block: &[E]) {}
 
     #[inline(always)]
     fn accumulate<E: Element>(
@@ -366,6 +387,10 @@ mod avx512 {
             let mut g = 0;
             // SAFETY: in bounds by the assertion.
             unsafe {
+                while group - g >= 8 {
+                    scores::<E, 8>(q.add(g * dim), dim, k, out.add(g * stride), stride);
+                    g += 8;
+                }
                 while group - g >= 4 {
                     scores::<E, 4>(q.add(g * dim), dim, k, out.add(g * stride), stride);
                     g += 4;
@@ -385,7 +410,7 @@ mod avx512 {
         }
 
         #[inline(always)]
-        fn softmax(&self, scores: &mut [f32], visible: std::ops::Range<usize>) {
+        fn weights(&self, scores: &mut [f32], visible: std::ops::Range<usize>) -> f32 {
             assert!(scores.len() >= visible.end && scores.len().is_multiple_of(16));
             let registers = visible.start / 16..visible.end.div_ceil(16);
             // SAFETY: whole registers lie inside the slice.
@@ -401,18 +426,20 @@ mod avx512 {
                 }
                 let peak = _mm512_set1_ps(_mm512_reduce_max_ps(peak));
                 let mut sum = _mm512_setzero_ps();
-                for i in registers.clone() {
+                for i in registers {
                     // A row's lanes are its positions modulo 16 whatever its chunk: the order of this sum is fixed.
                     let e = exp(_mm512_sub_ps(_mm512_loadu_ps(p.add(16 * i)), peak));
                     let e = _mm512_maskz_mov_ps(mask(i), e);
                     sum = _mm512_add_ps(sum, e);
                     _mm512_storeu_ps(p.add(16 * i), e);
                 }
-                let inverse = _mm512_set1_ps(1.0 / _mm512_reduce_add_ps(sum));
-                for i in registers {
-                    _mm512_storeu_ps(p.add(16 * i), _mm512_mul_ps(_mm512_loadu_ps(p.add(16 * i)), inverse));
-                }
+                1.0 / _mm512_reduce_add_ps(sum)
             }
+        }
+
+        #[inline(always)]
+        fn fetch<E: Element>(&self, block: &[E]) {
+            crate::model::ops::cpu::avx512::fetch(block.as_ptr().cast(), size_of_val(block));
         }
 
         #[inline(always)]
@@ -431,6 +458,10 @@ mod avx512 {
             let mut g = 0;
             // SAFETY: in bounds by the assertion.
             unsafe {
+                while group - g >= 6 {
+                    accumulate_head::<E, 6>(p.add(g * stride), stride, v, visible.clone(), acc.add(g * dim), dim);
+                    g += 6;
+                }
                 while group - g >= 4 {
                     accumulate_head::<E, 4>(p.add(g * stride), stride, v, visible.clone(), acc.add(g * dim), dim);
                     g += 4;

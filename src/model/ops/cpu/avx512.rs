@@ -11,7 +11,7 @@ pub use dense::matmul_dense;
 
 use super::activation::{Block, Field, GROUP, WORDS};
 use super::packed::{BLOCK, Format, Packed, TILE};
-use super::{OutRows, RowPointers};
+use super::{Aside, OutRows, RowPointers};
 
 /// Runs the body for each index under a constant limit of at most sixteen, unrolled: arrays indexed by it stay in registers.
 macro_rules! unroll {
@@ -70,8 +70,13 @@ unsafe fn load(p: *const u8) -> __m512i {
     unsafe { _mm512_loadu_si512(p.cast()) }
 }
 
+/// Sixteen `f16` as `f32`.
+///
+/// # Safety
+///
+/// AVX-512 is there, and 32 bytes can be read at `p`.
 #[inline(always)]
-unsafe fn halves(p: *const u8) -> __m512 {
+pub unsafe fn halves(p: *const u8) -> __m512 {
     // SAFETY: the caller's pointer covers 32 bytes.
     unsafe { _mm512_cvtph_ps(_mm256_loadu_si256(p.cast())) }
 }
@@ -242,94 +247,94 @@ unsafe fn row_block<C: Coding, const R: usize>(
     at: *const u32,
 ) -> __m512 {
     let (mut _sum, mut _high, mut _scale): (__m512i, __m512i, __m512);
+    macro_rules! block {
+        ([$($before:literal)*], [$($products:literal)*], [$($after:literal)*], $($operand:tt)*) => {
+            std::arch::asm!(
+                $($before,)*
+                $($products,)*
+                $($after,)*
+                sum = out(zmm_reg) _sum,
+                scale = out(zmm_reg) _scale,
+                acc = inout(zmm_reg) acc,
+                first = in(zmm_reg) first,
+                q = in(reg) q,
+                at = in(reg) at,
+                w0 = in(zmm_reg) w[0], w1 = in(zmm_reg) w[1], w2 = in(zmm_reg) w[2], w3 = in(zmm_reg) w[3],
+                w4 = in(zmm_reg) w[4], w5 = in(zmm_reg) w[5], w6 = in(zmm_reg) w[6], w7 = in(zmm_reg) w[7],
+                $($operand)*
+                options(pure, readonly, nostack, preserves_flags),
+            )
+        };
+        // Eight products into one sum.
+        ([$($before:literal)*], [$($after:literal)*], $($operand:tt)*) => {
+            block!(
+                [$($before)*],
+                [
+                    "vpdpbusd {sum}, {w0}, dword ptr [{q}]{{1to16}}"
+                    "vpdpbusd {sum}, {w1}, dword ptr [{q} + 4]{{1to16}}"
+                    "vpdpbusd {sum}, {w2}, dword ptr [{q} + 8]{{1to16}}"
+                    "vpdpbusd {sum}, {w3}, dword ptr [{q} + 12]{{1to16}}"
+                    "vpdpbusd {sum}, {w4}, dword ptr [{q} + 16]{{1to16}}"
+                    "vpdpbusd {sum}, {w5}, dword ptr [{q} + 20]{{1to16}}"
+                    "vpdpbusd {sum}, {w6}, dword ptr [{q} + 24]{{1to16}}"
+                    "vpdpbusd {sum}, {w7}, dword ptr [{q} + 28]{{1to16}}"
+                    "vcvtdq2ps {sum}, {sum}"
+                    "vmulps {scale}, {first}, dword ptr [{at}]{{1to16}}"
+                    "vfmadd231ps {acc}, {sum}, {scale}"
+                ],
+                [$($after)*],
+                $($operand)*
+            )
+        };
+    }
     // SAFETY: `q` covers a block's values, `at` its fields.
     unsafe {
         match C::FORMAT {
-            Format::Q6K => std::arch::asm!(
-                "vpbroadcastd {sum}, dword ptr [{at} + {low_sum}]",
-                "vpbroadcastd {high}, dword ptr [{at} + {high_sum}]",
-                "vpslld {sum}, {sum}, {shift}",
-                "vpslld {high}, {high}, {shift}",
-                "vpdpbusd {sum}, {w0}, dword ptr [{q} + 0]{{1to16}}",
-                "vpdpbusd {high}, {w4}, dword ptr [{q} + 16]{{1to16}}",
-                "vpdpbusd {sum}, {w1}, dword ptr [{q} + 4]{{1to16}}",
-                "vpdpbusd {high}, {w5}, dword ptr [{q} + 20]{{1to16}}",
-                "vpdpbusd {sum}, {w2}, dword ptr [{q} + 8]{{1to16}}",
-                "vpdpbusd {high}, {w6}, dword ptr [{q} + 24]{{1to16}}",
-                "vpdpbusd {sum}, {w3}, dword ptr [{q} + 12]{{1to16}}",
-                "vpdpbusd {high}, {w7}, dword ptr [{q} + 28]{{1to16}}",
-                "vcvtdq2ps {sum}, {sum}",
-                "vcvtdq2ps {high}, {high}",
-                "vmulps {scale}, {first}, dword ptr [{at}]{{1to16}}",
-                "vfmadd231ps {acc}, {sum}, {scale}",
-                "vmulps {scale}, {second}, dword ptr [{at}]{{1to16}}",
-                "vfmadd231ps {acc}, {high}, {scale}",
-                sum = out(zmm_reg) _sum,
+            Format::Q6K => block!(
+                [
+                    "vpbroadcastd {sum}, dword ptr [{at} + {low_sum}]"
+                    "vpbroadcastd {high}, dword ptr [{at} + {high_sum}]"
+                    "vpslld {sum}, {sum}, {shift}"
+                    "vpslld {high}, {high}, {shift}"
+                ],
+                [
+                    "vpdpbusd {sum}, {w0}, dword ptr [{q}]{{1to16}}"
+                    "vpdpbusd {high}, {w4}, dword ptr [{q} + 16]{{1to16}}"
+                    "vpdpbusd {sum}, {w1}, dword ptr [{q} + 4]{{1to16}}"
+                    "vpdpbusd {high}, {w5}, dword ptr [{q} + 20]{{1to16}}"
+                    "vpdpbusd {sum}, {w2}, dword ptr [{q} + 8]{{1to16}}"
+                    "vpdpbusd {high}, {w6}, dword ptr [{q} + 24]{{1to16}}"
+                    "vpdpbusd {sum}, {w3}, dword ptr [{q} + 12]{{1to16}}"
+                    "vpdpbusd {high}, {w7}, dword ptr [{q} + 28]{{1to16}}"
+                    "vcvtdq2ps {sum}, {sum}"
+                    "vcvtdq2ps {high}, {high}"
+                    "vmulps {scale}, {first}, dword ptr [{at}]{{1to16}}"
+                    "vfmadd231ps {acc}, {sum}, {scale}"
+                ],
+                [
+                    "vmulps {scale}, {second}, dword ptr [{at}]{{1to16}}"
+                    "vfmadd231ps {acc}, {high}, {scale}"
+                ],
                 high = out(zmm_reg) _high,
-                scale = out(zmm_reg) _scale,
                 second = in(zmm_reg) second,
                 low_sum = const 4 * R * Field::LowSum as usize,
                 high_sum = const 4 * R * Field::HighSum as usize,
                 shift = const C::FORMAT.offset().trailing_zeros(),
-                q = in(reg) q,
-                at = in(reg) at,
-                acc = inout(zmm_reg) acc,
-                first = in(zmm_reg) first,
-                w0 = in(zmm_reg) w[0], w1 = in(zmm_reg) w[1], w2 = in(zmm_reg) w[2], w3 = in(zmm_reg) w[3],
-                w4 = in(zmm_reg) w[4], w5 = in(zmm_reg) w[5], w6 = in(zmm_reg) w[6], w7 = in(zmm_reg) w[7],
-                options(pure, readonly, nostack, preserves_flags),
             ),
-            Format::Q4K | Format::Q5K => std::arch::asm!(
-                "vpxord {sum}, {sum}, {sum}",
-                "vpdpbusd {sum}, {w0}, dword ptr [{q} + 0]{{1to16}}",
-                "vpdpbusd {sum}, {w1}, dword ptr [{q} + 4]{{1to16}}",
-                "vpdpbusd {sum}, {w2}, dword ptr [{q} + 8]{{1to16}}",
-                "vpdpbusd {sum}, {w3}, dword ptr [{q} + 12]{{1to16}}",
-                "vpdpbusd {sum}, {w4}, dword ptr [{q} + 16]{{1to16}}",
-                "vpdpbusd {sum}, {w5}, dword ptr [{q} + 20]{{1to16}}",
-                "vpdpbusd {sum}, {w6}, dword ptr [{q} + 24]{{1to16}}",
-                "vpdpbusd {sum}, {w7}, dword ptr [{q} + 28]{{1to16}}",
-                "vcvtdq2ps {sum}, {sum}",
-                "vmulps {scale}, {first}, dword ptr [{at}]{{1to16}}",
-                "vfmadd231ps {acc}, {sum}, {scale}",
-                "vfnmadd231ps {acc}, {min}, dword ptr [{at} + {scaled_sum}]{{1to16}}",
-                sum = out(zmm_reg) _sum,
-                scale = out(zmm_reg) _scale,
+            Format::Q4K | Format::Q5K => block!(
+                ["vpxord {sum}, {sum}, {sum}"],
+                ["vfnmadd231ps {acc}, {min}, dword ptr [{at} + {scaled_sum}]{{1to16}}"],
                 min = in(zmm_reg) min,
                 scaled_sum = const 4 * R * Field::ScaledSum as usize,
-                q = in(reg) q,
-                at = in(reg) at,
-                acc = inout(zmm_reg) acc,
-                first = in(zmm_reg) first,
-                w0 = in(zmm_reg) w[0], w1 = in(zmm_reg) w[1], w2 = in(zmm_reg) w[2], w3 = in(zmm_reg) w[3],
-                w4 = in(zmm_reg) w[4], w5 = in(zmm_reg) w[5], w6 = in(zmm_reg) w[6], w7 = in(zmm_reg) w[7],
-                options(pure, readonly, nostack, preserves_flags),
             ),
-            _ => std::arch::asm!(
-                "vpbroadcastd {sum}, dword ptr [{at} + {whole_sum}]",
-                "vpslld {sum}, {sum}, {shift}",
-                "vpdpbusd {sum}, {w0}, dword ptr [{q} + 0]{{1to16}}",
-                "vpdpbusd {sum}, {w1}, dword ptr [{q} + 4]{{1to16}}",
-                "vpdpbusd {sum}, {w2}, dword ptr [{q} + 8]{{1to16}}",
-                "vpdpbusd {sum}, {w3}, dword ptr [{q} + 12]{{1to16}}",
-                "vpdpbusd {sum}, {w4}, dword ptr [{q} + 16]{{1to16}}",
-                "vpdpbusd {sum}, {w5}, dword ptr [{q} + 20]{{1to16}}",
-                "vpdpbusd {sum}, {w6}, dword ptr [{q} + 24]{{1to16}}",
-                "vpdpbusd {sum}, {w7}, dword ptr [{q} + 28]{{1to16}}",
-                "vcvtdq2ps {sum}, {sum}",
-                "vmulps {scale}, {first}, dword ptr [{at}]{{1to16}}",
-                "vfmadd231ps {acc}, {sum}, {scale}",
-                sum = out(zmm_reg) _sum,
-                scale = out(zmm_reg) _scale,
+            _ => block!(
+                [
+                    "vpbroadcastd {sum}, dword ptr [{at} + {whole_sum}]"
+                    "vpslld {sum}, {sum}, {shift}"
+                ],
+                [],
                 whole_sum = const 4 * R * Field::Sum as usize,
                 shift = const C::FORMAT.offset().trailing_zeros(),
-                q = in(reg) q,
-                at = in(reg) at,
-                acc = inout(zmm_reg) acc,
-                first = in(zmm_reg) first,
-                w0 = in(zmm_reg) w[0], w1 = in(zmm_reg) w[1], w2 = in(zmm_reg) w[2], w3 = in(zmm_reg) w[3],
-                w4 = in(zmm_reg) w[4], w5 = in(zmm_reg) w[5], w6 = in(zmm_reg) w[6], w7 = in(zmm_reg) w[7],
-                options(pure, readonly, nostack, preserves_flags),
             ),
         }
     }
@@ -375,14 +380,29 @@ pub fn fetch(from: *const u8, bytes: usize) {
     }
 }
 
-/// Dot products of one tile with a group of `R` rows at `x`. The first group to read the tile `FETCH`es ahead.
+/// Asks for a line that will be read, but not so soon that it should take room in the first-level cache.
 #[inline(always)]
-unsafe fn tile<C: Coding, const R: usize, const FETCH: bool>(tile: Tile, mut x: *const u32) -> [__m512; R] {
+pub fn fetch_later(line: *const u8) {
+    // SAFETY: a hint reads nothing.
+    unsafe { _mm_prefetch::<_MM_HINT_T1>(line.cast()) };
+}
+
+/// Dot products of one tile with a group of `R` rows at `x`. The first group to read the tile `FETCH`es ahead, and what was asked for
+/// aside.
+#[inline(always)]
+unsafe fn tile<C: Coding, const R: usize, const FETCH: bool>(
+    tile: Tile,
+    mut x: *const u32,
+    aside: &mut Aside<'_>,
+) -> [__m512; R] {
     // SAFETY: the pointers cover the tile's blocks and those of `R` rows.
     unsafe {
         let format = C::FORMAT;
         let mut acc = [_mm512_setzero_ps(); R];
         let Tile { mut quants, mut scales, .. } = tile;
+        // Behind the quants lie the scales, which are fetched a tile ahead, and the next tile.
+        let (end, gap) =
+            (quants.wrapping_add(tile.blocks * format.quant_bytes()), tile.bytes - tile.blocks * format.quant_bytes());
         for _ in 0..tile.blocks / format.blocks_per_super() {
             if FETCH {
                 // Of the next tile.
@@ -391,7 +411,9 @@ unsafe fn tile<C: Coding, const R: usize, const FETCH: bool>(tile: Tile, mut x: 
             let superblock = C::superblock(scales);
             for sub in 0..format.blocks_per_super() {
                 if FETCH {
-                    fetch(quants.wrapping_add(AHEAD), format.quant_bytes());
+                    let at = quants.wrapping_add(AHEAD);
+                    fetch(if at < end { at } else { at.wrapping_add(gap) }, format.quant_bytes());
+                    aside.fetch();
                 }
                 let w = C::quants(quants);
                 let s = C::scales(&superblock, sub);
@@ -433,7 +455,13 @@ unsafe fn store<const R: usize>(acc: [__m512; R], tile: usize, n: usize, out: Ou
 }
 
 #[inline(always)]
-unsafe fn quantized<C: Coding>(w: &Packed, tiles: std::ops::Range<usize>, rows: usize, x: RowPointers, out: OutRows) {
+unsafe fn quantized<C: Coding>(
+    w: &Packed,
+    tiles: std::ops::Range<usize>,
+    rows: usize,
+    x: RowPointers,
+    (out, aside): (OutRows, &mut Aside<'_>),
+) {
     for t in tiles {
         let (quants, scales) = w.tile(t);
         let it =
@@ -445,9 +473,9 @@ unsafe fn quantized<C: Coding>(w: &Packed, tiles: std::ops::Range<usize>, rows: 
                 ($rows:literal) => {
                     let (x, out) = (x.group(row), out.row(row, w.n));
                     if row == 0 {
-                        store::<$rows>(tile::<C, $rows, true>(it, x), t, w.n, out);
+                        store::<$rows>(tile::<C, $rows, true>(it, x, aside), t, w.n, out);
                     } else {
-                        store::<$rows>(tile::<C, $rows, false>(it, x), t, w.n, out);
+                        store::<$rows>(tile::<C, $rows, false>(it, x, aside), t, w.n, out);
                     }
                     row += $rows;
                 };
@@ -475,9 +503,9 @@ unsafe fn quantized<C: Coding>(w: &Packed, tiles: std::ops::Range<usize>, rows: 
 macro_rules! quantized_kernel {
     ($name:ident, $coding:ty) => {
         #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,f16c,fma")]
-        unsafe fn $name(w: &Packed, tiles: std::ops::Range<usize>, rows: usize, x: RowPointers, out: OutRows) {
+        unsafe fn $name(w: &Packed, tiles: std::ops::Range<usize>, rows: usize, x: RowPointers, to: (OutRows, &mut Aside<'_>)) {
             // SAFETY: as the caller's.
-            unsafe { quantized::<$coding>(w, tiles, rows, x, out) }
+            unsafe { quantized::<$coding>(w, tiles, rows, x, to) }
         }
     };
 }
@@ -488,20 +516,26 @@ quantized_kernel!(q6k, Q6K);
 quantized_kernel!(q5k, Q5K);
 quantized_kernel!(q4k, Q4K);
 
-/// `out[r][n] = w x[r] + bias` for the given tiles, quantized weights.
+/// `out[r][n] = w x[r] + bias` for the given tiles, quantized weights; each of them fetches what is asked for aside.
 ///
 /// # Safety
 /// The processor has the features; `x` and `out` cover `rows` rows; no other thread writes these tiles' outputs.
-pub unsafe fn matmul_quantized(w: &Packed, tiles: std::ops::Range<usize>, rows: usize, x: RowPointers, out: OutRows) {
+pub unsafe fn matmul_quantized(
+    w: &Packed,
+    tiles: std::ops::Range<usize>,
+    rows: usize,
+    x: RowPointers,
+    to: (OutRows, &mut Aside<'_>),
+) {
     // SAFETY: the caller's contract.
     unsafe {
         match w.format {
-            Format::Q8_0 => q8_0(w, tiles, rows, x, out),
-            Format::Q5_0 => q5_0(w, tiles, rows, x, out),
-            Format::Q4_0 => q4_0(w, tiles, rows, x, out),
-            Format::Q6K => q6k(w, tiles, rows, x, out),
-            Format::Q5K => q5k(w, tiles, rows, x, out),
-            Format::Q4K => q4k(w, tiles, rows, x, out),
+            Format::Q8_0 => q8_0(w, tiles, rows, x, to),
+            Format::Q5_0 => q5_0(w, tiles, rows, x, to),
+            Format::Q4_0 => q4_0(w, tiles, rows, x, to),
+            Format::Q6K => q6k(w, tiles, rows, x, to),
+            Format::Q5K => q5k(w, tiles, rows, x, to),
+            Format::Q4K => q4k(w, tiles, rows, x, to),
             Format::F32 | Format::F16 | Format::BF16 => {}
         }
     }

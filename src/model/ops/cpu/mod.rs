@@ -13,20 +13,22 @@ pub mod lora;
 pub mod packed;
 pub mod pool;
 pub mod portable;
+pub mod products;
 #[cfg(test)]
 mod tests;
 
 use std::cell::RefCell;
 use std::sync::Arc;
 
-use activation::{GROUP, Matrix, Quantized, WORDS, Writer};
+use activation::{Matrix, Quantized, WORDS, Writer};
 use attention::{Item, Kv, Scratch, Shape};
 use half::f16;
-use lora::{CpuLora, STRIPE, Target};
+use lora::CpuLora;
 use packed::{BLOCK, Packed, TILE};
 use pool::{Parts, Pool};
+use products::Aside;
 
-use super::{Norm, Ops, Projection, Rotary, Segment, Step};
+use super::{Norm, Ops, Projection, Rotary, Step};
 use crate::model::architecture::Activation;
 use crate::model::config::ModelConfig;
 use crate::model::loader::RawTensor;
@@ -151,7 +153,7 @@ pub struct CpuOps {
     rotary: Vec<(Rotary, Vec<(f32, f32)>)>,
     kv: KvStorage,
     quantized: Quantized,
-    low_rank: Vec<f32>,
+    low_rank: Vec<u32>,
 }
 
 thread_local! {
@@ -164,10 +166,6 @@ const ROWS_PER_CHUNK: usize = 8;
 const LOGITS_PER_CHUNK: usize = 1 << 14;
 /// Rows of a prefill chunk that one attention item takes.
 const ROWS_PER_ITEM: usize = 8;
-/// Rows between which a pass over a part's weights is repeated: their activations stay in the second-level cache. Whole groups.
-const ROWS_PER_PASS: usize = 4 * GROUP;
-/// Bytes of weights that one chunk of a matrix product reads, about.
-const CHUNK_BYTES: usize = 256 << 10;
 
 impl CpuOps {
     /// Operations for a model, on `threads` threads. `exact` keeps KV and adapters in f32 (beside unquantized weights).
@@ -196,102 +194,6 @@ impl CpuOps {
             }
         });
     }
-
-    /// All products of one input: base matmuls and the adapters' first halves in one fork, the second halves in another.
-    fn products(
-        &mut self,
-        segments: &[Segment<'_, CpuLora>],
-        layer: usize,
-        x: &Matrix,
-        parts: &mut [(crate::model::config::LinearSite, &CpuLinear, &mut Matrix)],
-    ) {
-        let rows = x.rows();
-        if parts.iter().any(|(_, linear, _)| linear.weight.format.is_quantized()) {
-            self.quantize(x);
-        }
-        for (_, linear, out) in parts.iter_mut() {
-            out.shape(rows, linear.weight.n);
-        }
-        // Work of the first fork: tiles of every part, then the adapters' `A x`.
-        let mut chunks: Vec<(usize, std::ops::Range<usize>)> = Vec::new();
-        for (index, (_, linear, _)) in parts.iter().enumerate() {
-            let tiles = linear.weight.tiles();
-            let bytes = linear.weight.bytes() / tiles;
-            let step = (CHUNK_BYTES / bytes).clamp(1, tiles.div_ceil(2 * self.pool.threads()));
-            chunks.extend((0..tiles).step_by(step).map(|t| (index, t..(t + step).min(tiles))));
-        }
-        let mut updates: Vec<Update<'_>> = Vec::new();
-        let mut scratch = 0;
-        for segment in segments {
-            for (index, (site, linear, _)) in parts.iter().enumerate() {
-                let Some(rank) = segment.adapter.rank(layer, *site) else { continue };
-                for rows in segment.rows.chunks(ROWS_PER_CHUNK) {
-                    let t = scratch..scratch + rows.len() * rank;
-                    scratch = t.end;
-                    updates.push(Update { adapter: segment.adapter, part: index, site: *site, rows, t, n: linear.weight.n });
-                }
-            }
-        }
-        self.low_rank.resize(scratch, 0.0);
-        let (isa, input) = (self.isa, RowPointers::new(&self.quantized));
-        let outs: Vec<OutRows> = parts
-            .iter_mut()
-            .map(|(_, linear, out)| OutRows {
-                values: out.values.as_mut_ptr(),
-                bias: linear.bias.as_ref().map_or(std::ptr::null(), |bias| bias.as_ptr()),
-            })
-            .collect();
-        let linears: Vec<&Packed> = parts.iter().map(|(_, linear, _)| &linear.weight).collect();
-        let low_rank = Parts::new(&mut self.low_rank);
-        self.pool.run(chunks.len() + updates.len(), &|i| {
-            if let Some((part, tiles)) = chunks.get(i) {
-                let weight = linears[*part];
-                for first in (0..rows).step_by(ROWS_PER_PASS) {
-                    let count = ROWS_PER_PASS.min(rows - first);
-                    let out = outs[*part].row(first, weight.n);
-                    // SAFETY: chunks differ in tiles or parts; input and output cover `rows` rows.
-                    unsafe {
-                        if weight.format.is_quantized() {
-                            matmul_quantized(isa, weight, tiles.clone(), count, input.from(first), out);
-                        } else {
-                            matmul_dense(isa, weight, tiles.clone(), count, x.values.as_ptr().add(first * x.width), out);
-                        }
-                    }
-                }
-            } else {
-                let u = &updates[i - chunks.len()];
-                // SAFETY: updates have ranges of their own.
-                let t = unsafe { low_rank.slice(u.t.clone()) };
-                u.adapter.down(isa, layer, u.site, &x.values, u.rows, t);
-            }
-        });
-        if updates.is_empty() {
-            return;
-        }
-        let outs: Vec<Parts<f32>> = parts.iter_mut().map(|(_, _, out)| Parts::new(&mut out.values)).collect();
-        // A single row's update is split by outputs, so that one stream uses every thread.
-        let split = if updates.len() >= 2 * self.pool.threads() { 1 } else { self.pool.threads() };
-        let low_rank = &self.low_rank;
-        self.pool.run(updates.len() * split, &|i| {
-            let (u, piece) = (&updates[i / split], i % split);
-            let step = u.n.div_ceil(split).next_multiple_of(STRIPE);
-            let outputs = (piece * step).min(u.n)..((piece + 1) * step).min(u.n);
-            let at = Target { layer, site: u.site };
-            // SAFETY: updates of one part differ in rows, pieces in outputs.
-            unsafe { u.adapter.up(isa, at, &low_rank[u.t.clone()], u.rows, outputs, &outs[u.part]) };
-        });
-    }
-}
-
-/// One adapter's update of one linear over some rows.
-struct Update<'a> {
-    adapter: &'a CpuLora,
-    part: usize,
-    site: crate::model::config::LinearSite,
-    rows: &'a [usize],
-    /// Range of the low-rank scratch.
-    t: std::ops::Range<usize>,
-    n: usize,
 }
 
 fn shape(config: &ModelConfig) -> Shape {
@@ -319,32 +221,6 @@ unsafe fn quantize(isa: Isa, out: &Writer, row: usize, x: &[f32]) {
             #[cfg(target_arch = "x86_64")]
             Isa::Avx512 => wide(out, row, x),
             Isa::Portable => out.row(row, x, activation::quantize_block),
-        }
-    }
-}
-
-/// # Safety
-/// As the kernels'.
-unsafe fn matmul_quantized(isa: Isa, w: &Packed, tiles: std::ops::Range<usize>, rows: usize, x: RowPointers, out: OutRows) {
-    // SAFETY: the caller's contract; the instruction set was detected.
-    unsafe {
-        match isa {
-            #[cfg(target_arch = "x86_64")]
-            Isa::Avx512 => avx512::matmul_quantized(w, tiles, rows, x, out),
-            Isa::Portable => portable::matmul_quantized(w, tiles, rows, x, out),
-        }
-    }
-}
-
-/// # Safety
-/// As the kernels'.
-unsafe fn matmul_dense(isa: Isa, w: &Packed, tiles: std::ops::Range<usize>, rows: usize, x: *const f32, out: OutRows) {
-    // SAFETY: the caller's contract; the instruction set was detected.
-    unsafe {
-        match isa {
-            #[cfg(target_arch = "x86_64")]
-            Isa::Avx512 => avx512::matmul_dense(w, tiles, rows, x, out),
-            Isa::Portable => portable::matmul_dense(w, tiles, rows, x, out),
         }
     }
 }

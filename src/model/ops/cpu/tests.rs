@@ -8,12 +8,9 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use super::*;
-use crate::ids::VersionId;
-use crate::model::config::{Architecture, LinearSite, RopeScaling};
+use crate::model::config::{Architecture, RopeScaling};
 use crate::model::loader::encode::encode;
 use crate::model::loader::{DType, Origin};
-use crate::model::lora::LoraModule;
-use crate::model::ops::Segment;
 
 const FORMATS: [DType; 9] =
     [DType::F32, DType::F16, DType::BF16, DType::Q8_0, DType::Q6K, DType::Q5K, DType::Q4K, DType::Q5_0, DType::Q4_0];
@@ -21,7 +18,7 @@ const FORMATS: [DType; 9] =
 /// Largest difference between two ways to sum the same products, relative to the sum of their magnitudes.
 const SUM_TOLERANCE: f32 = 2e-6;
 
-fn noise(len: usize, seed: u64) -> Vec<f32> {
+pub(super) fn noise(len: usize, seed: u64) -> Vec<f32> {
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     (0..len).map(|_| rng.random::<f32>() * 2.0 - 1.0).collect()
 }
@@ -36,7 +33,7 @@ pub(super) fn raw(dtype: DType, rows: usize, cols: usize, seed: u64) -> RawTenso
     RawTensor { dtype, rows, cols, file, origin: Origin::File, range: 0..bytes.len(), interleaved_head_dim: None }
 }
 
-fn config(k: usize) -> ModelConfig {
+pub(super) fn config(k: usize) -> ModelConfig {
     ModelConfig {
         architecture: Architecture::Llama,
         vocab_size: 64,
@@ -147,53 +144,6 @@ fn eight_bit_inputs_are_within_half_a_step() {
         }
     }
     assert!(seen.iter().all(|seen| *seen));
-}
-
-fn adapter(rank: usize, k: usize, n: usize, seed: u64) -> CpuLora {
-    let module =
-        LoraModule { layer: 0, site: LinearSite::Q, rank, scale: 0.5, a: noise(rank * k, seed), b: noise(n * rank, seed + 1) };
-    let weights = LoraWeights { id: VersionId::new([seed as u8; 32]), modules: vec![module], max_rank: rank };
-    CpuLora::new(&weights, 1, true).unwrap()
-}
-
-#[test]
-fn segments_of_mixed_ranks_touch_their_rows_alone() {
-    let (k, n, rows) = (96, 70, 13);
-    let weight = raw(DType::F32, n, k, 1);
-    let x = noise(rows * k, 2);
-    let adapters: Vec<CpuLora> = [1usize, 3, 16, 21].iter().map(|r| adapter(*r, k, n, 10 * *r as u64)).collect();
-    // Rows 0, 5, 10 are the base's.
-    let segments: Vec<Segment<'_, CpuLora>> = adapters
-        .iter()
-        .enumerate()
-        .map(|(i, adapter)| Segment { adapter, rows: (0..rows).filter(|row| row % 5 == i + 1).collect() })
-        .collect();
-    let run = |isa: Isa, segments: &[Segment<'_, CpuLora>]| {
-        let mut ops = CpuOps::new(&config(k), 2, true, isa).unwrap();
-        let linear = ops.linear(&weight, None).unwrap();
-        let mut out = Matrix::default();
-        let input = Matrix { values: x.clone(), width: k };
-        ops.products(segments, 0, &input, &mut [(LinearSite::Q, &linear, &mut out)]);
-        out.values
-    };
-    for isa in [Isa::detect(), Isa::Portable] {
-        let (base, mixed) = (run(isa, &[]), run(isa, &segments));
-        for row in 0..rows {
-            let (base, mixed) = (&base[row * n..(row + 1) * n], &mixed[row * n..(row + 1) * n]);
-            let Some(segment) = segments.iter().find(|s| s.rows.contains(&row)) else {
-                assert_eq!(base, mixed, "row {row} has no adapter");
-                continue;
-            };
-            let CpuLora::F32(adapter) = segment.adapter else { unreachable!("made exact above") };
-            let alone = run(isa, &[Segment { adapter: segment.adapter, rows: vec![row] }]);
-            assert_eq!(&alone[row * n..(row + 1) * n], mixed, "row {row} alone");
-            let module = adapter.update(0, LinearSite::Q).unwrap();
-            for o in 0..n {
-                let expected = module.reference(&x[row * k..(row + 1) * k], o);
-                assert!((mixed[o] - base[o] - expected).abs() < 1e-4, "row {row}: {} is not {expected}", mixed[o] - base[o]);
-            }
-        }
-    }
 }
 
 #[test]

@@ -27,7 +27,7 @@ use crate::experiments::rollout::{self, Rollouts};
 use crate::experiments::shadow::Shadows;
 use crate::experiments::{self, Deployments, Recorder, Results};
 use crate::gateway::shadow::{self, Waiting};
-use crate::gateway::{self, Gateway};
+use crate::gateway::{self, Gateway, Upstreams};
 use crate::http::{self, Ended, Readiness, Server};
 use crate::model::BLOCK_TOKENS;
 use crate::model::loader::RawTensor;
@@ -52,7 +52,9 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
     let data = Arc::new(DataDir::open(&config.data_dir)?);
     let listener = bind(&config)?;
     let office = open_office(&config.database, data.path(), config.secret_key.as_ref()).await?;
-    let (tenants, reached) = Tenants::open(Opening { office, data_dir: data.path(), sync: config.ledger_sync }).await?;
+    let (tenants, reached) =
+        Tenants::open(Opening { office, data_dir: data.path(), sync: config.ledger_sync, shared: config.shared_limits.clone() })
+            .await?;
     let tokens = token_verifier(&config, &tenants).await?;
     let built = tokio::select! {
         built = build(&config, &data, &tenants) => built?,
@@ -92,7 +94,7 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
         deployments: built.deployments.clone(),
         results: built.results.clone(),
         rollouts,
-        shadows,
+        shadows: shadows.clone(),
         tenants: tenants.clone(),
         jobs: jobs.clone(),
         workshop,
@@ -201,12 +203,16 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
         tracing::warn!("the end of the drain cut answers off");
         tokio::time::sleep(LAST_WORDS).await;
     }
+    tenants.given_back().await;
     tenants.ledger().close(LAST_ROWS).await;
     if let Err(error) = jobs.corrections().flush().await {
         tracing::warn!(%error, "the last texts of /convert are not kept");
     }
     if let Err(error) = built.results.recorder().flush().await {
         tracing::warn!(%error, "the last outcomes were not added up");
+    }
+    if let Err(error) = shadows.flush().await {
+        tracing::warn!(%error, "the last shadow answers are not kept");
     }
     tenants.database().close().await;
     outcome
@@ -261,7 +267,9 @@ async fn build(config: &Config, data: &Arc<DataDir>, tenants: &Tenants) -> anyho
     let for_loading = config.clone();
     let loaded = tokio::task::spawn_blocking(move || backend::start(&for_loading)).await.context("loading the base")??;
     let (backend, tensors) = (loaded.backend, loaded.tensors);
-    let reserved_names = vec![loaded.base.name.clone()];
+    let upstreams: Vec<String> = config.upstreams.iter().map(|upstream| upstream.remote.name.clone()).collect();
+    let failovers = config.failovers.iter().map(|failover| failover.name.clone());
+    let reserved_names = [loaded.base.name.clone()].into_iter().chain(upstreams.clone()).chain(failovers).collect();
     let (catalog, skipped) = Catalog::open(Setup {
         data: Arc::clone(data),
         roots: adapter_roots(config)?,
@@ -275,7 +283,8 @@ async fn build(config: &Config, data: &Arc<DataDir>, tenants: &Tenants) -> anyho
         tracing::warn!(name = adapter.name, reason = adapter.reason, "an adapter of an earlier start is not served on this base");
     }
     // Before anything is put into service: what deployments may have to go back to is not forgotten for it.
-    let setup = experiments::Setup { tenants: tenants.clone(), catalog: catalog.clone(), base: loaded.base.name.clone() };
+    let setup =
+        experiments::Setup { tenants: tenants.clone(), catalog: catalog.clone(), base: loaded.base.name.clone(), upstreams };
     let deployments = Deployments::open(setup).await?;
     for (name, path) in &config.adapters {
         put_into_service(&catalog, name, path.clone()).await?;
@@ -303,6 +312,7 @@ async fn build(config: &Config, data: &Arc<DataDir>, tenants: &Tenants) -> anyho
         recorder: results.recorder().clone(),
         copies,
         tenants: tenants.clone(),
+        upstreams: Upstreams::open(&config.upstreams, &config.failovers, tenants).await?,
         metrics: counters,
         cache: config.cache,
         default_max_tokens: config.default_max_tokens,

@@ -4,6 +4,7 @@
 //! median is reported, so that a machine that drifts does not favour one case. Speed of the server: `loadtests/`.
 
 mod beside;
+pub mod cost;
 mod train;
 
 use std::fmt;

@@ -5,11 +5,13 @@
 mod adapters;
 mod arguments;
 mod bench;
+mod cost;
 mod dataset;
 mod dataset_check;
 mod dates;
 mod eval;
 mod generate;
+mod health;
 mod keys;
 mod prices;
 mod quantize;
@@ -96,6 +98,8 @@ fn dispatch(matches: &ArgMatches, environment: Vec<(OsString, OsString)>) -> Res
         }
         "train" => Ok(train::run(matches, &config(matches, environment)?)?),
         "quantize" => Ok(quantize::run(matches)?),
+        "cost" => Ok(cost::run(matches)?),
+        "health" => Ok(health::run(matches)?),
         "keys" => Ok(keys::run(matches, &state_config(innermost(matches), environment)?)?),
         "prices" => Ok(prices::run(matches, &state_config(innermost(matches), environment)?)?),
         "tenants" => Ok(tenants::run(matches, &state_config(innermost(matches), environment)?)?),

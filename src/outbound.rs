@@ -23,9 +23,13 @@ pub fn client(timeout: Duration) -> Result<reqwest::Client, reqwest::Error> {
 }
 
 fn builder(timeout: Duration) -> reqwest::ClientBuilder {
+    builder_with(CONNECT, timeout)
+}
+
+fn builder_with(connect: Duration, timeout: Duration) -> reqwest::ClientBuilder {
     install_tls();
     reqwest::Client::builder()
-        .connect_timeout(CONNECT)
+        .connect_timeout(connect)
         .timeout(timeout)
         .redirect(Policy::none())
         .user_agent(concat!("switchyard/", env!("CARGO_PKG_VERSION")))
@@ -71,6 +75,11 @@ impl Address {
 
     fn is_local(&self) -> bool {
         self.0.host_str() == Some("localhost") || self.ip().is_some_and(|address| address.is_loopback())
+    }
+
+    /// The host as it is written.
+    pub fn host(&self) -> &str {
+        self.0.host_str().unwrap_or_default()
     }
 
     /// The host, where it is a number and not a name.
@@ -158,7 +167,12 @@ pub struct Caller {
 impl Caller {
     /// A caller that gives up after `timeout`. Redirections are not followed: they could lead past the rules of [`Address`].
     pub fn new(address: Address, timeout: Duration) -> Result<Self, OutboundError> {
-        let builder = builder(timeout);
+        Self::within(address, CONNECT, timeout)
+    }
+
+    /// The same with its own longest wait for a connection.
+    pub fn within(address: Address, connect: Duration, timeout: Duration) -> Result<Self, OutboundError> {
+        let builder = builder_with(connect, timeout);
         // A proxy would look for this machine's services on its own.
         let builder = if address.is_local() { builder.no_proxy() } else { builder };
         Ok(Self { client: builder.build()?, address })

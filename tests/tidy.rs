@@ -187,6 +187,7 @@ fn some_crates_live_in_one_room() {
         ("reqwest::", &["outbound"]),
         ("clap::", &["cli"]),
         ("sqlx::", &["store"]),
+        ("redis::", &["tenants"]),
         ("opentelemetry", &["telemetry"]),
         ("reqwest::", &["outbound", "tenants"]),
     ];

@@ -38,6 +38,7 @@ Examples:
   switchyard keys create worker --tenant proj_...   a key of a tenant, shown once
   switchyard prices set --input 0.15 --output 0.60  what tokens cost, in dollars a million
   switchyard usage show --by tenant                 requests, tokens and money by the day
+  switchyard cost --hourly 0.40 --bench speed.json  what a million tokens cost on this machine
   switchyard usage verify                           whether the ledger and its counters agree
   switchyard keys reset-admin                       a new admin key, if it was lost";
 
@@ -85,6 +86,8 @@ pub(super) fn command() -> Command {
         .subcommand(super::keys::command())
         .subcommand(super::prices::command())
         .subcommand(super::usage::command())
+        .subcommand(super::cost::command())
+        .subcommand(super::health::command())
         .subcommand(adapters())
 }
 

@@ -54,6 +54,15 @@ impl Config {
                 // It may hold a password.
                 Location::Postgres(_) => "postgres://...".to_owned(),
             },
+            "redis_url" => match &self.shared_limits {
+                None => "none",
+                // It may hold a password.
+                Some(_) => "redis://...",
+            }
+            .to_owned(),
+            "redis_timeout" => self.shared_limits.as_ref().map_or("-".to_owned(), |shared| format!("{:?}", shared.timeout)),
+            "redis_lease" => self.shared_limits.as_ref().map_or("-".to_owned(), |shared| format!("{:?}", shared.lease)),
+            "redis_local_share" => self.shared_limits.as_ref().map_or("-".to_owned(), |shared| shared.share.part().to_string()),
             "ledger_sync" => match self.ledger_sync {
                 Sync::Group => "group",
                 Sync::Wait => "wait",

@@ -19,7 +19,7 @@ use crate::{registry, tenants};
 
 pub(super) struct Reader<'given> {
     pub(super) raw: Raw,
-    given: &'given Given,
+    pub(super) given: &'given Given,
 }
 
 pub(super) fn understand(raw: Raw, given: &Given) -> Result<Config, Problems> {
@@ -117,8 +117,10 @@ impl Reader<'_> {
         let responses_keep = self.value("responses_keep", Duration::from_secs(30 * 86_400), days);
         let tool_family = self.value("tool_syntax", ToolFamily::default(), ToolFamily::parse);
         let convert = self.convert();
+        let (upstreams, failovers) = (self.upstreams(), self.failovers());
         let (admin_key, secret_key) = (self.admin_key(), self.secret_key());
         let database = data_dir.as_deref().and_then(|dir| self.database(dir));
+        let shared_limits = self.shared_limits(database.as_ref());
         let hub = match locate::hub(&self.given.variables) {
             Ok(hub) => Some(hub),
             Err((origin, text)) => {
@@ -158,6 +160,7 @@ impl Reader<'_> {
             log: log?,
             otlp_endpoint: otlp_endpoint?,
             database: database?,
+            shared_limits: shared_limits?,
             ledger_sync: ledger_sync?,
             cache: CacheConfig { bytes: cache_bytes?, ttl: cache_ttl? },
             default_max_tokens: default_max_tokens?,
@@ -165,10 +168,13 @@ impl Reader<'_> {
             convert: convert?,
             embeddings_pooling: embeddings_pooling?,
             responses_keep: responses_keep?,
+            upstreams: upstreams?,
+            failovers: failovers?,
             admin_key,
             secret_key,
         };
         self.names(&config);
+        self.names_of_upstreams(&config);
         Some(config)
     }
 

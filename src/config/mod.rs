@@ -5,16 +5,18 @@ mod explain;
 mod locate;
 mod meaning;
 mod raw;
+mod replicas;
 mod settings;
 #[cfg(test)]
 mod tests;
 mod tokens;
+mod upstreams;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-pub use crate::gateway::CacheConfig;
+pub use crate::gateway::{CacheConfig, FailoverConfig, UpstreamConfig};
 pub use crate::store::Location;
 pub use crate::tenants::Sync;
 use crate::training::idle::Policy;
@@ -202,6 +204,8 @@ pub struct Config {
     pub otlp_endpoint: Option<crate::outbound::Address>,
     /// Tenants, keys and the ledger.
     pub database: Location,
+    /// Where limits and budgets are kept for all replicas together.
+    pub shared_limits: Option<crate::tenants::shared::Settings>,
     /// When rows of the ledger are put on the disk.
     pub ledger_sync: Sync,
     /// The response cache.
@@ -216,6 +220,10 @@ pub struct Config {
     pub embeddings_pooling: crate::gateway::Pooling,
     /// How long responses are kept that are to be.
     pub responses_keep: Duration,
+    /// Models that are other servers.
+    pub upstreams: Vec<UpstreamConfig>,
+    /// Names that several models share.
+    pub failovers: Vec<FailoverConfig>,
     /// Admin key given by the operator.
     pub admin_key: Option<Secret>,
     /// Secret key given by the operator.

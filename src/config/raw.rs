@@ -5,6 +5,7 @@ use std::ffi::OsString;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
+use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::settings::{
@@ -58,6 +59,34 @@ pub(super) struct Typed {
     pub(super) origin: Origin,
 }
 
+/// One line of a table.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Entry {
+    pub(super) key: String,
+    pub(super) values: Vec<String>,
+    /// It was written as a list.
+    pub(super) is_list: bool,
+    pub(super) origin: Origin,
+}
+
+impl Entry {
+    /// Its only value.
+    pub(super) fn text(&self) -> &str {
+        self.values.first().map_or("", String::as_str)
+    }
+}
+
+/// One of the tables of which there may be many: `[[upstream]]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Table {
+    pub(super) kind: &'static str,
+    pub(super) entries: Vec<Entry>,
+    pub(super) origin: Origin,
+}
+
+/// Kinds of tables of which there may be many.
+const TABLES: [&str; 2] = ["upstream", "failover"];
+
 /// Everything that the process was given: its environment and its command line, as data.
 #[derive(Debug, Clone, Default)]
 pub struct Given {
@@ -73,6 +102,7 @@ pub struct Given {
 #[derive(Default)]
 pub(super) struct Raw {
     pub(super) typed: BTreeMap<&'static str, Typed>,
+    pub(super) tables: Vec<Table>,
     /// Directory of the configuration file: its relative paths begin there.
     pub(super) file_dir: Option<PathBuf>,
     pub(super) admin_key: Option<String>,
@@ -166,7 +196,12 @@ impl Raw {
         }
         self.file_dir = path.parent().map(Path::to_owned);
         for (key, value) in table.get_ref() {
-            let origin = Origin::File(path.to_owned(), line(key.span().start));
+            let place = |offset: usize| Origin::File(path.to_owned(), line(offset));
+            let origin = place(key.span().start);
+            if let Some(kind) = TABLES.into_iter().find(|kind| kind == key.get_ref()) {
+                self.read_tables(kind, value, &place);
+                continue;
+            }
             let Some(setting) = setting(key.get_ref()) else {
                 let hint = hint(nearest(key.get_ref(), SETTINGS.iter().map(|setting| setting.key)));
                 self.problem(origin, format!("`{}` is not a setting{hint}", key.get_ref()));
@@ -176,6 +211,35 @@ impl Raw {
                 Ok(values) => _ = self.typed.insert(setting.key, Typed { values, origin }),
                 Err(text) => self.problem(origin, text),
             }
+        }
+    }
+}
+
+impl Raw {
+    fn read_tables(&mut self, kind: &'static str, value: &Spanned<DeValue<'_>>, place: &dyn Fn(usize) -> Origin) {
+        let at = |value: &Spanned<DeValue<'_>>| place(value.span().start);
+        let DeValue::Array(items) = value.get_ref() else {
+            return self.problem(at(value), format!("`{kind}` is a {}; [[{kind}]] is right", value.get_ref().type_str()));
+        };
+        for item in items {
+            let DeValue::Table(table) = item.get_ref() else {
+                self.problem(at(item), format!("`{kind}` is a list of tables; [[{kind}]] is right"));
+                continue;
+            };
+            let mut entries = Vec::new();
+            for (key, value) in table {
+                let (name, origin) = (key.get_ref().to_string(), place(key.span().start));
+                let (values, is_list) = match value.get_ref() {
+                    DeValue::Array(items) => (items.iter().map(|item| scalar(item.get_ref())).collect(), true),
+                    value => (scalar(value).map(|value| vec![Some(value)]).unwrap_or_else(|| vec![None]), false),
+                };
+                let values: Option<Vec<String>> = values.into_iter().collect();
+                match values {
+                    Some(values) => entries.push(Entry { key: name, values, is_list, origin }),
+                    None => self.problem(origin, format!("`{kind}.{name}`: one value or a list of values is right")),
+                }
+            }
+            self.tables.push(Table { kind, entries, origin: at(item) });
         }
     }
 }

@@ -311,3 +311,51 @@ fn bases_have_names_that_can_be_typed() {
     assert_eq!(ModelSource::Path("some/dir/Llama.Q4.gguf".into()).public_name(), "Llama.Q4");
     assert_eq!(typeable(""), "base");
 }
+
+#[test]
+fn upstreams_are_tables_whose_keys_are_elsewhere() {
+    let file = "[[upstream]]\nname = 'big'\naddress = 'https://api.example.com/v1'\nmodel = 'gpt-x'\nkey_variable = 'THEIR_KEY'\n\
+                tenants = ['acme']\nat_once = 3\ntimeout = '90s'\ninput_price = 0.15\noutput_price = 2\nspend_cap = 20\n\
+                spend_period = 'day'\n\n[[upstream]]\nname = 'near'\naddress = 'http://127.0.0.1:9/v1'\nmodel = 'm'\n\
+                key_file = 'key'\nendpoints = ['chat']\n";
+    let fixture = Fixture::new().file(file).variable("THEIR_KEY", " sk-secret \n");
+    std::fs::write(fixture.dir.path().join("key"), "sk-other\n").unwrap();
+    let config = fixture.config();
+    let [big, near] = config.upstreams.as_slice() else { panic!("two") };
+    assert_eq!((big.remote.at_once, big.remote.times.whole.as_secs()), (3, 90));
+    assert_eq!(big.price.as_ref().map(|price| (price.input, price.cached_input)), Some((150_000_000, 150_000_000)));
+    assert_eq!(big.cap.map(|cap| cap.nanos), Some(20_000_000_000));
+    assert_eq!((big.tenants.as_deref(), near.endpoints.len()), (Some(&["acme".to_owned()][..]), 1));
+    assert!(big.remote.key != near.remote.key && near.remote.key.is_some());
+    assert!(!format!("{config:?}").contains("sk-"), "keys are shown to nobody");
+}
+
+#[test]
+fn what_is_wrong_with_an_upstream_is_named_with_its_line() {
+    let file = "[[upstream]]\nname = 'm'\nadress = 'x'\nmodel = 'a'\nkey_variable = 'NO_SUCH'\nendpoints = ['images']\n\
+                spend_cap = 3\nretries = 'many'\n[[upstream]]\nname = 'x y'\naddress = 'https://a:b@c/v1'\nmodel = 'a'\n";
+    let text = Fixture::new().flag("model_name", &["m"]).file(file).problems().join("\n");
+    for expected in [
+        "switchyard.toml:3: `upstream.adress` is not a setting; did you mean `address`?",
+        "switchyard.toml:1: upstream.address is missing",
+        "switchyard.toml:5: upstream.key_variable = \"NO_SUCH\": this variable is not set",
+        "switchyard.toml:6: upstream.endpoints = \"images\": some of chat, completions and embeddings are right",
+        "switchyard.toml:7: upstream.spend_cap = \"3\": without prices nothing is spent",
+        "switchyard.toml:8: upstream.retries = \"many\"",
+        "switchyard.toml:11: upstream.address",
+    ] {
+        assert!(text.contains(expected), "{expected}\n---\n{text}");
+    }
+    assert!(!text.contains("a:b@"), "an address may hold a password: {text}");
+    let file = "[[upstream]]\nname = 'm'\naddress = 'http://c/v1'\nmodel = 'a'\n";
+    let text = Fixture::new().flag("model_name", &["m"]).file(file).problems().join("\n");
+    assert!(text.contains("switchyard.toml:2: upstream.name = \"m\": another model has this name"), "{text}");
+    assert!(Fixture::new().file("upstream = 'x'\n").problems()[0].contains("[[upstream]] is right"));
+    let file = "[[failover]]\nname = 'any'\nmodels = ['m', 'any']\n[[failover]]\nname = 'one'\nmodels = ['m']\n";
+    let text = Fixture::new().file(file).problems().join("\n");
+    for expected in
+        ["switchyard.toml:1: failover.models: \"any\" is a name that several", "switchyard.toml:4: failover.models: a list"]
+    {
+        assert!(text.contains(expected), "{expected}\n---\n{text}");
+    }
+}

@@ -58,6 +58,8 @@ pub(super) struct EngineThread {
     prefill_speed: Option<f64>,
     /// Most guesses of a sequence in a step.
     guesses: usize,
+    /// Rows of a step in which there may be guesses.
+    guessed_rows: usize,
 }
 
 impl EngineThread {
@@ -87,6 +89,7 @@ impl EngineThread {
             masks: Masks::default(),
             prefill_speed: None,
             guesses: config.speculation_tokens,
+            guessed_rows: GUESSED_ROWS.min(config.max_batch_tokens),
         };
         engine.scheduler.bound_prefill_beside_decodes(LEAST_PREFILL);
         let outcome = catch_unwind(AssertUnwindSafe(|| engine.work()));
@@ -200,11 +203,12 @@ impl EngineThread {
         self.end_finished();
     }
 
-    /// Has sequences that decode guess how they go on, as long as all of them together are a few rows.
+    /// Has sequences that decode guess how they go on, as long as there are few rows: each that runs has a place in the step before any
+    /// guess.
     fn guess(&mut self) {
         let decoding = |sequence: &Sequence<Job>| sequence.is_decoding();
         let mut left = self.scheduler.running().iter().filter(|sequence| decoding(sequence)).count();
-        let mut room = GUESSED_ROWS.saturating_sub(left);
+        let mut room = self.guessed_rows.saturating_sub(self.scheduler.running().len());
         for index in 0..self.scheduler.running().len() {
             if room == 0 || self.guesses == 0 {
                 return;

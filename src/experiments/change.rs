@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
-use super::deployment::{Arm, BASE, Draft, Made, Named, Revision, Spec, Target, Weight, previous};
+use super::deployment::{Arm, BASE, Draft, Made, Named, Revision, Spec, Target, UPSTREAM, Weight, previous};
 use super::live::{self, Deployment, Deployments, REMEMBERED};
 use super::{ExperimentError, restore};
 use crate::registry::{Owner, RegistryError, Release, check_name};
@@ -146,8 +146,8 @@ impl Deployments {
     async fn prepare(&self, wish: &Wish) -> Result<Ready, ExperimentError> {
         Ok(match &wish.action {
             Action::Create(draft) | Action::Put(draft) => {
-                check_name(&wish.name, std::slice::from_ref(&self.0.base))
-                    .map_err(|error| ExperimentError::invalid("name", error.to_string()))?;
+                let reserved: Vec<String> = std::iter::once(&self.0.base).chain(&self.0.upstreams).cloned().collect();
+                check_name(&wish.name, &reserved).map_err(|error| ExperimentError::invalid("name", error.to_string()))?;
                 let spec = self.pin(wish, draft.clone())?;
                 for version in spec.versions() {
                     // Whoever is sent to it does not wait for the disk.
@@ -183,7 +183,14 @@ impl Deployments {
     /// Turns names into versions, where others may be sent to them.
     fn pin(&self, wish: &Wish, draft: Draft) -> Result<Spec, ExperimentError> {
         draft.check()?;
-        draft.try_map(|field, named| self.pinned(field, &wish.owner, &wish.name, named))
+        let spec = draft.try_map(|field, named| self.pinned(field, &wish.owner, &wish.name, named))?;
+        if spec.shadow.as_ref().is_some_and(|shadow| shadow.target.upstream().is_some()) {
+            return Err(ExperimentError::invalid(
+                "shadow.model",
+                "an upstream cannot be a silent model: it would be paid for nobody",
+            ));
+        }
+        Ok(spec)
     }
 
     /// Turns a name into a version, where users of this deployment may be sent to it. `field` is where the name was found.
@@ -200,6 +207,10 @@ impl Deployments {
         let base = || Target { model: self.0.base.clone(), version: None, release: Release::Gate };
         if model == self.0.base {
             return Ok(base());
+        }
+        let upstream = model.strip_prefix(UPSTREAM).unwrap_or(&model);
+        if from_tenant.is_none() && self.0.upstreams.iter().any(|name| name == upstream) {
+            return Ok(Target::of_upstream(upstream));
         }
         // Nobody is asked twice about one version.
         let known = self.get(owner, deployment);

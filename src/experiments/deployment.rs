@@ -18,6 +18,8 @@ const MAX_NAME: usize = 64;
 pub const MAX_RESIDENT: u64 = 7 * 86_400;
 /// How long they stay where nothing is said, seconds.
 pub const USUAL_RESIDENT: u64 = 3_600;
+/// Begins the model of a target that is another server. No adapter's name has a slash.
+pub(super) const UPSTREAM: &str = "upstream/";
 /// The word for the base among fallbacks.
 pub const BASE: &str = "base";
 /// All of the traffic.
@@ -127,9 +129,9 @@ pub struct Named {
 /// A model as it is served.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Target {
-    /// The base's name, or `name@number`.
+    /// The base's name, `name@number`, or `upstream/name`.
     pub model: String,
-    /// The version; `None` is the base.
+    /// The version; `None` is the base, or an upstream.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub version: Option<Pinned>,
     /// On what ground it may be served.
@@ -137,7 +139,22 @@ pub struct Target {
 }
 
 impl Target {
-    /// Its content; `None` is the base.
+    /// A model that is another server, by its name without a prefix.
+    pub(super) fn of_upstream(name: &str) -> Self {
+        Self { model: format!("{UPSTREAM}{name}"), version: None, release: Release::Gate }
+    }
+
+    /// The name of the model that is another server, where it is one.
+    pub fn upstream(&self) -> Option<&str> {
+        self.version.is_none().then(|| self.model.strip_prefix(UPSTREAM)).flatten()
+    }
+
+    /// Whether the same answers.
+    pub fn is_same(&self, other: &Self) -> bool {
+        self.content() == other.content() && self.upstream() == other.upstream()
+    }
+
+    /// Its content; `None` is the base, or an upstream.
     pub fn content(&self) -> Option<VersionId> {
         self.version.as_ref().map(|version| version.id)
     }
@@ -299,7 +316,9 @@ impl Spec {
             .arms
             .iter()
             .map(|arm| {
-                let content = arm.target.content().map_or_else(|| BASE.to_owned(), |id| id.to_string());
+                let target = &arm.target;
+                let other = || target.upstream().map_or_else(|| BASE.to_owned(), |_| target.model.clone());
+                let content = target.content().map_or_else(other, |id| id.to_string());
                 (arm.name.as_str(), content)
             })
             .collect();
@@ -477,6 +496,10 @@ mod tests {
         assert_ne!(one, id(&[("a", Some(2), 90.0), ("b", None, 10.0)]));
         assert_ne!(one, id(&[("c", Some(1), 90.0), ("b", None, 10.0)]));
         assert_ne!(one, spec(&[("a", Some(1), 90.0), ("b", None, 10.0)]).experiment_id("dep_2"));
+        let mut other = spec(&[("a", Some(1), 90.0), ("b", None, 10.0)]);
+        other.arms[1].target = Target::of_upstream("big");
+        assert_ne!(one, other.experiment_id("dep_1"), "another server is not the base");
+        assert!(other.arms[1].target.upstream() == Some("big") && !other.arms[1].target.is_same(&target(None)));
     }
 
     #[test]

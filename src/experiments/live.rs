@@ -11,7 +11,7 @@ use super::conversations::{Conversations, Kept};
 use super::deployment::{self, Made, Revision, Spec, USUAL_RESIDENT};
 use super::{Assigned, By, ExperimentError};
 use crate::ids::VersionId;
-use crate::registry::{Catalog, Excess, Owner, Pinned, RegistryError, Resident, Viewer};
+use crate::registry::{Catalog, Excess, Owner, Pinned, Resident, Viewer};
 use crate::store::deployments::{self as rows, DeploymentRow, RevisionRow};
 use crate::tenants::{Tenants, unix};
 
@@ -28,6 +28,8 @@ pub struct Setup {
     pub catalog: Catalog,
     /// Public name of the base.
     pub base: String,
+    /// Names of models that are other servers.
+    pub upstreams: Vec<String>,
 }
 
 /// A deployment as it is in force.
@@ -96,6 +98,7 @@ pub(super) struct Inner {
     pub(super) tenants: Tenants,
     pub(super) catalog: Catalog,
     pub(super) base: String,
+    pub(super) upstreams: Vec<String>,
     table: RwLock<Table>,
     /// Count of changes up to which the table is true.
     seen: AtomicI64,
@@ -131,11 +134,12 @@ pub struct Chosen {
 impl Deployments {
     /// Reads what is in force.
     pub async fn open(setup: Setup) -> Result<Self, ExperimentError> {
-        let Setup { tenants, catalog, base } = setup;
+        let Setup { tenants, catalog, base, upstreams } = setup;
         let inner = Inner {
             tenants,
             catalog,
             base,
+            upstreams,
             table: RwLock::default(),
             seen: AtomicI64::new(0),
             conversations: Conversations::default(),
@@ -235,7 +239,7 @@ impl Deployments {
     }
 
     /// Tells the operator that an arm cannot serve, once a second at most: it may be true of every request.
-    pub fn cannot_serve(&self, deployment: &Deployment, arm: &str, error: &RegistryError) {
+    pub fn cannot_serve(&self, deployment: &Deployment, arm: &str, error: &dyn std::fmt::Display) {
         let now = unix();
         if self.0.warned.swap(now, Ordering::AcqRel) != now {
             tracing::warn!(%error, deployment = &*deployment.name, arm, "an arm cannot serve");

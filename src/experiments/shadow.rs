@@ -13,8 +13,10 @@ use crate::tenants::unix_now;
 
 pub use crate::store::shadows::ShadowRow;
 
-/// How long answers wait for others before they are written.
-const GATHER: Duration = Duration::from_millis(500);
+/// How long answers wait for others before they are written: each time the disk is waited for, those who are served feel it.
+const GATHER: Duration = Duration::from_secs(5);
+/// With so many they wait no longer.
+const MOST_WAITING: usize = 256;
 /// How often what is old is forgotten.
 const FORGET_EVERY: Duration = Duration::from_secs(600);
 /// How often it is asked what other processes have spent, seconds.
@@ -85,31 +87,38 @@ impl Shadows {
         Ok(spent.saturating_add(tokens) <= most)
     }
 
-    /// Keeps an answer, with others that come in the same moment: a transaction for each would be felt by those who are served. A kill
-    /// loses those of the moment.
+    /// Keeps an answer, written together with others that come within seconds. A kill loses those.
     pub fn keep(&self, place: &Place, row: ShadowRow) {
         let tokens = u64::try_from(row.prompt_tokens.saturating_add(row.shadow_tokens)).unwrap_or(0);
         if let Some(spent) = self.spent().get_mut(place) {
             spent.tokens = spent.tokens.saturating_add(tokens);
         }
-        let is_first = {
+        let patience = {
             let mut waiting = self.0.waiting.lock().unwrap_or_else(PoisonError::into_inner);
             waiting.push(row);
-            waiting.len() == 1
+            match waiting.len() {
+                1 => Some(GATHER),
+                MOST_WAITING => Some(Duration::ZERO),
+                _ => None,
+            }
         };
-        if is_first {
+        if let Some(patience) = patience {
             let shadows = self.clone();
             tokio::spawn(async move {
-                tokio::time::sleep(GATHER).await;
-                if let Err(error) = shadows.write().await {
+                tokio::time::sleep(patience).await;
+                if let Err(error) = shadows.flush().await {
                     tracing::warn!(%error, "shadow answers are not kept");
                 }
             });
         }
     }
 
-    async fn write(&self) -> Result<(), ExperimentError> {
+    /// Writes what waits to be written.
+    pub async fn flush(&self) -> Result<(), ExperimentError> {
         let waiting = std::mem::take(&mut *self.0.waiting.lock().unwrap_or_else(PoisonError::into_inner));
+        if waiting.is_empty() {
+            return Ok(());
+        }
         let mut transaction = self.0.database.begin().await?;
         for row in &waiting {
             rows::insert(&mut transaction, row).await?;
@@ -117,7 +126,7 @@ impl Shadows {
         Ok(transaction.commit().await?)
     }
 
-    /// Answers of a deployment in pages, of one silent model where it is given.
+    /// Answers of a deployment in pages, of one silent model where it is given; those of this process up to this moment.
     pub async fn list(
         &self,
         owner: &Owner,
@@ -125,6 +134,7 @@ impl Shadows {
         model: Option<&str>,
         paging: &Paging,
     ) -> Result<Page<ShadowRow>, ExperimentError> {
+        self.flush().await?;
         let mut connection = self.0.database.connection().await?;
         Ok(rows::list(&mut connection, (owner.tenant().unwrap_or_default(), deployment), model, paging).await?)
     }

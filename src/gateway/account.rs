@@ -129,6 +129,11 @@ impl Account {
         }
     }
 
+    /// Something else answers instead: the experiment hears of that.
+    pub(super) fn leave_trial(&mut self) {
+        self.trial = None;
+    }
+
     /// More of the first answer.
     pub(super) fn text(&mut self, text: &str) {
         if self.trial.is_some() {
@@ -166,7 +171,7 @@ impl Account {
             input: count(usage.prompt_tokens),
             cached: count(usage.cached_tokens),
             output: count(usage.completion_tokens),
-            reasoning: 0,
+            reasoning: count(usage.reasoning_tokens),
         };
         let done = Done {
             tokens,

@@ -239,6 +239,19 @@ impl Answer {
         }
     }
 
+    /// Waits for its first piece, which stays: whatever fails before that can be answered by something else. Not for answers that are
+    /// kept.
+    pub(super) async fn begun(&mut self) -> Result<(), GatewayError> {
+        match self.next().await {
+            None => Ok(()),
+            Some(Ok(piece)) => {
+                self.ready.push_front(piece);
+                Ok(())
+            }
+            Some(Err(error)) => Err(error),
+        }
+    }
+
     fn outcome(&self) -> Outcome {
         let length = self.sequences.iter().any(|sequence| sequence.finish == Some(FinishReason::Length));
         if length { Outcome::Length } else { Outcome::Stop }

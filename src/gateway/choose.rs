@@ -4,11 +4,12 @@ use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
 
+use super::relay::{Chain, Upstream};
 use super::shadow::Silent;
 use super::types::{Prompt, Role, Served, ServedBy, Steering};
 use super::{Gateway, GatewayError, hashed, unresolved};
 use crate::experiments::shadow::Place;
-use crate::experiments::{Ask, Assigned, Deployment, Target};
+use crate::experiments::{Ask, Assigned, Chosen, Deployment, Target};
 use crate::ids::hex;
 use crate::registry::{AdapterInfo, Lease, Owner, Viewer};
 use crate::tenants::Principal;
@@ -19,6 +20,8 @@ pub(super) enum Means {
     Base,
     Adapter(Owner, String),
     Deployment(Arc<Deployment>),
+    Upstream(Arc<Upstream>),
+    Chain(Arc<Chain>),
 }
 
 impl Means {
@@ -26,7 +29,10 @@ impl Means {
     pub(super) fn labels(&self, base: &str) -> (String, String) {
         let (owner, name) = match self {
             Self::Base => return (base.to_owned(), "base".to_owned()),
+            // As a tenant's own: it may be for some only.
+            Self::Upstream(upstream) => return (upstream.name().to_owned(), upstream.version()),
             Self::Adapter(owner, name) => (owner, name.as_str()),
+            Self::Chain(chain) => return (chain.name.clone(), chain.name.clone()),
             Self::Deployment(deployment) => (&deployment.owner, &*deployment.name),
         };
         let label = match owner {
@@ -58,11 +64,20 @@ pub(super) struct Asking<'a> {
     pub steering: &'a Steering,
     /// Of the prompts, where nothing was said about a conversation.
     pub conversation: Option<&'a str>,
+    /// Other servers were asked before.
+    pub after: Option<&'a After>,
+}
+
+/// What was done before an answer is made here: an arm was chosen, and this many of those that may answer were passed over.
+#[derive(Debug, Clone)]
+pub(super) struct After {
+    pub chosen: Chosen,
+    pub from: usize,
 }
 
 impl Gateway {
     /// What a name means to this caller; an error where it means nothing, or nothing that the caller may use: the same one, so that
-    /// nobody learns what others have. Its own deployments come first, then its own adapters, then what is shared.
+    /// nobody learns what others have. Its own deployments come first, then its own adapters, then other servers, then what is shared.
     pub(super) fn means(&self, caller: &Principal, model: &str) -> Result<Means, GatewayError> {
         let is_base = model == self.0.base.name;
         let (name, exact) =
@@ -72,6 +87,16 @@ impl Gateway {
         }
         if is_base {
             return Ok(Means::Base);
+        }
+        // Whoever has had an own model of that name before must not find its requests sent elsewhere.
+        if let Some(upstream) = self.0.upstreams.get(model).filter(|_| !self.owns(caller, model)) {
+            let may = upstream.may(&caller.tenant);
+            return may
+                .then(|| Means::Upstream(Arc::clone(upstream)))
+                .ok_or_else(|| GatewayError::UnknownModel(model.to_owned()));
+        }
+        if let Some(chain) = self.0.upstreams.chain(model) {
+            return Ok(Means::Chain(Arc::clone(chain)));
         }
         let deployment = |owner: &Owner| if exact { None } else { self.0.deployments.get(owner, name) };
         if let Some(own) = deployment(&Owner::Tenant(Arc::clone(&caller.tenant))) {
@@ -85,6 +110,12 @@ impl Gateway {
             (Err(_), None) if model == hashed::NAME => Err(GatewayError::EmbeddingsOnly(model.to_owned())),
             (adapter, None) => adapter.map(|(owner, name)| Means::Adapter(owner, name)).map_err(|error| unresolved(model, error)),
         }
+    }
+
+    /// Whether the caller's tenant has a deployment or an adapter of this name.
+    fn owns(&self, caller: &Principal, name: &str) -> bool {
+        self.0.deployments.get(&Owner::Tenant(Arc::clone(&caller.tenant)), name).is_some()
+            || matches!(self.0.catalog.find(&caller.tenant, name), Ok((Owner::Tenant(_), _)))
     }
 
     /// Turns the name into what answers. Asked for as late as possible: a deployment that was changed meanwhile counts as it is now.
@@ -101,23 +132,14 @@ impl Gateway {
             };
             return Ok(Serving { served: served(version, None), lease, assigned: None, fell_back: false, silent: None });
         };
-        let deployment = &self.0.deployments.get(&deployment.owner, &deployment.name).unwrap_or_else(|| Arc::clone(deployment));
-        let steering = asking.steering;
-        let conversation = steering.conversation.as_deref().or(asking.conversation);
-        let unit = [steering.unit.as_deref(), asking.end_user, steering.cache_key.as_deref(), conversation];
-        let ask = Ask {
-            tenant: &asking.caller.tenant,
-            unit: unit.into_iter().flatten().next().unwrap_or(&asking.caller.key_id),
-            conversation,
-            arm: steering.arm.as_deref(),
+        let deployment = &self.in_force(deployment);
+        let (chosen, from) = match asking.after {
+            Some(After { chosen, from }) => (chosen.clone(), *from),
+            None => (self.assign(deployment, asking)?, 0),
         };
-        let chosen = self.0.deployments.assign(deployment, &ask)?;
-        let spec = deployment.spec();
-        let others = spec.fallback.iter().map(|name| (name.as_str(), spec.arm(name).map(|arm| &arm.target)));
-        let first = spec.arms.get(chosen.arm).map(|arm| (arm.name.as_str(), Some(&arm.target)));
-        let first_name = first.map(|(name, _)| name);
-        for (index, (name, target)) in first.into_iter().chain(others).enumerate() {
-            if index > 0 && Some(name) == first_name {
+        for (index, (name, target)) in order(deployment, &chosen).enumerate().skip(from) {
+            if target.is_some_and(|target| target.upstream().is_some()) {
+                // Whoever can ask another server has done so; from here it cannot be asked.
                 continue;
             }
             let lease = match target.and_then(|target: &Target| target.version.as_ref()) {
@@ -128,14 +150,33 @@ impl Gateway {
                 Ok(lease) => {
                     let version = lease.as_ref().map_or_else(|| "base".to_owned(), version_of);
                     let by = ServedBy { deployment: Arc::clone(&deployment.name), arm: name.into() };
-                    let assigned = Some(chosen.assigned);
+                    let assigned = Some(Arc::clone(&chosen.assigned));
                     let silent = self.silent(deployment);
                     return Ok(Serving { served: served(version, Some(by)), lease, assigned, fell_back: index > 0, silent });
                 }
                 Err(error) => self.0.deployments.cannot_serve(deployment, name, &error),
             }
         }
-        Err(GatewayError::ArmUnavailable { deployment: deployment.name.to_string(), assigned: chosen.assigned })
+        Err(GatewayError::ArmUnavailable { deployment: deployment.name.to_string(), assigned: Arc::clone(&chosen.assigned) })
+    }
+
+    /// A deployment as it is now.
+    pub(super) fn in_force(&self, deployment: &Arc<Deployment>) -> Arc<Deployment> {
+        self.0.deployments.get(&deployment.owner, &deployment.name).unwrap_or_else(|| Arc::clone(deployment))
+    }
+
+    /// The arm that the request belongs to.
+    pub(super) fn assign(&self, deployment: &Deployment, asking: &Asking<'_>) -> Result<Chosen, GatewayError> {
+        let steering = asking.steering;
+        let conversation = steering.conversation.as_deref().or(asking.conversation);
+        let unit = [steering.unit.as_deref(), asking.end_user, steering.cache_key.as_deref(), conversation];
+        let ask = Ask {
+            tenant: &asking.caller.tenant,
+            unit: unit.into_iter().flatten().next().unwrap_or(&asking.caller.key_id),
+            conversation,
+            arm: steering.arm.as_deref(),
+        };
+        Ok(self.0.deployments.assign(deployment, &ask)?)
     }
 
     /// The silent model that this request goes to besides, where it is one of those that do.
@@ -182,6 +223,16 @@ impl Gateway {
         self.0.deployments.assign(deployment, &ask)?;
         Ok(())
     }
+}
+
+/// What answers a request of a deployment: its arm, then what the deployment falls back to. Names, with what they stand for (`None`:
+/// the base).
+pub(super) fn order<'a>(deployment: &'a Deployment, chosen: &Chosen) -> impl Iterator<Item = (&'a str, Option<&'a Target>)> {
+    let spec = deployment.spec();
+    let first = spec.arms.get(chosen.arm).map(|arm| (arm.name.as_str(), Some(&arm.target)));
+    let first_name = first.map(|(name, _)| name);
+    let others = spec.fallback.iter().map(|name| (name.as_str(), spec.arm(name).map(|arm| &arm.target)));
+    first.into_iter().chain(others.filter(move |(name, _)| Some(*name) != first_name))
 }
 
 pub(super) fn version_of(lease: &Lease) -> String {

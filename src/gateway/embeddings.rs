@@ -141,7 +141,11 @@ impl Gateway {
             return Err(GatewayError::ContextTooLong { limit: hashed::CONTEXT, prompt: *words, answer: Some(0) });
         }
         let words: usize = counts.iter().sum();
-        let ticket = self.0.tenants.admit(Ask { caller: &caller, model: &model, input: words as u64, most_output: 0 })?;
+        let ticket = self
+            .0
+            .tenants
+            .admit(Ask { caller: &caller, model: &model, input: words as u64, most_output: 0, prices: &[] })
+            .await?;
         let mut account = Account::open(Opening {
             tenants: self.0.tenants.clone(),
             metrics: self.0.metrics.clone(),

@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 
+use crate::backends::upstream::Trouble;
 use crate::experiments::{Assigned, ExperimentError};
 use crate::registry::RegistryError;
-use crate::tenants::{LedgerError, Refusal};
+use crate::tenants::{CapReached, LedgerError, Refusal};
 
 /// Why a request was not answered, or not to its end.
 #[derive(Debug, thiserror::Error)]
@@ -15,6 +16,33 @@ pub enum GatewayError {
     /// The model makes embeddings and nothing else.
     #[error("the model {0:?} makes embeddings only")]
     EmbeddingsOnly(String),
+    /// The model is another server, and is asked for other things.
+    #[error("the model {0:?} is an upstream and is asked for chat, completions and embeddings only")]
+    RelayedOnly(String),
+    /// The model is another server that is not asked for this.
+    #[error("the model {model:?} is not asked for {endpoint}")]
+    NotAsked {
+        /// The model.
+        model: String,
+        /// `chat`, `completions`, `embeddings`.
+        endpoint: &'static str,
+    },
+    /// The model is another server, which does not answer, or not to its end.
+    #[error("the upstream {model:?}: {trouble}")]
+    Upstream {
+        /// The model, as the caller wrote it.
+        model: String,
+        /// What happened. For the log.
+        trouble: Trouble,
+    },
+    /// What may be spent on the model is spent.
+    #[error("the upstream {model:?}: {reached}")]
+    UpstreamSpent {
+        /// The model, as the caller wrote it.
+        model: String,
+        /// Which cap.
+        reached: CapReached,
+    },
     /// An embedding cannot be as long as was asked.
     #[error("embeddings of the model have at most {most} dimensions, {asked} were asked")]
     Dimensions {
@@ -104,4 +132,21 @@ pub enum GatewayError {
     /// The engine failed while answering, or is gone.
     #[error("the engine failed: {0}")]
     Engine(String),
+}
+
+impl GatewayError {
+    /// Whether something else may be asked instead: it is no fault of the request, and no limit of who asks.
+    pub(super) fn passes_on(&self) -> bool {
+        match self {
+            Self::Upstream { trouble: Trouble::Refused { status, .. }, .. } => !matches!(status, 400 | 409 | 413 | 422),
+            Self::Upstream { .. }
+            | Self::UpstreamSpent { .. }
+            | Self::ArmUnavailable { .. }
+            | Self::Overloaded
+            | Self::Engine(_)
+            | Self::Registry(_)
+            | Self::UnknownModel(_) => true,
+            _ => false,
+        }
+    }
 }

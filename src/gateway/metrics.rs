@@ -70,6 +70,7 @@ struct Inner {
     adapter_tokens: IntCounterVec,
     adapter_cost: IntCounterVec,
     shadows: IntCounterVec,
+    upstreams: IntCounterVec,
     adapters: Mutex<HashSet<String>>,
 }
 
@@ -124,6 +125,11 @@ impl Metrics {
                 "Copies of requests to silent models, by what became of them.",
                 &["fate"],
             )?,
+            upstreams: counters(
+                "switchyard_upstream_requests_total",
+                "Requests for models that are other servers, by how they ended.",
+                &["upstream", "outcome"],
+            )?,
             adapters: Mutex::default(),
         })))
     }
@@ -141,6 +147,11 @@ impl Metrics {
     /// A copy of a request has come to its end.
     pub(super) fn shadow(&self, fate: Fate) {
         self.0.shadows.with_label_values(&[fate.name()]).inc();
+    }
+
+    /// A request to another server has ended.
+    pub(super) fn relayed(&self, upstream: &str, outcome: Outcome) {
+        self.0.upstreams.with_label_values(&[upstream, outcome.name()]).inc();
     }
 
     pub(super) fn first_token(&self, after: Duration) {

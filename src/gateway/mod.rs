@@ -2,6 +2,7 @@
 //! engine schedules.
 
 mod account;
+mod adapters;
 mod answer;
 mod assemble;
 mod cache;
@@ -13,6 +14,7 @@ mod feed;
 mod hashed;
 mod metrics;
 mod prompt;
+mod relay;
 pub mod shadow;
 mod size;
 mod speech;
@@ -38,6 +40,11 @@ pub use error::GatewayError;
 pub use hashed::{CONTEXT as HASH_CONTEXT, NAME as HASH_EMBEDDING};
 pub use metrics::{Metrics, Stage};
 pub use prompt::Rendered;
+pub use relay::{
+    Answered, Asked, Endpoint, FailoverConfig, Key, Mood, Patience, RelayRequest, Relayed, RemoteSettings, Route,
+    Stream as RelayedStream, Times, Tolerance, Trouble, UpstreamCard, UpstreamConfig, Upstreams, UpstreamsError,
+    Whole as RelayedWhole,
+};
 pub use stop::StopText;
 pub use structure::{
     Call, Calls, Form, Rules, SchemaError, Strictness, Tool, ToolChoice, ToolFamily, Tools, check_schema, json_rules,
@@ -49,7 +56,7 @@ pub use types::{
 
 use account::Account;
 use cache::{Found, Giver, Recorder as AnswerRecorder, ResponseCache};
-use choose::{Asking, Means, Serving};
+use choose::{After, Asking, Means, Serving};
 use feed::{Reporter, Source};
 
 use crate::backends::grammar::Vocabulary;
@@ -57,7 +64,7 @@ use crate::backends::{Backend, Realm, Request, SubmitError};
 use crate::experiments::{Deployments, Ended, Outcome, Recorder};
 use crate::model::chat_template::ChatTemplate;
 use crate::model::tokenizer::{Position, Tokenizer};
-use crate::registry::{Catalog, LoadRequest, Loaded, Owner, Promotion, RegistryError};
+use crate::registry::{Catalog, Owner, RegistryError};
 use crate::tenants::{Ask, CacheUse, NotAdmitted, Principal, Priority, Tenants};
 
 /// Longest wait for an equal request's answer.
@@ -91,6 +98,7 @@ struct Inner {
     recorder: Recorder,
     copies: shadow::Copies,
     tenants: Tenants,
+    upstreams: Upstreams,
     metrics: Metrics,
     cache: Option<ResponseCache>,
     default_max_tokens: usize,
@@ -119,6 +127,8 @@ pub struct Parts {
     pub copies: shadow::Copies,
     /// Who pays, and what is allowed.
     pub tenants: Tenants,
+    /// Models that are other servers.
+    pub upstreams: Upstreams,
     /// Counters.
     pub metrics: Metrics,
     /// The response cache.
@@ -140,6 +150,7 @@ impl Gateway {
             recorder,
             copies,
             tenants,
+            upstreams,
             metrics,
             cache,
             default_max_tokens,
@@ -156,6 +167,7 @@ impl Gateway {
             recorder,
             copies,
             tenants,
+            upstreams,
             metrics,
             cache,
             default_max_tokens,
@@ -176,45 +188,6 @@ impl Gateway {
     /// The base model.
     pub fn base(&self) -> &Base {
         &self.0.base
-    }
-
-    /// Puts an adapter into service; answers of the version that it replaces are dropped.
-    pub async fn load_adapter(&self, request: LoadRequest) -> Result<Loaded, RegistryError> {
-        let owner = request.owner.clone();
-        let loaded = self.0.catalog.load(request).await?;
-        if let Some(old) = loaded.replaced.filter(|old| *old != loaded.number) {
-            self.purge_cache(Purge::Adapter { owner, version: format!("{}@{old}", loaded.name) });
-        }
-        Ok(loaded)
-    }
-
-    /// Puts what a job has made behind a name; answers of the version that it replaces are dropped.
-    pub async fn promote(&self, promotion: Promotion) -> Result<Loaded, RegistryError> {
-        let owner = promotion.owner.clone();
-        let loaded = self.0.catalog.promote(promotion).await?;
-        if let Some(old) = loaded.replaced.filter(|old| *old != loaded.number) {
-            self.purge_cache(Purge::Adapter { owner, version: format!("{}@{old}", loaded.name) });
-        }
-        Ok(loaded)
-    }
-
-    /// Takes an adapter out of service, and its answers with it.
-    pub async fn unload_adapter(&self, owner: &Owner, name: &str, expected: Option<&str>) -> Result<(), RegistryError> {
-        self.0.catalog.unload(owner, name, expected).await?;
-        self.purge_cache(Purge::Adapter { owner: owner.clone(), version: name.to_owned() });
-        Ok(())
-    }
-
-    /// Drops answers from the response cache.
-    pub fn purge_cache(&self, purge: Purge) {
-        if let Some(cache) = &self.0.cache {
-            cache.purge(purge);
-        }
-    }
-
-    /// Answers in the response cache, and their bytes.
-    pub fn cache_size(&self) -> (u64, u64) {
-        self.0.cache.as_ref().map_or((0, 0), ResponseCache::size)
     }
 
     /// What the gateway counts.
@@ -259,15 +232,23 @@ impl Gateway {
     }
 
     /// Begins to answer. The answer is cancelled when it is dropped.
-    pub async fn generate(&self, mut request: GenerationRequest) -> Result<Answer, GatewayError> {
+    pub async fn generate(&self, request: GenerationRequest) -> Result<Answer, GatewayError> {
+        self.generate_after(request, None).await
+    }
+
+    /// The same where other servers were asked before.
+    async fn generate_after(&self, mut request: GenerationRequest, after: Option<&After>) -> Result<Answer, GatewayError> {
         let inner = &self.0;
         // Cheap, and before any work for somebody who has to come back with another name.
         let means = self.means(&request.caller, &request.model)?;
+        if matches!(means, Means::Upstream(_) | Means::Chain(_)) {
+            return Err(GatewayError::RelayedOnly(request.model));
+        }
         self.check_arm(&means, &request.model, &request.steering)?;
         let (model, adapter_label) = means.labels(&inner.base.name);
         let conversation = match &means {
             Means::Deployment(_) => choose::conversation(&request.caller, &request.prompts),
-            Means::Base | Means::Adapter(..) => None,
+            Means::Base | Means::Adapter(..) | Means::Upstream(_) | Means::Chain(_) => None,
         };
         let position = text_position(&request.prompts);
         let reads = self.tools_into_form(&mut request)?;
@@ -295,7 +276,9 @@ impl Gateway {
             model: &model,
             input: rendered.iter().map(|prompt| prompt.tokens.len() as u64).sum(),
             most_output: lengths.iter().map(|length| (*length as u64).saturating_mul(request.n as u64)).sum(),
-        })?;
+            prices: &[],
+        });
+        let ticket = ticket.await?;
         inner.metrics.stage(Stage::Admit, admitting.elapsed());
         // Only for somebody who may ask at all: a form that cannot be compiled has cost a request, and a place of those at a time.
         let grammar = match self.grammar_at_hand(&request.form).await? {
@@ -314,6 +297,7 @@ impl Gateway {
             end_user: request.caller.end_user.as_deref().or(request.origin.end_user.as_deref()),
             steering: &request.steering,
             conversation: conversation.as_deref(),
+            after,
         };
         let serving = self.serve(&means, &asking).await.inspect_err(|error| self.note_unavailable(&request, error))?;
         let Serving { served, lease, assigned, fell_back, silent } = serving;
@@ -487,6 +471,7 @@ impl Gateway {
     pub fn check_model(&self, caller: &Principal, model: &str) -> Result<Option<(Owner, String)>, GatewayError> {
         Ok(match self.means(caller, model)? {
             Means::Base => None,
+            Means::Upstream(_) | Means::Chain(_) => return Err(GatewayError::RelayedOnly(model.to_owned())),
             Means::Adapter(owner, name) => Some((owner, name)),
             Means::Deployment(deployment) => Some((deployment.owner.clone(), deployment.name.to_string())),
         })

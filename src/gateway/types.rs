@@ -316,6 +316,8 @@ pub struct Usage {
     pub completion_tokens: usize,
     /// Prompt tokens whose computation was reused.
     pub cached_tokens: usize,
+    /// The part of the answers' tokens that was reasoning, where what answers says so.
+    pub reasoning_tokens: usize,
 }
 
 /// What answers a request, fixed before its first token.

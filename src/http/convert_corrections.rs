@@ -302,7 +302,7 @@ async fn make(server: &Server, caller: &Principal, order: &Order) -> Result<JobR
     let file = server.jobs().corrections().file(&caller.tenant, order.after.as_deref(), &lines).await?;
     let job = async {
         let new = order.with_file(&file.id, caller)?;
-        may_train(server, caller, &new.model)?;
+        may_train(server, caller, &new.model).await?;
         Ok(server.jobs().create(new).await?)
     };
     let job = job.await;

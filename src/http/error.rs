@@ -171,6 +171,10 @@ impl From<GatewayError> for ApiError {
                 let message = format!("The model '{name}' makes embeddings only; it is for /v1/embeddings.");
                 Self::invalid("model", "model_not_supported", message)
             }
+            GatewayError::RelayedOnly(_)
+            | GatewayError::NotAsked { .. }
+            | GatewayError::Upstream { .. }
+            | GatewayError::UpstreamSpent { .. } => super::error_upstream::error(error),
             GatewayError::Dimensions { asked, most } => {
                 let message =
                     format!("Invalid 'dimensions': value above maximum. Expected a value <= {most}, but got {asked} instead.");

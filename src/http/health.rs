@@ -56,7 +56,15 @@ pub async fn health(State(server): State<Server>) -> (StatusCode, Json<Value>) {
         Health::Stopped => (StatusCode::SERVICE_UNAVAILABLE, "stopped"),
         Health::Failed(_) => (StatusCode::SERVICE_UNAVAILABLE, "unhealthy"),
     };
-    (status, Json(json!({"status": text, "model": model})))
+    let mut body = json!({"status": text, "model": model});
+    if let Some(sharing) = server.tenants().sharing() {
+        body["limits"] = match sharing.connected {
+            true => json!({"kept": "together"}),
+            // No reason for a restart: it serves on.
+            false => json!({"kept": "alone", "why": "Redis does not answer", "share": sharing.share.part()}),
+        };
+    }
+    (status, Json(body))
 }
 
 /// `GET /ready`: requests sent now will be served.

@@ -1,6 +1,7 @@
 //! `GET /metrics` in Prometheus' text format: what rooms registered, and the engine's own numbers.
 
 use std::fmt::{Display, Write};
+use std::time::Instant;
 
 use axum::extract::State;
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
@@ -11,8 +12,9 @@ use super::Server;
 use super::error::ApiError;
 use super::kubernetes_metrics::{Facts, PrefixCaching};
 use super::{auth, kubernetes_metrics};
-use crate::gateway::{BLOCK_TOKENS, PrefixCache, Stats};
+use crate::gateway::{Asked, BLOCK_TOKENS, Mood, PrefixCache, Stats};
 use crate::registry::{AdapterInfo, Owner, Residency, Viewer};
+use crate::tenants::shared::Sharing;
 
 /// Counters of this room.
 pub struct HttpMetrics {
@@ -49,8 +51,8 @@ impl HttpMetrics {
     }
 }
 
-/// `GET /metrics`: without a key, everything but what tells tenants apart: their own adapters, and money. A key of the organization
-/// shows all.
+/// `GET /metrics`: without a key, everything but what tells tenants apart (their own adapters, other servers), and money. A key of
+/// the organization shows all.
 pub async fn render(State(server): State<Server>, headers: HeaderMap) -> Result<Response, ApiError> {
     let knows = auth::looks_at_everything(&server, &headers).await?;
     let mut families = server.0.parts.registry.gather();
@@ -62,7 +64,8 @@ pub async fn render(State(server): State<Server>, headers: HeaderMap) -> Result<
             metrics.retain(|metric| {
                 !metric.get_label().iter().any(|label| label.value().contains('/') && label.name() == "adapter")
             });
-            let shown = !metrics.is_empty() && !family.name().contains("cost");
+            let upstream = family.name().starts_with("switchyard_upstream");
+            let shown = !metrics.is_empty() && !family.name().contains("cost") && !upstream;
             family.set_metric(metrics);
             shown
         });
@@ -75,6 +78,11 @@ pub async fn render(State(server): State<Server>, headers: HeaderMap) -> Result<
     text.push_str(&sums);
     text.push_str(&residency(&server.catalog().residency()));
     text.push_str(&ledger(&server));
+    text.push_str(&training(&server));
+    if knows {
+        text.push_str(&upstreams(&gateway.asked_upstreams()));
+    }
+    text.push_str(&server.tenants().sharing().map(sharing).unwrap_or_default());
     text.push_str(&kubernetes_metrics::render(&router_facts(&server), &stats, &listed));
     let kind = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
     Ok(([(header::CONTENT_TYPE, kind)], text).into_response())
@@ -84,6 +92,35 @@ fn router_facts(server: &Server) -> Facts<'_> {
     let config = &server.gateway().backend_facts().config;
     let prefix_cache = if config.prefix_cache == PrefixCache::On { PrefixCaching::On } else { PrefixCaching::Off };
     Facts { base: &server.gateway().base().name, block_tokens: BLOCK_TOKENS, max_sequences: config.max_sequences, prefix_cache }
+}
+
+/// Models that are other servers.
+fn upstreams(asked: &[(String, Asked)]) -> String {
+    if asked.is_empty() {
+        return String::new();
+    }
+    let mood = |asked: &Asked| match asked.mood {
+        Mood::Closed => 0,
+        Mood::HalfOpen => 1,
+        Mood::Open => 2,
+    };
+    let mut out = String::new();
+    let mut family = |kind: &str, name: &str, help: &str, value: &dyn Fn(&Asked) -> u64| {
+        // Writing to a string does not fail.
+        let _ = write!(out, "# HELP switchyard_upstream_{name} {help}\n# TYPE switchyard_upstream_{name} {kind}\n");
+        for (upstream, asked) in asked {
+            let _ = writeln!(out, "switchyard_upstream_{name}{{upstream=\"{upstream}\"}} {}", value(asked));
+        }
+    };
+    family("gauge", "running_requests", "Requests that the upstream is answering.", &|asked| asked.running as u64);
+    family("counter", "retries_total", "Times that the upstream was asked again.", &|asked| asked.again);
+    family(
+        "gauge",
+        "breaker",
+        "Whether the upstream is asked: 0 closed (yes), 1 half open (one request looks), 2 open (no).",
+        &mood,
+    );
+    out
 }
 
 fn ledger(server: &Server) -> String {
@@ -104,6 +141,49 @@ fn ledger(server: &Server) -> String {
     ] {
         // Writing to a string does not fail.
         let _ = write!(out, "# HELP switchyard_{name} {help}\n# TYPE switchyard_{name} {kind}\nswitchyard_{name} {value}\n");
+    }
+    out
+}
+
+fn training(server: &Server) -> String {
+    let pulse = server.jobs().pulse();
+    let mut out = String::new();
+    for (kind, name, help, value) in [
+        ("gauge", "training_jobs_active", "Jobs that train or whose files are checked.", server.jobs().active() as f64),
+        (
+            "gauge",
+            "training_silent_seconds",
+            "How long the job that trains has made no step; 0 without one.",
+            pulse.silent(Instant::now()).as_secs_f64(),
+        ),
+        ("counter", "training_tokens_total", "Tokens of training steps.", pulse.tokens() as f64),
+    ] {
+        // Writing to a string does not fail.
+        let _ = write!(out, "# HELP switchyard_{name} {help}\n# TYPE switchyard_{name} {kind}\nswitchyard_{name} {value}\n");
+    }
+    out
+}
+
+/// Only where limits are kept for all replicas together.
+fn sharing(now: Sharing) -> String {
+    let mut out = String::new();
+    for (kind, name, help, value) in [
+        (
+            "gauge",
+            "connected",
+            "Whether Redis answers: 1, or 0 while a share of every limit holds here.",
+            u64::from(now.connected),
+        ),
+        ("counter", "losses_total", "Times that Redis stopped answering.", now.losses),
+        ("counter", "alone_total", "Requests that were admitted or refused by the share.", now.alone),
+        ("gauge", "unsettled", "Ends of requests that Redis has not heard of yet.", now.unsettled),
+    ] {
+        // Writing to a string does not fail.
+        let _ = write!(
+            out,
+            "# HELP switchyard_shared_limits_{name} {help}\n# TYPE switchyard_shared_limits_{name} {kind}\n\
+             switchyard_shared_limits_{name} {value}\n"
+        );
     }
     out
 }

@@ -8,6 +8,7 @@ use tower::ServiceBuilder;
 
 use super::auth::require;
 use super::error::ApiError;
+use super::linger::linger;
 use super::openai::{fine_tuning, responses};
 use super::{Server, adapters, admin, convert, convert_corrections, feedback, health, metrics, middleware, openai, openapi};
 use crate::tenants::Scope;
@@ -126,6 +127,7 @@ pub fn router(server: Server) -> Router {
                 .layer(from_fn_with_state(server.clone(), middleware::trace))
                 .layer(from_fn(middleware::catch_panics))
                 .layer(from_fn(middleware::envelope))
+                .layer(from_fn(linger))
                 .layer(DefaultBodyLimit::disable()), // bodies are limited where they are read, in `body.rs`
         )
         .with_state(server)

@@ -36,7 +36,8 @@ pub struct Setup {
     pub data: Arc<DataDir>,
     /// Directories that the API may load from.
     pub roots: Vec<PathBuf>,
-    /// Names of the base: no adapter may have them.
+    /// The base's name, then those of other models: no new adapter may have them. A tenant's that is stored already keeps one of the
+    /// latter, and means it.
     pub reserved_names: Vec<String>,
     /// Shape of the base.
     pub base: ModelConfig,
@@ -298,7 +299,11 @@ impl Inner {
         let mut skipped = Vec::new();
         for (owner, name, adapter) in records.adapters.iter() {
             let Some(current) = adapter.current().filter(|current| !current.loaded_by.is_on_call()) else { continue };
-            let restored = name::check(name, &self.reserved_names).and_then(|()| {
+            let reserved = match owner {
+                Owner::Shared => &*self.reserved_names,
+                Owner::Tenant(_) => self.reserved_names.get(..1).unwrap_or_default(),
+            };
+            let restored = name::check(name, reserved).and_then(|()| {
                 // With a budget as many as fit; the others are read when they are asked for.
                 let fits = {
                     let state = self.state();

@@ -95,7 +95,7 @@ impl Fixture {
         Catalog::open(Setup {
             data: Arc::new(DataDir::open(&self.dir.path().join("data")).unwrap()),
             roots: vec![self.dir.path().join("root")],
-            reserved_names: vec!["base".to_owned()],
+            reserved_names: vec!["base".to_owned(), "elsewhere".to_owned()],
             base: base(hidden_size),
             preparer: Arc::clone(&self.preparer) as Arc<dyn AdapterPreparer>,
             memory,
@@ -494,6 +494,25 @@ async fn tenants_use_the_same_names_without_knowing_of_each_other() {
     let catalog = fixture.open().await;
     assert_eq!(catalog.resolve("b", "support").await.unwrap().id, second.id, "owners survive a restart");
     assert!(catalog.resolve("a", "support").await.is_err());
+}
+
+#[tokio::test]
+async fn a_tenants_adapter_keeps_a_name_that_another_model_has_now() {
+    let fixture = Fixture::new();
+    let before = Catalog::open(Setup {
+        data: Arc::new(DataDir::open(&fixture.dir.path().join("data")).unwrap()),
+        roots: vec![fixture.dir.path().join("root")],
+        reserved_names: vec!["base".to_owned()],
+        base: base(8),
+        preparer: Arc::clone(&fixture.preparer) as Arc<dyn AdapterPreparer>,
+        memory: None,
+    });
+    let (before, _) = before.await.unwrap();
+    before.load(owned("a", request("elsewhere", "one"))).await.unwrap();
+    drop(before);
+    let catalog = fixture.open().await;
+    assert_eq!(catalog.find("a", "elsewhere").unwrap(), (Owner::Tenant("a".into()), "elsewhere".to_owned()));
+    assert!(matches!(catalog.load(owned("b", request("elsewhere", "one"))).await, Err(RegistryError::InvalidName { .. })));
 }
 
 #[tokio::test]

@@ -217,6 +217,50 @@ pub async fn spent(database: &Database, nodes: Nodes<'_>, day: i64, month: i64) 
     rows.iter().map(row).collect::<Result<_, _>>().map_err(StoreError::sql(doing))
 }
 
+/// Tokens of prompts, of those the reused ones, and of answers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Used {
+    /// Of prompts.
+    pub input: i64,
+    /// The part of them whose computation was reused.
+    pub cached: i64,
+    /// Of answers.
+    pub output: i64,
+}
+
+/// What something that answers has used in all processes, since a moment (microseconds since 1970).
+pub async fn used_of(database: &Database, version: &str, since_micros: i64) -> Result<Used, StoreError> {
+    let sql = "SELECT CAST(COALESCE(SUM(input_tokens), 0) AS BIGINT), CAST(COALESCE(SUM(cached_tokens), 0) AS BIGINT), \
+               CAST(COALESCE(SUM(output_tokens), 0) AS BIGINT) FROM ledger WHERE version = $1 AND at_micros >= $2";
+    let doing = "read what was used";
+    let row = sqlx::query(sql).bind(version.to_owned()).bind(since_micros).fetch_one(database.pool()).await;
+    let row = row.map_err(StoreError::sql(doing))?;
+    let used = || Ok(Used { input: row.try_get(0)?, cached: row.try_get(1)?, output: row.try_get(2)? });
+    used().map_err(StoreError::sql(doing))
+}
+
+/// What each node has spent of a tenant's or a key's money (of all, where neither is named): all in all, in the month and in the day
+/// that begin at the given hours (`(day, month)`, since 1970).
+pub async fn spent_by_node(
+    database: &Database,
+    project: Option<&str>,
+    key: Option<&str>,
+    (day, month): (i64, i64),
+) -> Result<Vec<(String, [i64; 3])>, StoreError> {
+    let doing = "read what nodes have spent";
+    // An empty text is no tenant's and no key's name.
+    let query = sqlx::query(
+        "SELECT node, CAST(SUM(cost_nanos) AS BIGINT), \
+         CAST(SUM(CASE WHEN hour >= $1 THEN cost_nanos ELSE 0 END) AS BIGINT), \
+         CAST(SUM(CASE WHEN hour >= $2 THEN cost_nanos ELSE 0 END) AS BIGINT) \
+         FROM usage_hours WHERE ($3 = '' OR project_id = $3) AND ($4 = '' OR key_id = $4) GROUP BY node",
+    );
+    let query = query.bind(month).bind(day).bind(project.unwrap_or_default().to_owned()).bind(key.unwrap_or_default().to_owned());
+    let rows = query.fetch_all(database.pool()).await.map_err(StoreError::sql(doing))?;
+    let row = |row: &sqlx::any::AnyRow| Ok((row.try_get(0)?, [row.try_get(1)?, row.try_get(2)?, row.try_get(3)?]));
+    rows.iter().map(row).collect::<Result<_, _>>().map_err(StoreError::sql(doing))
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]

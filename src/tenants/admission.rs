@@ -3,10 +3,12 @@
 
 use std::time::Duration;
 
+use super::bound::Bound;
 use super::clock;
 use super::journal::Written;
 use super::live::Tenants;
 use super::price::Tokens;
+use super::shared::Shared;
 use super::ticket::{Ask, Refusal, Ticket};
 use super::{BudgetReached, LedgerError, Principal, Subject};
 use crate::store::ledger::LedgerRow;
@@ -52,7 +54,7 @@ pub enum Outcome {
     Length,
     /// The client left.
     Cancelled,
-    /// What was asked for turned out to be impossible; nothing is charged.
+    /// What was asked for turned out to be impossible on the way; what was done until then is charged.
     Refused,
     /// We could not go on; nothing is charged.
     Failed,
@@ -116,32 +118,40 @@ pub struct Settled {
     pub cost_nanos: i64,
     /// Where its row is.
     pub written: Written,
+    /// So many loans of this process had ended; 0 where it had none and there is nothing to wait for.
+    ended: u64,
 }
 
 impl Tenants {
     /// Borrows what the request may need at most from all limits and budgets that it counts against.
-    pub fn admit(&self, ask: Ask<'_>) -> Result<Ticket, NotAdmitted> {
+    pub async fn admit(&self, ask: Ask<'_>) -> Result<Ticket, NotAdmitted> {
         self.ledger().ready().map_err(NotAdmitted::Ledger)?;
-        self.books().admit(&self.policy(), ask, clock::now()).map_err(NotAdmitted::Refused)
+        let now = clock::now();
+        let ticket = match self.shared() {
+            None => self.books().admit(&self.policy(), ask, now, Bound::Whole),
+            Some(shared) => Box::pin(self.admit_together(shared, ask, now)).await,
+        };
+        ticket.map_err(NotAdmitted::Refused)
     }
 
     /// Writes the request's row and settles its ticket. When this returns, the row survives the end of the process; an answer's
     /// last byte must not leave before. Where the row cannot be written nothing is charged, and the answer must not be given.
     pub fn settle(&self, ticket: Ticket, requested: &Requested<'_>, done: &Done) -> Result<Settled, LedgerError> {
         let cost_nanos = match (done.outcome, done.cache) {
-            (Outcome::Refused | Outcome::Failed, _) => 0,
+            (Outcome::Failed, _) => 0,
             // A cached answer costs its prompt at the cached price; nothing was generated.
             (_, CacheUse::Hit) => ticket.cost(&Tokens { cached: done.tokens.input, output: 0, reasoning: 0, ..done.tokens }),
             _ => ticket.cost(&done.tokens),
         };
         let used = if done.cache == CacheUse::Hit { 0 } else { done.tokens.total() };
         let row = row(&ticket, requested, done, cost_nanos);
+        let lender = self.shared().filter(|_| ticket.is_lent());
         match self.ledger().append(row) {
             Ok(written) => {
                 for reached in ticket.settle(clock::unix(), used, cost_nanos) {
                     self.announce(reached);
                 }
-                Ok(Settled { cost_nanos, written })
+                Ok(Settled { cost_nanos, written, ended: lender.map_or(0, Shared::ended) })
             }
             Err(error) => {
                 ticket.settle(clock::unix(), used, 0);
@@ -150,9 +160,20 @@ impl Tenants {
         }
     }
 
-    /// Waits until a settled request's row is as safe as the setting promises.
+    /// Waits until a settled request's row is as safe as the setting promises, and until other replicas may have what it did not
+    /// use.
     pub async fn synced(&self, settled: &Settled) {
         self.ledger().synced(settled.written).await;
+        if let Some(shared) = self.shared() {
+            shared.given_back(settled.ended).await;
+        }
+    }
+
+    /// Waits for a moment until other replicas may have what this one held; for its end.
+    pub async fn given_back(&self) {
+        if let Some(shared) = self.shared() {
+            shared.given_back(shared.ended()).await;
+        }
     }
 
     /// What a subject has spent, this moment.

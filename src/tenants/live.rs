@@ -14,6 +14,7 @@ use super::journal::Sync;
 use super::ledger::Ledger;
 use super::office::Office;
 use super::policy::{Policy, Subject};
+use super::shared::{self, Shared, Sharing};
 use super::ticket::{Books, subjects};
 use super::wallet::{BudgetReached, Spent};
 use super::{Principal, Secrets, TenantError, clock, secrets};
@@ -37,6 +38,8 @@ pub struct Opening<'a> {
     pub data_dir: &'a Path,
     /// When rows of the ledger are put on the disk.
     pub sync: Sync,
+    /// Where limits and budgets are kept for all replicas together.
+    pub shared: Option<shared::Settings>,
 }
 
 /// Tenants, keys and what they may do. Cheap to clone.
@@ -54,6 +57,7 @@ struct Inner {
     node: String,
     books: Books,
     ledger: Ledger,
+    shared: Option<Shared>,
     reached: UnboundedSender<BudgetReached>,
 }
 
@@ -68,7 +72,7 @@ impl Tenants {
 
     /// Takes the journal of an earlier life over, and reads the policy and what was spent. Only one process may do this for a data directory at a time.
     pub async fn open(opening: Opening<'_>) -> Result<(Self, BudgetEvents), TenantError> {
-        let Opening { office, data_dir, sync } = opening;
+        let Opening { office, data_dir, sync, shared } = opening;
         let (database, secrets) = (office.database.clone(), Arc::clone(&office.secrets));
         let node = node(data_dir)?;
         let ledger = Ledger::open(database.clone(), data_dir, &node, sync).await?;
@@ -77,6 +81,10 @@ impl Tenants {
         let (reached, events) = unbounded_channel();
         let rows = store::policy::read(&database).await?;
         let revision = rows.revision;
+        let shared = match shared {
+            Some(settings) => Some(Shared::open(settings, secrets.check(), &node).await?),
+            None => None,
+        };
         let inner = Inner {
             identity: Identity::new(database, secrets),
             office,
@@ -86,6 +94,7 @@ impl Tenants {
             node,
             books: Books::new(by_subject(&spent), now),
             ledger,
+            shared,
             reached,
         };
         let tenants = Self(Arc::new(inner));
@@ -113,6 +122,16 @@ impl Tenants {
 
     pub(super) fn books(&self) -> &Books {
         &self.0.books
+    }
+
+    /// Where limits are kept for all replicas together.
+    pub(super) fn shared(&self) -> Option<&Shared> {
+        self.0.shared.as_ref()
+    }
+
+    /// How it stands with limits that are kept for all replicas together, where they are.
+    pub fn sharing(&self) -> Option<Sharing> {
+        self.shared().map(Shared::sharing)
     }
 
     pub(super) fn reached(&self) -> &UnboundedSender<BudgetReached> {
@@ -166,6 +185,15 @@ impl Tenants {
 
     /// Keeps up with other processes until it is dropped.
     pub async fn keep_up(self) {
+        match self.0.shared.clone() {
+            None => self.look_around().await,
+            Some(shared) => {
+                tokio::join!(self.look_around(), shared.keep_up());
+            }
+        }
+    }
+
+    async fn look_around(self) {
         for look in 1u64.. {
             tokio::time::sleep(LOOK_EVERY).await;
             // Who was revoked is more urgent than what was spent.

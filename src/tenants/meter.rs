@@ -11,8 +11,13 @@ use governor::middleware::StateInformationMiddleware;
 use governor::state::{InMemoryState, NotKeyed};
 use governor::{Quota, RateLimiter};
 
+use super::bound::Bound;
 use super::policy::{Limit, Subject};
+use super::shared::wire::MeterTerms;
 use super::window::{Short, Window};
+
+/// What is told to whoever asks for more than a share of a limit that would hold it whole.
+const AGAIN: Duration = Duration::from_secs(5);
 
 /// Which limit a request ran into.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -100,6 +105,8 @@ struct Requests {
 struct State {
     limit: Limit,
     requests: Option<Requests>,
+    /// The same for a share of the limit; what is asked elsewhere is counted as well.
+    shared_requests: Option<Requests>,
     tokens: Window,
     running: u32,
     revision: i64,
@@ -107,6 +114,8 @@ struct State {
 
 /// Limits with what was taken of them.
 pub(super) struct Meter {
+    /// In Redis.
+    name: Arc<str>,
     subject: Subject,
     model: String,
     state: Mutex<State>,
@@ -117,11 +126,18 @@ impl Meter {
         let state = State {
             limit,
             requests: requests(&limit, Duration::ZERO),
+            shared_requests: None,
             tokens: Window::default(),
             running: 0,
             revision: i64::MIN,
         };
-        Self { subject, model, state: Mutex::new(state) }
+        let (kind, id) = match &subject {
+            Subject::Organization => ("o", ""),
+            Subject::Project(id) => ("p", id.as_str()),
+            Subject::Key(id) => ("k", id.as_str()),
+        };
+        let name = format!("m:{kind}:{id}\u{1f}{model}").into();
+        Self { name, subject, model, state: Mutex::new(state) }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -138,27 +154,31 @@ impl Meter {
         let rate = |limit: &Limit| (limit.requests_per_minute, limit.burst);
         if rate(&state.limit) != rate(&limit) {
             state.requests = requests(&limit, now);
+            state.shared_requests = None;
         }
         state.limit = limit;
     }
 
     /// Takes tokens and a place, or nothing.
-    pub(super) fn hold(&self, now: Duration, tokens: u64) -> Result<Held, OverLimit> {
+    pub(super) fn hold(&self, now: Duration, tokens: u64, bound: Bound) -> Result<Held, OverLimit> {
         let mut state = self.state();
-        if let Some(limit) = state.limit.concurrent_requests
+        let (here, whole) = (bound.of(state.limit), state.limit.tokens_per_minute);
+        if let Some(limit) = here.concurrent_requests
             && state.running >= limit
         {
             let used = u64::from(state.running);
             // Nobody knows when one ends; a second is short for a person and long for a machine.
             return Err(self.over(Measure::Concurrency, (u64::from(limit), used, 1), Some(Duration::from_secs(1))));
         }
-        let limit = state.limit.tokens_per_minute.unwrap_or(u64::MAX);
+        let limit = here.tokens_per_minute.unwrap_or(u64::MAX);
         let second = match state.tokens.take(now, tokens, limit) {
             Ok(second) => second,
             Err(short) => {
                 let used = state.tokens.taken(now);
                 let retry_after = match short {
                     Short::For(wait) => Some(wait),
+                    // More than a share, but not more than there is once all of it holds again.
+                    Short::Forever if whole.is_none_or(|whole| tokens <= whole) => Some(AGAIN),
                     Short::Forever => None,
                 };
                 return Err(self.over(Measure::Tokens, (limit, used, tokens), retry_after));
@@ -169,17 +189,35 @@ impl Meter {
     }
 
     /// Counts a request; what the rate limiter has counted cannot be given back.
-    pub(super) fn count(&self, now: Duration) -> Result<Option<Gauge>, OverLimit> {
-        let state = self.state();
-        let Some(requests) = &state.requests else {
+    pub(super) fn count(&self, now: Duration, bound: Bound) -> Result<Option<Gauge>, OverLimit> {
+        let mut state = self.state();
+        let here = bound.of(state.limit);
+        let requests = match bound {
+            Bound::Whole => &state.requests,
+            Bound::Elsewhere(share) | Bound::Share(share) => {
+                if state.shared_requests.is_none() {
+                    state.shared_requests = requests(&Bound::Share(share).of(state.limit), now);
+                }
+                &state.shared_requests
+            }
+        };
+        if let Bound::Elsewhere(_) = bound {
+            if let Some(requests) = requests {
+                requests.clock.set(now);
+                // It has been let through already.
+                let _ = requests.limiter.check();
+            }
+            return Ok(None);
+        }
+        let Some(requests) = requests else {
             // A rate of nothing lets nothing through.
-            return match state.limit.requests_per_minute {
+            return match here.requests_per_minute {
                 Some(_) => Err(self.over(Measure::Requests, (0, 0, 1), None)),
                 None => Ok(None),
             };
         };
         requests.clock.set(now);
-        let limit = u64::from(state.limit.requests_per_minute.unwrap_or(u32::MAX));
+        let limit = u64::from(here.requests_per_minute.unwrap_or(u32::MAX));
         match requests.limiter.check() {
             Ok(snapshot) => {
                 let remaining = snapshot.remaining_burst_capacity();
@@ -201,9 +239,9 @@ impl Meter {
     }
 
     /// What is left of the tokens.
-    pub(super) fn tokens(&self, now: Duration) -> Option<Gauge> {
+    pub(super) fn tokens(&self, now: Duration, bound: Bound) -> Option<Gauge> {
         let mut state = self.state();
-        let limit = state.limit.tokens_per_minute?;
+        let limit = bound.of(state.limit).tokens_per_minute?;
         let taken = state.tokens.taken(now);
         Some(Gauge { limit, remaining: limit.saturating_sub(taken), reset: state.tokens.until(now, 0) })
     }
@@ -212,6 +250,34 @@ impl Meter {
     #[cfg(test)]
     pub(super) fn running(&self) -> u32 {
         self.state().running
+    }
+
+    /// The limits as they are asked for elsewhere.
+    pub(super) fn terms(&self) -> MeterTerms {
+        let limit = self.state().limit;
+        // Rounded up: never more than the rate.
+        let every = limit.requests_per_minute.map(|rate| i64::from(60_000_000u32.div_ceil(rate.max(1))) * i64::from(rate.min(1)));
+        let burst = limit.burst.filter(|burst| *burst > 0).or(limit.requests_per_minute).unwrap_or(1);
+        MeterTerms {
+            name: Arc::clone(&self.name),
+            places: limit.concurrent_requests.map_or(-1, i64::from),
+            tokens: limit.tokens_per_minute.map_or(-1, |tokens| i64::try_from(tokens).unwrap_or(i64::MAX)),
+            every: every.unwrap_or(-1),
+            slack: every.unwrap_or(0).saturating_mul(i64::from(burst.saturating_sub(1))),
+            requests: limit.requests_per_minute.unwrap_or(0).into(),
+        }
+    }
+
+    /// A refusal that was decided elsewhere.
+    pub(super) fn refuse(&self, measure: Measure, used: u64, asked: u64, retry_after: Option<Duration>) -> OverLimit {
+        let limit = self.state().limit;
+        let (limit, used) = match measure {
+            Measure::Concurrency => (limit.concurrent_requests.map_or(0, u64::from), used),
+            Measure::Tokens => (limit.tokens_per_minute.unwrap_or(0), used),
+            // As many as there may be have been.
+            Measure::Requests => (limit.requests_per_minute.map_or(0, u64::from), limit.requests_per_minute.map_or(0, u64::from)),
+        };
+        self.over(measure, (limit, used, asked), retry_after)
     }
 
     fn over(&self, measure: Measure, (limit, used, asked): (u64, u64, u64), retry_after: Option<Duration>) -> OverLimit {
@@ -246,45 +312,60 @@ mod tests {
     #[test]
     fn requests_come_back_one_by_one() {
         let meter = meter(Limit { requests_per_minute: Some(6), burst: Some(2), ..Limit::default() });
-        assert_eq!(meter.count(at(100)).unwrap().unwrap(), Gauge { limit: 6, remaining: 1, reset: at(10) });
-        assert_eq!(meter.count(at(100)).unwrap().unwrap().remaining, 0);
-        let over = meter.count(at(104)).unwrap_err();
+        assert_eq!(meter.count(at(100), Bound::Whole).unwrap().unwrap(), Gauge { limit: 6, remaining: 1, reset: at(10) });
+        assert_eq!(meter.count(at(100), Bound::Whole).unwrap().unwrap().remaining, 0);
+        let over = meter.count(at(104), Bound::Whole).unwrap_err();
         assert_eq!((over.measure, over.retry_after), (Measure::Requests, Some(at(6))));
-        assert!(meter.count(at(110)).is_ok());
-        assert!(meter.count(at(110)).is_err());
-        assert!(meter.count(at(500)).is_ok());
+        assert!(meter.count(at(110), Bound::Whole).is_ok());
+        assert!(meter.count(at(110), Bound::Whole).is_err());
+        assert!(meter.count(at(500), Bound::Whole).is_ok());
     }
 
     #[test]
     fn places_and_tokens_come_back_when_a_request_ends() {
         let meter = meter(Limit { concurrent_requests: Some(1), tokens_per_minute: Some(100), ..Limit::default() });
-        let held = meter.hold(at(1), 90).unwrap();
-        let over = meter.hold(at(1), 1).unwrap_err();
+        let held = meter.hold(at(1), 90, Bound::Whole).unwrap();
+        let over = meter.hold(at(1), 1, Bound::Whole).unwrap_err();
         assert_eq!((over.measure, over.limit, over.used), (Measure::Concurrency, 1, 1));
         meter.release(held, 30);
-        assert_eq!(meter.tokens(at(1)).unwrap().remaining, 70);
-        let over = meter.hold(at(1), 71).unwrap_err();
+        assert_eq!(meter.tokens(at(1), Bound::Whole).unwrap().remaining, 70);
+        let over = meter.hold(at(1), 71, Bound::Whole).unwrap_err();
         assert_eq!((over.measure, over.used, over.asked, over.retry_after), (Measure::Tokens, 30, 71, Some(at(61))));
         assert_eq!(meter.running(), 0, "a refused request holds nothing");
-        assert_eq!(meter.hold(at(1), 101).unwrap_err().retry_after, None, "it never fits");
-        assert!(meter.hold(at(1), 70).is_ok());
+        assert_eq!(meter.hold(at(1), 101, Bound::Whole).unwrap_err().retry_after, None, "it never fits");
+        assert!(meter.hold(at(1), 70, Bound::Whole).is_ok());
+    }
+
+    #[test]
+    fn a_share_counts_what_was_lent_elsewhere_and_before() {
+        let share = super::super::bound::Share::new(0.5).unwrap();
+        let (alone, asked) = (Bound::Share(share), Bound::Elsewhere(share));
+        let meter = meter(Limit { requests_per_minute: Some(12), burst: Some(4), ..Limit::default() });
+        for _ in 0..3 {
+            assert_eq!(meter.count(at(100), asked), Ok(None), "what was let through elsewhere is not refused here");
+        }
+        assert!(meter.count(at(100), alone).is_err(), "the share of the burst was used");
+        assert!(meter.count(at(110), alone).is_ok());
+        // Redis is back for a moment and lost again: that does not make a new burst.
+        assert_eq!(meter.count(at(110), asked), Ok(None));
+        assert!(meter.count(at(110), alone).is_err());
     }
 
     #[test]
     fn limits_change_while_requests_run() {
         let meter = meter(Limit { tokens_per_minute: Some(100), ..Limit::default() });
-        let held = meter.hold(at(1), 100).unwrap();
+        let held = meter.hold(at(1), 100, Bound::Whole).unwrap();
         meter.set(Limit { tokens_per_minute: Some(150), requests_per_minute: Some(1), ..Limit::default() }, 1, at(2));
-        assert!(meter.hold(at(2), 50).is_ok());
-        assert!(meter.hold(at(2), 1).is_err());
-        assert!(meter.count(at(2)).is_ok());
-        assert!(meter.count(at(3)).is_err());
+        assert!(meter.hold(at(2), 50, Bound::Whole).is_ok());
+        assert!(meter.hold(at(2), 1, Bound::Whole).is_err());
+        assert!(meter.count(at(2), Bound::Whole).is_ok());
+        assert!(meter.count(at(3), Bound::Whole).is_err());
         // The same rate again does not begin anew.
         meter.set(Limit { requests_per_minute: Some(1), ..Limit::default() }, 1, at(4));
-        assert!(meter.count(at(4)).is_err());
-        assert!(meter.hold(at(4), u64::MAX / 2).is_ok(), "no limit of tokens any more");
+        assert!(meter.count(at(4), Bound::Whole).is_err());
+        assert!(meter.hold(at(4), u64::MAX / 2, Bound::Whole).is_ok(), "no limit of tokens any more");
         meter.release(held, 0);
         meter.set(Limit { requests_per_minute: Some(0), ..Limit::default() }, 1, at(5));
-        assert_eq!(meter.count(at(600)).unwrap_err().retry_after, None);
+        assert_eq!(meter.count(at(600), Bound::Whole).unwrap_err().retry_after, None);
     }
 }

@@ -6,6 +6,7 @@
 
 pub mod admin;
 mod admission;
+mod bound;
 mod budget;
 mod clock;
 mod identity;
@@ -18,9 +19,11 @@ mod office;
 mod policy;
 mod price;
 mod principal;
+mod purse;
 mod repeat;
 pub mod responses;
 mod secrets;
+pub mod shared;
 mod ticket;
 mod wallet;
 pub mod webhooks;
@@ -42,6 +45,7 @@ pub use office::Office;
 pub use policy::{Limit, Policy, Subject};
 pub use price::{Price, PriceBook, Tokens, at as price_at};
 pub use principal::{CacheConsent, DEFAULT_TENANT, ModelAccess, Principal, Priority, Reach, Scope, Scopes, UnknownScope};
+pub use purse::{Cap, CapReached, Promise, Purse};
 pub use repeat::{Kept, Pending, Repeated};
 pub use secrets::{Secrets, new_id, sha256_hex};
 pub use ticket::{Ask, Now, Rate, Refusal, Ticket};
@@ -74,6 +78,9 @@ pub enum TenantError {
     /// Rows of the ledger cannot be written as text.
     #[error("rows of the ledger cannot be written as text: {0}")]
     Export(String),
+    /// Limits cannot be shared.
+    #[error("limits cannot be shared over Redis: {0}")]
+    Sharing(#[from] redis::RedisError),
     /// An encrypted secret does not open.
     #[error("a secret in the database cannot be decrypted: it was damaged or written under another secret key")]
     Sealed,

@@ -97,6 +97,12 @@ impl PriceBook {
         Vec::new()
     }
 
+    /// The second (since 1970) from which on a row names the model.
+    pub fn names_from(&self, tenant: &str, model: &str) -> Option<i64> {
+        let names = |row: &&PriceRow| row.model == model && (row.project_id == tenant || row.project_id == "*");
+        self.rows.iter().filter(names).map(|row| row.valid_from).min()
+    }
+
     fn less_specific(&self, tenant: &str, model: &str, than: (&str, &str)) -> Vec<Price> {
         if than == (tenant, model) && (tenant, model) != (tenant, "*") {
             self.of(tenant, "*")
@@ -186,6 +192,7 @@ mod tests {
         assert_eq!(id("acme", "base", 20).as_deref(), Some("all"));
         assert_eq!(id("acme", "base", -1), None);
         assert!(PriceBook::default().of("acme", "base").is_empty());
+        assert_eq!((book.names_from("acme", "convert"), book.names_from("acme", "base")), (Some(100), None));
     }
 
     proptest! {

@@ -8,9 +8,11 @@ use std::time::Duration;
 use moka::sync::Cache;
 
 use super::Principal;
+use super::bound::Bound;
 use super::meter::{Gauge, Held, Meter, OverLimit};
 use super::policy::{Policy, Subject};
 use super::price::{self, Price, Tokens};
+use super::shared::Loan;
 use super::wallet::{BudgetReached, OverBudget, Spent, Wallet};
 
 /// Combinations of key and model whose limits are kept at hand.
@@ -43,6 +45,8 @@ pub struct Ask<'a> {
     pub input: u64,
     /// Most tokens of all answers together.
     pub most_output: u64,
+    /// Prices of what may answer, where it has one of its own; a row of the price book for the model's name goes before.
+    pub prices: &'a [Price],
 }
 
 /// Why a request is not admitted.
@@ -64,11 +68,36 @@ pub struct Rate {
 }
 
 /// Everything that one key's requests for one model count against.
-struct Account {
+pub(super) struct Account {
     revision: i64,
     meters: Vec<Arc<Meter>>,
     wallets: Vec<Arc<Wallet>>,
     prices: Vec<Price>,
+    /// Second (since 1970) from which on the price book names the model.
+    named_from: Option<i64>,
+}
+
+impl Account {
+    /// Limits.
+    pub(super) fn meters(&self) -> &[Arc<Meter>] {
+        &self.meters
+    }
+
+    /// Money, in the order of [`subjects`].
+    pub(super) fn wallets(&self) -> &[Arc<Wallet>] {
+        &self.wallets
+    }
+
+    /// The most that the request can cost, nano-dollars.
+    pub(super) fn most(&self, ask: Ask<'_>, now: Now) -> i64 {
+        let prices = price::at(&self.prices, now.unix()).into_iter().chain(self.others(ask, now));
+        prices.map(|price| price.most(ask.input, ask.most_output)).max().unwrap_or(0)
+    }
+
+    /// Prices of its own that what answers may have.
+    fn others<'a>(&self, ask: Ask<'a>, now: Now) -> &'a [Price] {
+        if self.named_from.is_some_and(|from| from <= now.unix()) { &[] } else { ask.prices }
+    }
 }
 
 type AccountKey = (Arc<str>, Arc<str>, String);
@@ -87,34 +116,47 @@ impl Books {
         Self { accounts: Cache::new(ACCOUNTS), meters: Mutex::default(), wallets: Mutex::new(wallets) }
     }
 
-    /// Borrows what the request may need at most.
-    pub(super) fn admit(&self, policy: &Policy, ask: Ask<'_>, now: Now) -> Result<Ticket, Refusal> {
+    /// Borrows what the request may need at most, of as much as holds here.
+    pub(super) fn admit(&self, policy: &Policy, ask: Ask<'_>, now: Now, bound: Bound) -> Result<Ticket, Refusal> {
         let account = self.account(policy, ask, now);
         let price = price::at(&account.prices, now.unix()).cloned();
-        let most = price.as_ref().map_or(0, |price| price.most(ask.input, ask.most_output));
+        let open = !account.others(ask, now).is_empty();
+        let most = account.most(ask, now);
         let tokens = ask.input.saturating_add(ask.most_output);
         // From here on the ticket's drop gives back what it holds.
-        let mut ticket =
-            Ticket { held: Vec::with_capacity(account.meters.len()), paid: 0, account, price, most, now, rate: Rate::default() };
+        let mut ticket = Ticket {
+            held: Vec::with_capacity(account.meters.len()),
+            paid: 0,
+            account,
+            price,
+            most,
+            now,
+            rate: Rate::default(),
+            open,
+            beyond: false,
+            own: None,
+            loan: None,
+        };
         for wallet in &ticket.account.wallets {
-            wallet.promise(now.unix(), most).map_err(Refusal::Budget)?;
+            wallet.promise(now.unix(), most, bound).map_err(Refusal::Budget)?;
             ticket.paid += 1;
         }
         for meter in &ticket.account.meters {
-            let held = meter.hold(now.elapsed, tokens).map_err(Refusal::Limit)?;
+            let held = meter.hold(now.elapsed, tokens, bound).map_err(Refusal::Limit)?;
             ticket.held.push(held);
         }
         // Last, as a request that was counted stays counted.
         let mut rate = Rate::default();
         for meter in &ticket.account.meters {
-            rate.requests = Gauge::tighter(rate.requests, meter.count(now.elapsed).map_err(Refusal::Limit)?);
-            rate.tokens = Gauge::tighter(rate.tokens, meter.tokens(now.elapsed));
+            rate.requests = Gauge::tighter(rate.requests, meter.count(now.elapsed, bound).map_err(Refusal::Limit)?);
+            rate.tokens = Gauge::tighter(rate.tokens, meter.tokens(now.elapsed, bound));
         }
         ticket.rate = rate;
         Ok(ticket)
     }
 
-    fn account(&self, policy: &Policy, ask: Ask<'_>, now: Now) -> Arc<Account> {
+    /// What the request counts against.
+    pub(super) fn account(&self, policy: &Policy, ask: Ask<'_>, now: Now) -> Arc<Account> {
         let key = (Arc::clone(&ask.caller.tenant), Arc::clone(&ask.caller.key_id), ask.model.to_owned());
         if let Some(account) = self.accounts.get(&key)
             && account.revision == policy.revision
@@ -140,7 +182,8 @@ impl Books {
             })
             .collect();
         let wallets = subjects(tenant, key).map(|subject| self.wallet(policy, subject, now)).collect();
-        Account { revision: policy.revision, meters, wallets, prices: policy.prices.of(tenant, ask.model) }
+        let (prices, named_from) = (policy.prices.of(tenant, ask.model), policy.prices.names_from(tenant, ask.model));
+        Account { revision: policy.revision, meters, wallets, prices, named_from }
     }
 
     fn wallet(&self, policy: &Policy, subject: Subject, now: Now) -> Arc<Wallet> {
@@ -183,9 +226,28 @@ pub struct Ticket {
     most: i64,
     now: Now,
     rate: Rate,
+    /// What answers may have a price of its own.
+    open: bool,
+    /// It has.
+    own: Option<Price>,
+    /// It may come to more than was borrowed.
+    beyond: bool,
+    /// Where limits are shared: what was borrowed there.
+    loan: Option<Loan>,
 }
 
 impl Ticket {
+    /// It is borrowed from all replicas together, too.
+    pub(super) fn lend(&mut self, loan: Loan, rate: Option<Rate>) {
+        self.loan = Some(loan);
+        self.rate = rate.unwrap_or(self.rate);
+    }
+
+    /// Redis hears of its end.
+    pub(super) const fn is_lent(&self) -> bool {
+        self.loan.is_some()
+    }
+
     /// What is left of the limits.
     pub const fn rate(&self) -> Rate {
         self.rate
@@ -198,12 +260,24 @@ impl Ticket {
 
     /// Id of the price that holds.
     pub fn price_id(&self) -> Option<&str> {
-        self.price.as_ref().map(|price| &*price.id)
+        self.price().map(|price| &*price.id)
     }
 
-    /// What the tokens cost at the price that held at admission, nano-dollars; never more than was borrowed.
+    /// What answers counts itself, maybe more than was borrowed, and has this price (`None`: that of the book); one that the book
+    /// has for the model by its name stays.
+    pub fn charge(&mut self, price: Option<&Price>) {
+        self.beyond = true;
+        self.own = price.filter(|_| self.open).cloned();
+    }
+
+    fn price(&self) -> Option<&Price> {
+        self.own.as_ref().or(self.price.as_ref())
+    }
+
+    /// What the tokens cost at the price that held at admission, nano-dollars; what is counted here never more than was borrowed.
     pub fn cost(&self, tokens: &Tokens) -> i64 {
-        self.price.as_ref().map_or(0, |price| price.cost(tokens).min(self.most))
+        let most = if self.beyond { i64::MAX } else { self.most };
+        self.price().map_or(0, |price| price.cost(tokens).min(most))
     }
 
     /// Keeps what was used and gives the rest back, at this second. Says which budgets have reached a threshold.
@@ -214,6 +288,9 @@ impl Ticket {
             reached.extend(wallet.settle(at, now, self.most, cost));
         }
         self.release(used_tokens);
+        if let Some(loan) = self.loan.take() {
+            loan.end(used_tokens, now);
+        }
         reached
     }
 
@@ -302,27 +379,29 @@ mod tests {
     fn a_request_counts_against_its_key_its_tenant_and_its_model() {
         let (books, policy) = (Books::new([], 0), Policy::new(rows(1)).unwrap());
         let caller = principal("acme", "key_1");
-        let ask = |model, input, most_output| Ask { caller: &caller, model, input, most_output };
-        let first = books.admit(&policy, ask("convert", 10, 20), at(1)).unwrap();
+        let ask = |model, input, most_output| Ask { caller: &caller, model, input, most_output, prices: &[] };
+        let first = books.admit(&policy, ask("convert", 10, 20), at(1), Bound::Whole).unwrap();
         assert_eq!(first.rate().tokens.unwrap().remaining, 0, "the key's limit is the tighter one");
         assert!(
-            matches!(books.admit(&policy, ask("convert", 1, 0), at(1)), Err(Refusal::Limit(over)) if over.model == "convert")
+            matches!(books.admit(&policy, ask("convert", 1, 0), at(1), Bound::Whole), Err(Refusal::Limit(over)) if over.model == "convert")
         );
-        let second = books.admit(&policy, ask("base", 60, 10), at(1)).unwrap();
-        assert!(matches!(books.admit(&policy, ask("base", 1, 0), at(1)), Err(Refusal::Limit(over)) if over.limit == 100));
+        let second = books.admit(&policy, ask("base", 60, 10), at(1), Bound::Whole).unwrap();
+        assert!(
+            matches!(books.admit(&policy, ask("base", 1, 0), at(1), Bound::Whole), Err(Refusal::Limit(over)) if over.limit == 100)
+        );
         // A refused request holds nothing of the limits that it fitted.
         drop(second);
         let cost = first.cost(&Tokens { input: 10, cached: 4, output: 5, reasoning: 0 });
         assert_eq!(cost, 17, "6 + 0.4 + 10, rounded up");
         first.settle(at(1).unix(), 15, cost);
-        let third = books.admit(&policy, ask("convert", 15, 0), at(2)).unwrap();
+        let third = books.admit(&policy, ask("convert", 15, 0), at(2), Bound::Whole).unwrap();
         assert_eq!(books.spent(&Subject::Key("key_1".into()), at(2).unix()).total, 17);
         assert_eq!(books.spent(&Subject::Organization, at(2).unix()).total, 17);
         drop(third);
         let stranger = principal("other", "key_9");
-        let ask = Ask { caller: &stranger, model: "base", input: 8, most_output: 0 };
+        let ask = Ask { caller: &stranger, model: "base", input: 8, most_output: 0, prices: &[] };
         assert!(
-            matches!(books.admit(&policy, ask, at(2)), Err(Refusal::Limit(over)) if over.retry_after.is_none()),
+            matches!(books.admit(&policy, ask, at(2), Bound::Whole), Err(Refusal::Limit(over)) if over.retry_after.is_none()),
             "the default"
         );
     }
@@ -331,9 +410,9 @@ mod tests {
     fn a_new_policy_holds_for_the_next_request() {
         let (books, policy) = (Books::new([], 0), Policy::new(rows(1)).unwrap());
         let caller = principal("acme", "key_2");
-        let ask = Ask { caller: &caller, model: "base", input: 100, most_output: 0 };
-        books.admit(&policy, ask, at(1)).unwrap().settle(at(1).unix(), 100, 100);
-        assert!(books.admit(&policy, ask, at(2)).is_err());
+        let ask = Ask { caller: &caller, model: "base", input: 100, most_output: 0, prices: &[] };
+        books.admit(&policy, ask, at(1), Bound::Whole).unwrap().settle(at(1).unix(), 100, 100);
+        assert!(books.admit(&policy, ask, at(2), Bound::Whole).is_err());
         let budget = BudgetRow {
             id: "budget_1".into(),
             scope: "project".into(),
@@ -348,13 +427,13 @@ mod tests {
         };
         let changed = PolicyRows { limits: vec![limit("project", "acme", "*", 1_000)], budgets: vec![budget], ..rows(2) };
         let policy = Policy::new(changed).unwrap();
-        let reached = books.admit(&policy, ask, at(3)).unwrap().settle(at(3).unix(), 100, 100);
+        let reached = books.admit(&policy, ask, at(3), Bound::Whole).unwrap().settle(at(3).unix(), 100, 100);
         assert_eq!(reached.iter().map(|event| event.threshold).collect::<Vec<_>>(), [50], "what was spent before counts");
-        let refused = books.admit(&policy, ask, at(3)).unwrap_err();
+        let refused = books.admit(&policy, ask, at(3), Bound::Whole).unwrap_err();
         assert!(matches!(refused, Refusal::Budget(over) if (over.used, over.asked, over.limit) == (200, 100, 250)));
         books.set_others([(Subject::Project("acme".into()), Spent { total: 50, month: 50, day: 50 })], at(3).unix());
         let tiny = Ask { input: 1, ..ask };
-        assert!(books.admit(&policy, tiny, at(3)).is_err(), "another process has spent the rest");
+        assert!(books.admit(&policy, tiny, at(3), Bound::Whole).is_err(), "another process has spent the rest");
     }
 
     /// 5 and 50 at a time against 100 tokens a minute, as threads: what was used in any minute stays within the limit.
@@ -370,8 +449,8 @@ mod tests {
                         let caller = principal("acme", &format!("key_{}", 10 + thread));
                         let mut used = 0;
                         for turn in 0..40 {
-                            let ask = Ask { caller: &caller, model: "base", input: 3 + thread % 5, most_output: 9 };
-                            let Ok(ticket) = books.admit(&policy, ask, at(1)) else { continue };
+                            let ask = Ask { caller: &caller, model: "base", input: 3 + thread % 5, most_output: 9, prices: &[] };
+                            let Ok(ticket) = books.admit(&policy, ask, at(1), Bound::Whole) else { continue };
                             if turn % 3 == 0 {
                                 drop(ticket);
                             } else {
@@ -386,9 +465,9 @@ mod tests {
             let used: u64 = handles.into_iter().map(|handle| handle.join().unwrap()).sum();
             assert!(used <= 100 && used > 80, "{used}");
             let caller = principal("acme", "key_9");
-            let rest = Ask { caller: &caller, model: "base", input: 100 - used, most_output: 0 };
-            assert!(books.admit(&policy, rest, at(1)).is_ok(), "what was not used is there at once");
-            assert!(books.admit(&policy, Ask { input: 101 - used, ..rest }, at(1)).is_err());
+            let rest = Ask { caller: &caller, model: "base", input: 100 - used, most_output: 0, prices: &[] };
+            assert!(books.admit(&policy, rest, at(1), Bound::Whole).is_ok(), "what was not used is there at once");
+            assert!(books.admit(&policy, Ask { input: 101 - used, ..rest }, at(1), Bound::Whole).is_err());
         }
     }
 }

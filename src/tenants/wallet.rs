@@ -5,8 +5,11 @@
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use super::bound::Bound;
 use super::budget::{Budget, Enforcement, Period};
 use super::policy::Subject;
+use super::shared::admit::number;
+use super::shared::wire::Sums;
 
 /// A budget is spent.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -80,6 +83,7 @@ struct State {
 /// One subject's money.
 pub(super) struct Wallet {
     state: Mutex<State>,
+    seeding: tokio::sync::Mutex<()>,
 }
 
 impl Wallet {
@@ -96,7 +100,13 @@ impl Wallet {
                 budgets: Vec::new(),
                 revision: i64::MIN,
             }),
+            seeding: tokio::sync::Mutex::default(),
         }
+    }
+
+    /// Held by whoever tells those elsewhere of its past.
+    pub(super) const fn seeding(&self) -> &tokio::sync::Mutex<()> {
+        &self.seeding
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -138,25 +148,45 @@ impl Wallet {
     }
 
     /// Promises the most that a request can cost, unless a hard budget could be passed by it.
-    pub(super) fn promise(&self, now: i64, most: i64) -> Result<(), OverBudget> {
+    pub(super) fn promise(&self, now: i64, most: i64, bound: Bound) -> Result<(), OverBudget> {
         let mut state = self.state();
         state.roll(now);
-        for Kept { budget, .. } in state.budgets.iter().filter(|kept| kept.budget.enforcement == Enforcement::Hard) {
-            let used = state.used(budget.period).saturating_add(state.promised);
-            // A spent budget lets nothing through, not even what is free.
-            if used >= budget.limit || used.saturating_add(most) > budget.limit {
-                return Err(OverBudget {
-                    budget_id: budget.id.clone(),
-                    subject: budget.subject.clone(),
-                    period: budget.period,
-                    limit: budget.limit,
-                    used,
-                    asked: most,
-                });
+        for budget in state.hard() {
+            let spent = state.used(budget.period);
+            let used = spent.saturating_add(state.promised);
+            let refused = match bound {
+                Bound::Elsewhere(_) => false,
+                // A spent budget lets nothing through, not even what is free.
+                Bound::Whole => used >= budget.limit || used.saturating_add(most) > budget.limit,
+                Bound::Share(share) => {
+                    let left = share.money(budget.limit.saturating_sub(spent));
+                    left == 0 || state.promised.saturating_add(most) > left
+                }
+            };
+            if refused {
+                return Err(over(budget, used, most));
             }
         }
         state.promised = state.promised.saturating_add(most);
         Ok(())
+    }
+
+    /// Hard budgets as they are asked for elsewhere: period and limit.
+    pub(super) fn hard(&self) -> Vec<(u8, i64)> {
+        self.state().hard().map(|budget| (number(budget.period), budget.limit)).collect()
+    }
+
+    /// What this process has spent, for those elsewhere.
+    pub(super) fn sums(&self, now: i64) -> Sums {
+        let mut state = self.state();
+        state.roll(now);
+        let Spent { total, month, day } = state.spent;
+        [total, state.month, month, state.day, day]
+    }
+
+    /// A refusal that was decided elsewhere, by the hard budget with this index.
+    pub(super) fn over(&self, index: usize, used: i64, most: i64) -> Option<OverBudget> {
+        self.state().hard().nth(index).map(|budget| over(budget, used, most))
     }
 
     /// Ends a promise of which nothing was spent.
@@ -183,7 +213,22 @@ impl Wallet {
     }
 }
 
+fn over(budget: &Budget, used: i64, asked: i64) -> OverBudget {
+    OverBudget {
+        budget_id: budget.id.clone(),
+        subject: budget.subject.clone(),
+        period: budget.period,
+        limit: budget.limit,
+        used,
+        asked,
+    }
+}
+
 impl State {
+    fn hard(&self) -> impl Iterator<Item = &Budget> {
+        self.budgets.iter().map(|kept| &kept.budget).filter(|budget| budget.enforcement == Enforcement::Hard)
+    }
+
     /// A new day or month begins with nothing spent. Where the clock was put back, the earlier one goes on with all that was
     /// counted since: too much rather than nothing.
     fn roll(&mut self, now: i64) {
@@ -265,26 +310,26 @@ mod tests {
     fn a_hard_budget_counts_what_is_promised() {
         let wallet = Wallet::new(Spent { total: 900, month: 40, day: 0 }, NOW);
         wallet.set_budgets(1, vec![budget(Period::Month, 100, Enforcement::Hard)]);
-        wallet.promise(NOW, 60).unwrap();
-        let over = wallet.promise(NOW, 1).unwrap_err();
+        wallet.promise(NOW, 60, Bound::Whole).unwrap();
+        let over = wallet.promise(NOW, 1, Bound::Whole).unwrap_err();
         assert_eq!((over.used, over.asked, over.limit), (100, 1, 100));
-        assert!(wallet.promise(NOW, 0).is_err(), "a spent budget lets nothing through");
+        assert!(wallet.promise(NOW, 0, Bound::Whole).is_err(), "a spent budget lets nothing through");
         wallet.settle(NOW, NOW, 60, 10);
-        wallet.promise(NOW, 50).unwrap();
+        wallet.promise(NOW, 50, Bound::Whole).unwrap();
         wallet.set_others(Spent { total: 1, month: 1, day: 1 });
         wallet.settle(NOW, NOW, 50, 0);
-        assert!(wallet.promise(NOW, 50).is_err(), "another process has spent one");
-        assert!(wallet.promise(NOW, 49).is_ok());
+        assert!(wallet.promise(NOW, 50, Bound::Whole).is_err(), "another process has spent one");
+        assert!(wallet.promise(NOW, 49, Bound::Whole).is_ok());
         // December.
-        assert!(wallet.promise(NOW + 11 * DAY, 40).is_ok());
+        assert!(wallet.promise(NOW + 11 * DAY, 40, Bound::Whole).is_ok());
     }
 
     #[test]
     fn a_day_ends_at_midnight_and_late_answers_belong_to_the_day_they_began_in() {
         let wallet = Wallet::new(Spent::default(), NOW);
         wallet.set_budgets(1, vec![budget(Period::Day, 100, Enforcement::Hard)]);
-        wallet.promise(NOW, 90).unwrap();
-        wallet.promise(NOW + DAY, 10).unwrap();
+        wallet.promise(NOW, 90, Bound::Whole).unwrap();
+        wallet.promise(NOW + DAY, 10, Bound::Whole).unwrap();
         wallet.settle(NOW, NOW + DAY, 90, 90);
         assert_eq!(wallet.spent(NOW + DAY), Spent { total: 90, month: 90, day: 0 });
         wallet.settle(NOW + DAY, NOW + DAY, 10, 10);
@@ -295,10 +340,10 @@ mod tests {
     fn a_clock_that_is_put_back_does_not_stop_the_counting() {
         let wallet = Wallet::new(Spent::default(), NOW + 40 * DAY);
         wallet.set_budgets(1, vec![budget(Period::Day, 100, Enforcement::Hard), budget(Period::Month, 150, Enforcement::Hard)]);
-        wallet.promise(NOW, 60).unwrap();
+        wallet.promise(NOW, 60, Bound::Whole).unwrap();
         wallet.settle(NOW, NOW, 60, 60);
         assert_eq!(wallet.spent(NOW), Spent { total: 60, month: 60, day: 60 });
-        assert!(wallet.promise(NOW, 60).is_err());
+        assert!(wallet.promise(NOW, 60, Bound::Whole).is_err());
     }
 
     #[test]
@@ -306,7 +351,7 @@ mod tests {
         let wallet = Wallet::new(Spent::default(), NOW);
         wallet.set_budgets(2, vec![budget(Period::Day, 10, Enforcement::Hard)]);
         wallet.set_budgets(1, Vec::new());
-        assert!(wallet.promise(NOW, 11).is_err());
+        assert!(wallet.promise(NOW, 11, Bound::Whole).is_err());
     }
 
     #[test]
@@ -318,7 +363,7 @@ mod tests {
         assert_eq!(reached(NOW, 31), [50, 80]);
         wallet.set_budgets(1, vec![budget(Period::Day, 100, Enforcement::Soft)]);
         assert_eq!(reached(NOW, 5), [0u32; 0]);
-        assert!(wallet.promise(NOW, 1 << 40).is_ok(), "a soft budget refuses nothing");
+        assert!(wallet.promise(NOW, 1 << 40, Bound::Whole).is_ok(), "a soft budget refuses nothing");
         assert_eq!(reached(NOW, 500), [100]);
         assert_eq!(reached(NOW + DAY, 60), [50]);
     }
@@ -351,7 +396,7 @@ mod tests {
             let mut spent: Vec<(i64, i64)> = Vec::new();
             for step in steps {
                 match step {
-                    Step::Begin { most } => if wallet.promise(now, most).is_ok() { running.push((now, most)) },
+                    Step::Begin { most } => if wallet.promise(now, most, Bound::Whole).is_ok() { running.push((now, most)) },
                     Step::End { which, percent } => if !running.is_empty() {
                         let (at, most) = running.swap_remove(which % running.len());
                         let cost = most * percent / 100;
@@ -384,7 +429,7 @@ mod tests {
                     let mut mine = 0;
                     for _ in 0..1_250 {
                         let most = rng.random_range(0..2_000);
-                        if wallet.promise(NOW, most).is_ok() {
+                        if wallet.promise(NOW, most, Bound::Whole).is_ok() {
                             let cost = rng.random_range(0..=most);
                             wallet.settle(NOW, NOW, most, cost);
                             mine += cost;

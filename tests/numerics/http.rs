@@ -45,7 +45,8 @@ impl Served {
         let store = Arc::new(DataDir::open(data.path()).unwrap());
         let database = Database::open(&Location::File(data.path().join("switchyard.db"))).await.unwrap();
         let office = Office::open(database, data.path(), None).await.unwrap();
-        let (tenants, _reached) = Tenants::open(Opening { office, data_dir: data.path(), sync: Sync::Never }).await.unwrap();
+        let (tenants, _reached) =
+            Tenants::open(Opening { office, data_dir: data.path(), sync: Sync::Never, shared: None }).await.unwrap();
         tenants.ensure_admin(data.path(), Some(KEY)).await.unwrap();
         tokio::spawn(tenants.ledger().clone().drain());
         let files = Files::open(FilesSetup {
@@ -73,7 +74,12 @@ impl Served {
             end_tokens: base.generation.eos.clone(),
             created: 1_700_000_000,
         };
-        let setup = experiments::Setup { tenants: tenants.clone(), catalog: catalog.clone(), base: base.name.clone() };
+        let setup = experiments::Setup {
+            tenants: tenants.clone(),
+            catalog: catalog.clone(),
+            base: base.name.clone(),
+            upstreams: Vec::new(),
+        };
         let deployments = Deployments::open(setup).await.unwrap();
         let base_name = base.name.clone();
         let metrics = Metrics::new(&registry).unwrap();
@@ -85,6 +91,7 @@ impl Served {
             recorder: Recorder::default(),
             copies: gateway::shadow::Copies::default(),
             tenants: tenants.clone(),
+            upstreams: Default::default(),
             metrics,
             cache: gateway::CacheConfig { bytes: 1 << 20, ttl: std::time::Duration::from_secs(600) },
             default_max_tokens: 2048,

@@ -327,7 +327,13 @@ async fn a_rollback_that_cannot_be_written_down_did_not_happen() {
 #[tokio::test]
 async fn what_another_process_changes_is_taken_over_and_a_restart_finds_it() {
     let server = deployed([90.0, 10.0]).await;
-    let setup = || Setup { tenants: server.tenants.clone(), catalog: server.catalog.clone(), base: BASE.to_owned() };
+    let (base, upstreams) = (BASE.to_owned(), Vec::new());
+    let setup = || Setup {
+        tenants: server.tenants.clone(),
+        catalog: server.catalog.clone(),
+        base: base.clone(),
+        upstreams: upstreams.clone(),
+    };
     let other = Deployments::open(setup()).await.unwrap();
     let revision = |deployments: &Deployments| deployments.get(&Owner::Shared, "support").map(|found| found.current.number);
     assert_eq!(revision(&other), Some(1));

@@ -45,8 +45,8 @@ struct Inner {
     allowed: Mutex<u64>,
     more: Condvar,
     faults: Mutex<VecDeque<Fault>>,
-    /// The step from which each session went on.
-    began_at: Mutex<Vec<u64>>,
+    /// Epochs of each session's job, and the step from which it went on.
+    began: Mutex<Vec<(u32, u64)>>,
     exports: AtomicU64,
     examinations: AtomicU64,
     /// Hours that a session is held before each step.
@@ -57,14 +57,14 @@ struct Inner {
 
 impl Script {
     pub fn new(steps: u64) -> Self {
-        let (faults, began_at) = (Mutex::default(), Mutex::default());
+        let (faults, began) = (Mutex::default(), Mutex::default());
         let (allowed, more) = (Mutex::new(u64::MAX), Condvar::new());
         Self(Arc::new(Inner {
             steps,
             allowed,
             more,
             faults,
-            began_at,
+            began,
             exports: AtomicU64::new(0),
             examinations: AtomicU64::new(0),
             held_hours: AtomicU64::new(0),
@@ -96,8 +96,14 @@ impl Script {
         self.0.examinations.load(Ordering::SeqCst)
     }
 
+    /// The step from which each session went on.
     pub fn began_at(&self) -> Vec<u64> {
-        self.0.began_at.lock().unwrap().clone()
+        self.0.began.lock().unwrap().iter().map(|(_, step)| *step).collect()
+    }
+
+    /// Jobs, known by their epochs, in the order in which they first began.
+    pub fn order(&self) -> Vec<u32> {
+        self.0.began.lock().unwrap().iter().filter(|(_, step)| *step == 0).map(|(epochs, _)| *epochs).collect()
     }
 
     pub fn exports(&self) -> u64 {
@@ -160,10 +166,10 @@ impl Material for Rows {
         vec![Question { prompt: vec![104], prompt_text: "h".to_owned(), target: "i".to_owned() }]
     }
 
-    fn begin(self: Box<Self>, _with: &Resolved, resume_from: Option<&Path>, stop: &Stop) -> Result<Box<dyn Session>, Failure> {
+    fn begin(self: Box<Self>, with: &Resolved, resume_from: Option<&Path>, stop: &Stop) -> Result<Box<dyn Session>, Failure> {
         let saved = resume_from.map(|dir| std::fs::read_to_string(dir.join("step")).unwrap().parse().unwrap());
         let step = saved.unwrap_or(0);
-        self.script.0.began_at.lock().unwrap().push(step);
+        self.script.0.began.lock().unwrap().push((with.n_epochs, step));
         let stopped = Arc::new(Mutex::new(false));
         let (inner, flag) = (Arc::clone(&self.script.0), Arc::clone(&stopped));
         stop.when_asked(move || {

@@ -188,16 +188,24 @@ async fn forms_are_compiled_only_for_those_who_may_ask() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_grammar_that_ends_nowhere_is_the_callers_mistake_and_costs_nothing() {
+async fn a_grammar_that_ends_nowhere_is_the_callers_mistake_and_costs_what_was_done() {
     let server = Harness::new().await;
-    // What it can be followed through is known only on the way.
+    server
+        .policy(
+            "INSERT INTO prices (id, project_id, model, valid_from, input_nanos, cached_input_nanos, output_nanos, training_nanos, \
+             created_at) VALUES ('price_1', '*', '*', 0, 1000000, 1000000, 2000000, 0, 0)",
+        )
+        .await;
+    // What it can be followed through is known only on the way; a stream has given its beginning by then.
     let form = json!({"guided_regex": "a?".repeat(1000), "max_tokens": 200});
     let reply = server.post(CHAT, &merged(chat_body(), &form)).await;
     assert_eq!(reply.status, 400, "{}", reply.text);
     let (_, _, code, param) = reply.error();
     assert_eq!((code, param), (json!("invalid_schema"), json!("guided_regex")));
     server.tenants.ledger().flush().await;
-    let sql = "SELECT outcome, cost_nanos FROM ledger";
-    let row: (String, i64) = sqlx::query_as(sql).fetch_one(server.tenants.database().pool()).await.unwrap();
-    assert_eq!(row, ("refused".to_owned(), 0));
+    let sql = "SELECT outcome, input_tokens, output_tokens, cost_nanos FROM ledger";
+    let row: (String, i64, i64, i64) = sqlx::query_as(sql).fetch_one(server.tenants.database().pool()).await.unwrap();
+    let (outcome, input, output, cost) = row;
+    assert_eq!((outcome.as_str(), cost), ("refused", input + 2 * output));
+    assert!(output > 0);
 }

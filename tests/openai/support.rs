@@ -7,8 +7,6 @@ use std::sync::mpsc::{Receiver, Sender};
 use axum::Router;
 use axum::body::Body;
 use axum::http::{HeaderMap, HeaderName, Method, Request, StatusCode};
-use rand::{Rng, SeedableRng};
-use rand_chacha::ChaCha8Rng;
 use safetensors::tensor::{Dtype, TensorView};
 use serde_json::{Value, json};
 use switchyard::engine::seeded::SeededModel;
@@ -17,10 +15,9 @@ use switchyard::engine::{EngineConfig, EngineHandle, LeakCheck, start};
 use switchyard::experiments::rollout::{self, Rollouts};
 use switchyard::experiments::shadow::Shadows;
 use switchyard::experiments::{self, Deployments, Recorder, Results};
-use switchyard::gateway::{self, Base, Gateway, Metrics};
+use switchyard::gateway::{self, Base, FailoverConfig, Gateway, Metrics, UpstreamConfig, Upstreams};
 use switchyard::http::{Config, Parts, Readiness, Server, router};
 use switchyard::model::chat_template::ChatTemplate;
-use switchyard::model::config::LinearSite;
 use switchyard::model::tokenizer::Tokenizer;
 use switchyard::model::{AdapterPreparer, Chunk, Logits, Model, ModelConfig, ModelError};
 use switchyard::registry::{Catalog, Setup, Viewer};
@@ -34,6 +31,7 @@ use tempfile::TempDir;
 use tower::ServiceExt;
 
 use crate::judged::Judged;
+pub use crate::random_adapter::write_random_adapter;
 
 pub const KEY: &str = "sk-test-0123456789abcdef";
 pub const BASE: &str = "tiny";
@@ -51,6 +49,8 @@ pub struct Options {
     pub chat_template: Option<&'static str>,
     pub tokens: Option<TokenVerifier>,
     pub files: FileLimits,
+    pub upstreams: Vec<UpstreamConfig>,
+    pub failovers: Vec<FailoverConfig>,
 }
 
 impl Default for Options {
@@ -62,6 +62,8 @@ impl Default for Options {
             chat_template: Some(CHATML),
             tokens: None,
             files: FileLimits { file: 1 << 20, tenant: 4 << 20 },
+            upstreams: Vec::new(),
+            failovers: Vec::new(),
         }
     }
 }
@@ -133,14 +135,7 @@ impl Harness {
     }
 
     pub async fn over(model: SeededModel, options: Options) -> Self {
-        let template = |source| ChatTemplate::new(source, None, Some("<|im_end|>".to_owned())).unwrap();
-        let base = Base {
-            name: BASE.to_owned(),
-            tokenizer: tokenizer(),
-            chat_template: options.chat_template.map(template),
-            end_tokens: vec![END],
-            created: 1_700_000_000,
-        };
+        let base = base_with(options.chat_template);
         Self::of(Box::new(model), base, options).await
     }
 
@@ -153,7 +148,8 @@ impl Harness {
         let store = Arc::new(DataDir::open(data.path()).unwrap());
         let database = Database::open(&location(data.path()).await).await.unwrap();
         let office = Office::open(database, data.path(), None).await.unwrap();
-        let (tenants, _reached) = Tenants::open(Opening { office, data_dir: data.path(), sync: Sync::Never }).await.unwrap();
+        let (tenants, _reached) =
+            Tenants::open(Opening { office, data_dir: data.path(), sync: Sync::Never, shared: None }).await.unwrap();
         tenants.ensure_admin(data.path(), Some(KEY)).await.unwrap();
         tokio::spawn(tenants.ledger().clone().drain());
         let files = Files::open(FilesSetup {
@@ -165,17 +161,23 @@ impl Harness {
         let files = files.await.unwrap();
         let caps = Caps { seconds: 3_600 };
         let jobs = Jobs::new(DeskSetup { files: files.clone(), base: base.name.clone(), caps, untrainable: None });
+        let upstreams = Upstreams::open(&options.upstreams, &options.failovers, &tenants).await.unwrap();
+        let names: Vec<String> = options.upstreams.iter().map(|upstream| upstream.remote.name.clone()).collect();
         let setup = Setup {
             data: store,
             roots: vec![root.path().to_owned()],
-            reserved_names: vec![base.name.clone()],
+            reserved_names: [base.name.clone()].into_iter().chain(names.clone()).collect(),
             base: config,
             preparer,
             memory: None,
         };
         let (catalog, _) = Catalog::open(setup).await.unwrap();
-        let deployments =
-            Deployments::open(experiments::Setup { tenants: tenants.clone(), catalog: catalog.clone(), base: base.name.clone() });
+        let deployments = Deployments::open(experiments::Setup {
+            tenants: tenants.clone(),
+            catalog: catalog.clone(),
+            base: base.name.clone(),
+            upstreams: names,
+        });
         let deployments = deployments.await.unwrap();
         let registry = prometheus::Registry::new();
         let base_name = base.name.clone();
@@ -191,6 +193,7 @@ impl Harness {
             recorder: recorder.clone(),
             copies,
             tenants: tenants.clone(),
+            upstreams,
             metrics,
             cache: gateway::CacheConfig { bytes: 1 << 20, ttl: std::time::Duration::from_secs(600) },
             default_max_tokens: 2048,
@@ -410,6 +413,22 @@ impl Harness {
     }
 }
 
+/// The base of the seeded model, with the usual template.
+pub fn base() -> Base {
+    base_with(Some(CHATML))
+}
+
+fn base_with(source: Option<&str>) -> Base {
+    let template = |source: &str| ChatTemplate::new(source, None, Some("<|im_end|>".to_owned())).unwrap();
+    Base {
+        name: BASE.to_owned(),
+        tokenizer: tokenizer(),
+        chat_template: source.map(template),
+        end_tokens: vec![END],
+        created: 1_700_000_000,
+    }
+}
+
 /// A server on a port.
 pub struct Listening {
     pub url: String,
@@ -567,28 +586,4 @@ impl Model for Gated {
     fn adapter_preparer(&self) -> Arc<dyn AdapterPreparer> {
         self.inner.adapter_preparer()
     }
-}
-
-/// A random PEFT adapter for any base: `rank` on the given linears of every layer, large enough to change answers.
-pub fn write_random_adapter(path: &Path, config: &ModelConfig, sites: &[LinearSite], rank: usize, seed: u64) {
-    std::fs::create_dir_all(path).unwrap();
-    let targets: Vec<&str> = sites.iter().map(|site| site.module().rsplit('.').next().unwrap()).collect();
-    let about = json!({"peft_type": "LORA", "r": rank, "lora_alpha": 2 * rank, "target_modules": targets, "bias": "none",
-                       "base_model_name_or_path": "any", "task_type": "CAUSAL_LM"});
-    std::fs::write(path.join("adapter_config.json"), about.to_string()).unwrap();
-    let mut rng = ChaCha8Rng::seed_from_u64(seed);
-    let mut values = |count: usize, peak: f32| -> Vec<u8> {
-        (0..count).flat_map(|_| (peak * (rng.random::<f32>() * 2.0 - 1.0)).to_le_bytes()).collect()
-    };
-    let mut parts = Vec::new();
-    for layer in 0..config.layers {
-        for site in sites {
-            let (out, inputs) = config.linear_shape(*site);
-            let name = format!("base_model.model.model.layers.{layer}.{}.lora_", site.module());
-            parts.push((format!("{name}A.weight"), vec![rank, inputs], values(rank * inputs, (3.0 / inputs as f32).sqrt())));
-            parts.push((format!("{name}B.weight"), vec![out, rank], values(out * rank, (0.5 / rank as f32).sqrt())));
-        }
-    }
-    let tensors = parts.iter().map(|(name, shape, bytes)| (name, TensorView::new(Dtype::F32, shape.clone(), bytes).unwrap()));
-    safetensors::serialize_to_file(tensors, None, &path.join("adapter_model.safetensors")).unwrap();
 }

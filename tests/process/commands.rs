@@ -99,6 +99,22 @@ fn adapters_are_pushed_to_a_running_server() {
         let (code, text) = push("voice", more, key);
         assert!(code != Some(0) && text.contains(expected), "{expected}\n---\n{text}");
     }
+    // Who is refused while much is still to be sent reads why.
+    let large = home.path("large");
+    std::fs::create_dir(&large).unwrap();
+    std::fs::write(large.join("adapter_config.json"), "{}").unwrap();
+    std::fs::write(large.join("adapter_model.safetensors"), vec![0; 8 << 20]).unwrap();
+    for _ in 0..10 {
+        for (more, key, expected) in [
+            (&["--tenant", "proj_nobody"][..], server.key.as_str(), "there is no project"),
+            (&[], "sk-sy-of-nobody-at-all", "the server answered 401: Incorrect API key"),
+        ] {
+            let arguments = [&["adapters", "push", "voice", large.to_str().unwrap(), "--server", &server.url], more].concat();
+            let output = home.command(&arguments).env("SWITCHYARD_API_KEY", key).output().unwrap();
+            let text = String::from_utf8(output.stderr).unwrap();
+            assert!(text.contains(expected), "{expected}\n---\n{text}");
+        }
+    }
     server.stop();
 }
 

@@ -4,15 +4,20 @@
 
 mod administration;
 mod commands;
+mod cost;
 mod datasets;
 mod documents;
 mod evaluation;
 mod killed;
+mod kubernetes;
 mod lifecycle;
 mod null_backend;
 #[path = "../store/postgres.rs"]
 mod postgres;
+#[path = "../store/redis.rs"]
+mod redis;
 mod refusals;
+mod replicas;
 mod rollouts;
 mod security;
 mod shared_database;

@@ -1,8 +1,11 @@
-//! A client of another OpenAI-compatible server: whole and streamed chat answers, with a time limit, a key that is never shown, and
-//! patience with servers that are busy. For teachers and judges; it does not serve anybody's requests.
+//! Clients of another OpenAI-compatible server, with time limits, a key that is never shown, and patience with servers that are busy:
+//! [`Upstream`] asks for teachers and judges, [`Remote`] passes on what callers ask for.
 
+mod breaker;
 mod cassette;
 mod events;
+mod form;
+mod remote;
 mod retry;
 #[cfg(test)]
 mod tests;
@@ -14,9 +17,12 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+pub use breaker::{Breaker, Mood, Tolerance};
 pub use cassette::{CassetteError, Teacher};
+pub use remote::{Asked, Endpoint, Exchange, Remote, RemoteSettings, Times, Trouble};
 pub use retry::Patience;
 
+pub use crate::outbound::OutboundError as ClientError;
 use crate::outbound::{Address, Caller, Incoming, OutboundError};
 use events::{Data, Events};
 
@@ -34,7 +40,21 @@ impl Key {
     pub fn new(text: &str) -> Self {
         Self(text.trim().to_owned())
     }
+
+    /// A text without the key, which some servers repeat.
+    fn hidden_in(&self, text: &str) -> String {
+        if self.0.is_empty() { text.to_owned() } else { text.replace(&self.0, "(the key)") }
+    }
 }
+
+/// Two keys are the same where they say the same.
+impl PartialEq for Key {
+    fn eq(&self, other: &Self) -> bool {
+        self.0 == other.0
+    }
+}
+
+impl Eq for Key {}
 
 impl fmt::Debug for Key {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -252,10 +272,7 @@ impl Upstream {
         let text = String::from_utf8_lossy(body);
         let parsed: Value = serde_json::from_slice(body).unwrap_or_default();
         let message = parsed["error"]["message"].as_str().or_else(|| parsed["message"].as_str()).unwrap_or(&text);
-        let message = match &self.settings.key {
-            Some(key) if !key.0.is_empty() => message.replace(&key.0, "(the key)"),
-            _ => message.to_owned(),
-        };
+        let message = self.settings.key.as_ref().map_or_else(|| message.to_owned(), |key| key.hidden_in(message));
         let short: String = message.chars().take(MAX_REFUSAL).collect();
         if short.trim().is_empty() { "it said nothing more".to_owned() } else { short }
     }
@@ -305,6 +322,10 @@ impl Pieces<'_> {
         while !self.ended {
             match self.events.next() {
                 Some(Data::End) => break,
+                Some(Data::Error(data)) => {
+                    self.ended = true;
+                    return Some(Err(self.upstream.unusable(&self.upstream.message(data.as_bytes()))));
+                }
                 Some(Data::Text(data)) => {
                     let piece = self.piece(&data);
                     self.ended = piece.is_err();

@@ -81,7 +81,7 @@ impl Rollouts {
         }
         let model = self.0.deployments.pinned("model".to_owned(), &new.owner, &new.deployment, new.model)?;
         let control = control(&new.experiment, spec)?;
-        if let Some(arm) = spec.arms.iter().find(|arm| !arm.weight.is_none() && arm.target.content() == model.content()) {
+        if let Some(arm) = spec.arms.iter().find(|arm| !arm.weight.is_none() && arm.target.is_same(&model)) {
             let problem = format!("the arm '{}' serves {} already, with {}%", arm.name, model.model, arm.weight);
             return Err(ExperimentError::invalid("model", problem));
         }

@@ -12,10 +12,10 @@ use serde_json::{Value, json};
 
 use super::completions_request::prompts;
 use super::generation::{Limits, end_user};
-use super::repeated;
 use super::reply::{Facts, refused, write_cost, write_facts};
 use super::sender::{Head, Sender};
-use crate::gateway::{EmbeddingRequest, Pooling, Prompt, SpecialTokens};
+use super::{relay, repeated};
+use crate::gateway::{EmbeddingRequest, Endpoint, Pooling, Prompt, SpecialTokens};
 use crate::http::Server;
 use crate::http::body::JsonBody;
 use crate::http::error::ApiError;
@@ -49,6 +49,9 @@ pub async fn embeddings(
     let sender = sender?;
     let (server, sender) = (&server, &sender);
     let answer = |body| async move {
+        if let Some(route) = relay::route(server, sender, &body, Endpoint::Embeddings)? {
+            return Box::pin(relay::reply(server, sender, &body, (Endpoint::Embeddings, &route), None)).await;
+        }
         let (request, encoding) = parse(body, sender, server)?;
         reply(server, sender, request, encoding).await
     };

@@ -41,7 +41,7 @@ pub async fn create(State(server): State<Server>, Head(sender): Head, JsonBody(b
     let again = body.clone();
     let answer = async {
         let new = parse(body, &sender.caller)?;
-        may_train(&server, &sender.caller, &new.model)?;
+        may_train(&server, &sender.caller, &new.model).await?;
         check_rollout(&server, &sender.caller, new.metadata.as_deref())?;
         Ok(Json(object(&server.jobs().create(new).await?)).into_response())
     };
@@ -50,11 +50,11 @@ pub async fn create(State(server): State<Server>, Head(sender): Head, JsonBody(b
 
 /// Whoever may not use a model may not train it either, and who has spent a budget may not spend more. What it will cost is not
 /// known yet: the job's own limits hold that.
-pub(in crate::http) fn may_train(server: &Server, caller: &Principal, model: &str) -> Result<(), ApiError> {
+pub(in crate::http) async fn may_train(server: &Server, caller: &Principal, model: &str) -> Result<(), ApiError> {
     if !server.gateway().may_use(caller, model) {
         return Err(GatewayError::UnknownModel(model.to_owned()).into());
     }
-    let asked = server.tenants().admit(Ask { caller, model, input: 0, most_output: 0 });
+    let asked = server.tenants().admit(Ask { caller, model, input: 0, most_output: 0, prices: &[] }).await;
     asked.map(drop).map_err(|refused| GatewayError::from(refused).into())
 }
 

@@ -14,7 +14,8 @@ use crate::http::limits;
 
 /// Sent when nothing was sent for a while; clients ignore comments.
 pub const KEEP_ALIVE: &[u8] = b": keep-alive\n\n";
-const DONE: &[u8] = b"data: [DONE]\n\n";
+/// Ends a stream.
+pub const DONE: &[u8] = b"data: [DONE]\n\n";
 
 /// Writes the events of one answer.
 pub struct Frames {
@@ -172,7 +173,7 @@ impl EventWriter for Frames {
 }
 
 /// Writing strings, numbers and our own structures to a vector does not fail.
-fn json<T: Serialize + ?Sized>(out: &mut Vec<u8>, value: &T) {
+pub fn json<T: Serialize + ?Sized>(out: &mut Vec<u8>, value: &T) {
     let _ = serde_json::to_writer(out, value);
 }
 

@@ -253,7 +253,8 @@ pub fn token_ids(path: &str, value: Value, limits: &Limits) -> Result<Vec<u32>, 
     values.into_iter().enumerate().map(id).collect()
 }
 
-fn delivery(fields: &mut Fields) -> Result<Delivery, ApiError> {
+/// `stream` and `stream_options`.
+pub fn delivery(fields: &mut Fields) -> Result<Delivery, ApiError> {
     let stream = fields.boolean("stream")?.unwrap_or(false);
     let Some(options) = fields.take("stream_options") else {
         return Ok(if stream { Delivery::Stream { usage: StreamUsage::Omitted } } else { Delivery::Whole });

@@ -11,6 +11,8 @@ mod form_request;
 mod frames;
 pub(super) mod generation;
 mod models;
+mod relay;
+mod relay_request;
 pub(super) mod repeated;
 pub(super) mod reply;
 pub(super) mod responses;
@@ -32,12 +34,17 @@ use self::sender::Head;
 use super::Server;
 use super::body::JsonBody;
 use super::error::ApiError;
+use crate::gateway::Endpoint;
 
 /// `POST /v1/chat/completions`
 pub async fn chat(State(server): State<Server>, Head(sender): Head, JsonBody(body): JsonBody) -> Result<Response, ApiError> {
     let sender = sender?;
     let (server, sender) = (&server, &sender);
     let answer = |body| async move {
+        if let Some(route) = relay::route(server, sender, &body, Endpoint::Chat)? {
+            let here = if route.here { Some(chat_request::parse(body.clone(), sender, &server.limits())?.0) } else { None };
+            return Box::pin(relay::reply(server, sender, &body, (Endpoint::Chat, &route), here)).await;
+        }
         let (request, delivery) = chat_request::parse(body, sender, &server.limits())?;
         let wanted = reply::Wanted { endpoint: wire::Endpoint::Chat, delivery, cost: sender.show_cost };
         reply::reply(server, wanted, request).await
@@ -54,6 +61,11 @@ pub async fn completions(
     let sender = sender?;
     let (server, sender) = (&server, &sender);
     let answer = |body| async move {
+        if let Some(route) = relay::route(server, sender, &body, Endpoint::Completions)? {
+            let here =
+                if route.here { Some(completions_request::parse(body.clone(), sender, &server.limits())?.0) } else { None };
+            return Box::pin(relay::reply(server, sender, &body, (Endpoint::Completions, &route), here)).await;
+        }
         let (request, delivery) = completions_request::parse(body, sender, &server.limits())?;
         let wanted = reply::Wanted { endpoint: wire::Endpoint::Completions, delivery, cost: sender.show_cost };
         reply::reply(server, wanted, request).await

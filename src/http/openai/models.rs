@@ -8,7 +8,7 @@ use axum::http::StatusCode;
 use serde_json::{Value, json};
 
 use crate::experiments::Deployment;
-use crate::gateway::{GatewayError, HASH_CONTEXT, HASH_EMBEDDING};
+use crate::gateway::{GatewayError, HASH_CONTEXT, HASH_EMBEDDING, UpstreamCard};
 use crate::http::Server;
 use crate::http::error::ApiError;
 use crate::registry::{Owner, RegistryError};
@@ -27,7 +27,9 @@ pub async fn list_models(State(server): State<Server>, Extension(caller): Extens
     let adapters = adapters.iter().map(|adapter| Card::of(&adapter.name, &adapter.owner, adapter.loaded_at));
     let cards = named.chain(adapters).map(|one| card(&server, &one, Some(base)));
     let hash = server.gateway().hashes_for(&caller, HASH_EMBEDDING).then(|| hash_card(&server));
-    Json(json!({"object": "list", "data": base_card.into_iter().chain(cards).chain(hash).collect::<Vec<_>>()}))
+    let upstreams = server.gateway().upstreams(&caller);
+    let upstreams = upstreams.iter().map(|upstream| upstream_card(&server, upstream));
+    Json(json!({"object": "list", "data": base_card.into_iter().chain(upstreams).chain(cards).chain(hash).collect::<Vec<_>>()}))
 }
 
 /// `GET /v1/models/{id}`
@@ -40,6 +42,11 @@ pub async fn get_model(
         Ok(Some(named)) => named,
         Ok(None) => return Ok(Json(base_card(&server))),
         Err(GatewayError::EmbeddingsOnly(_)) => return Ok(Json(hash_card(&server))),
+        Err(GatewayError::RelayedOnly(name)) => {
+            let upstreams = server.gateway().upstreams(&caller);
+            let upstream = upstreams.iter().find(|upstream| upstream.name == name);
+            return upstream.map(|upstream| Json(upstream_card(&server, upstream))).ok_or_else(|| ApiError::model_not_found(&id));
+        }
         Err(error) => return Err(error.into()),
     };
     let deployment = if name == id { server.deployments().get(&owner, &name) } else { None };
@@ -106,6 +113,14 @@ fn hash_card(server: &Server) -> Value {
     let created = server.gateway().base().created;
     let mut card = card(server, &Card { id: HASH_EMBEDDING, owner: HOUSE, created }, None);
     card["max_model_len"] = HASH_CONTEXT.into();
+    card
+}
+
+/// A model that is another server; whose it is and where is nobody's business.
+fn upstream_card(server: &Server, upstream: &UpstreamCard) -> Value {
+    let created = server.gateway().base().created;
+    let mut card = card(server, &Card { id: &upstream.name, owner: HOUSE, created }, None);
+    card["max_model_len"] = json!(upstream.context);
     card
 }
 

@@ -55,7 +55,7 @@ where
         // An answer that was given to another key of the tenant is only for those who may use its model. Whether it can do what the
         // route is for is the route's to say.
         match server.gateway().check_model(&sender.caller, model) {
-            Ok(_) | Err(GatewayError::EmbeddingsOnly(_)) => {}
+            Ok(_) | Err(GatewayError::EmbeddingsOnly(_) | GatewayError::RelayedOnly(_)) => {}
             Err(error) => return Err(error.into()),
         }
     }

@@ -37,6 +37,13 @@ const CACHE: HeaderName = HeaderName::from_static("x-cache");
 const OVERHEAD: HeaderName = HeaderName::from_static("x-gateway-overhead-us");
 /// Says what the answer costs, where that was asked for.
 pub const COST: HeaderName = HeaderName::from_static("x-cost-usd");
+/// The head of a stream of events.
+pub const EVENT_STREAM: [(HeaderName, HeaderValue); 3] = [
+    (header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream; charset=utf-8")),
+    (header::CACHE_CONTROL, HeaderValue::from_static("no-cache")),
+    // nginx passes events on at once when it sees this.
+    (HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no")),
+];
 /// A write is not made larger than this by waiting pieces, bytes.
 const WRITE_BYTES: usize = 64 * 1024;
 
@@ -53,21 +60,27 @@ pub struct Wanted {
 
 /// Answers a request.
 pub async fn reply(server: &Server, wanted: Wanted, request: GenerationRequest) -> Result<Response, ApiError> {
-    let Wanted { endpoint, delivery, cost } = wanted;
     let reports = if request.logprobs.is_some() { Reports::Sent } else { Reports::Omitted };
-    answer(server, endpoint.prompt_field(), request, async |answer| {
-        let id = format!("{}{}", endpoint.id_prefix(), random_hex());
-        let model = answer.served().model.clone();
-        let head = Head { id: &id, created: now(), model: &model };
-        match delivery {
-            Delivery::Whole => whole(wanted, &head, answer, reports).await,
-            Delivery::Stream { usage } => {
-                let frames = Frames::new(endpoint, &head, usage, reports, cost);
-                Ok(Written::Streamed(streamed(frames, answer, server.config().keep_alive)))
-            }
+    answer(server, wanted.endpoint.prompt_field(), request, async |answer| send(server, (wanted, reports), answer).await).await
+}
+
+/// The response to a request that arrived then, of an answer that is there.
+pub async fn write(server: &Server, wanted: (Wanted, Reports), answer: Answer, arrived: Instant) -> Result<Response, ApiError> {
+    written(server, answer, arrived, async |answer| send(server, wanted, answer).await).await
+}
+
+async fn send(server: &Server, (wanted, reports): (Wanted, Reports), answer: Answer) -> Result<Written, ApiError> {
+    let Wanted { endpoint, delivery, cost } = wanted;
+    let id = format!("{}{}", endpoint.id_prefix(), random_hex());
+    let model = answer.served().model.clone();
+    let head = Head { id: &id, created: now(), model: &model };
+    match delivery {
+        Delivery::Whole => whole(wanted, &head, answer, reports).await,
+        Delivery::Stream { usage } => {
+            let frames = Frames::new(endpoint, &head, usage, reports, cost);
+            Ok(Written::Streamed(streamed(frames, answer, server.config().keep_alive)))
         }
-    })
-    .await
+    }
 }
 
 /// How an answer was written.
@@ -87,6 +100,15 @@ pub async fn answer(
 ) -> Result<Response, ApiError> {
     let arrived = request.origin.arrived;
     let answer = server.gateway().generate(request).await.map_err(|error| refused(server, error, field))?;
+    written(server, answer, arrived, write).await
+}
+
+async fn written(
+    server: &Server,
+    answer: Answer,
+    arrived: Instant,
+    write: impl AsyncFnOnce(Answer) -> Result<Written, ApiError>,
+) -> Result<Response, ApiError> {
     let submitted = Instant::now();
     let (served, rate, cache) = (answer.served().clone(), answer.rate(), answer.cache());
     let (mut response, waited) = match write(answer).await? {
@@ -289,13 +311,7 @@ pub fn streamed(mut writer: impl EventWriter, answer: Answer, keep_alive: Durati
         };
         next.instrument(span.clone())
     }));
-    let headers = [
-        (header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream; charset=utf-8")),
-        (header::CACHE_CONTROL, HeaderValue::from_static("no-cache")),
-        // nginx passes events on at once when it sees this.
-        (HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no")),
-    ];
-    (headers, body).into_response()
+    (EVENT_STREAM, body).into_response()
 }
 
 impl<W: EventWriter> Stream<W> {

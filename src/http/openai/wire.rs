@@ -55,12 +55,16 @@ impl Endpoint {
 
 /// `usage`
 pub fn usage(usage: Usage) -> Value {
-    json!({
+    let mut json = json!({
         "prompt_tokens": usage.prompt_tokens,
         "completion_tokens": usage.completion_tokens,
         "total_tokens": usage.prompt_tokens + usage.completion_tokens,
         "prompt_tokens_details": {"cached_tokens": usage.cached_tokens},
-    })
+    });
+    if usage.reasoning_tokens > 0 {
+        json["completion_tokens_details"] = json!({"reasoning_tokens": usage.reasoning_tokens});
+    }
+    json
 }
 
 /// A number as it was typed: the shortest decimal that reads back the same.

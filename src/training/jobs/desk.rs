@@ -10,6 +10,7 @@ use tokio::sync::watch;
 use super::corrections::Corrections;
 use super::files::{Files, Purpose};
 use super::job::{Method, Phase, Status, check_suffix, model_name};
+use super::pulse::Pulse;
 use super::record::{self, Event, Notes};
 use super::work::Stop;
 use super::{JobsError, Page, Paging, new_id, unix_now};
@@ -98,6 +99,7 @@ pub(super) struct Inner {
     closing: AtomicBool,
     /// The jobs that are worked on, and how to stop that.
     current: Mutex<BTreeMap<String, Arc<Stop>>>,
+    pub(super) pulse: Pulse,
 }
 
 impl Jobs {
@@ -106,8 +108,9 @@ impl Jobs {
         let DeskSetup { files, base, caps, untrainable } = setup;
         let (database, node) = (files.inner.database.clone(), files.inner.node.clone());
         let (changes, closing, current) = (watch::Sender::new(0), AtomicBool::new(false), Mutex::default());
+        let pulse = Pulse::default();
         let corrections = Corrections::new(files.clone());
-        let inner = Inner { files, corrections, database, node, base, caps, untrainable, changes, closing, current };
+        let inner = Inner { files, corrections, database, node, base, caps, untrainable, changes, closing, current, pulse };
         Self { inner: Arc::new(inner) }
     }
 
@@ -119,6 +122,16 @@ impl Jobs {
     /// Answers of /convert, and what would have been right.
     pub fn corrections(&self) -> &Corrections {
         &self.inner.corrections
+    }
+
+    /// Whether training gets anywhere.
+    pub fn pulse(&self) -> &Pulse {
+        &self.inner.pulse
+    }
+
+    /// Jobs that are worked on in this process: those that train, and those whose files are checked.
+    pub fn active(&self) -> usize {
+        self.current().len()
     }
 
     /// Wakes whenever a job has changed in this process.

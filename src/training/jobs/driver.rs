@@ -268,6 +268,9 @@ impl Shop {
             let queued = rows::in_status(&mut connection, node, Status::Queued.name()).await?;
             (running, queued, rows::used_since(&mut connection, node, unix_now() - OF_LATE).await?)
         };
+        if running.is_empty() {
+            self.jobs.pulse().rest();
+        }
         if let Some(row) = running.into_iter().find(|row| self.is_due(&row.id)) {
             return Ok(Some(row));
         }
@@ -364,6 +367,7 @@ impl Shop {
         if self.is_stopping() {
             stop.ask();
         }
+        self.jobs.pulse().begin(Instant::now());
         let ending = caught(|| Run::new(self, &mut row, Arc::clone(&stop)).work_to_its_end());
         self.jobs.end_work(&id);
         self.conclude(&id, &mut row, ending);

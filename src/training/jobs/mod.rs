@@ -7,6 +7,7 @@ mod error;
 pub mod examiner;
 pub mod files;
 pub mod job;
+pub mod pulse;
 mod queue;
 mod record;
 mod result;

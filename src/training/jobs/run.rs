@@ -272,6 +272,7 @@ impl<'a> Run<'a> {
         if number <= self.row.steps_done {
             return;
         }
+        self.shop.jobs.pulse().step(step.tokens, Instant::now());
         self.row.steps_done = number;
         self.row.trained_tokens += i64::try_from(step.tokens).unwrap_or(0);
         self.pending.events.extend(self.alerts.after_step(step.loss).map(Event::warn));

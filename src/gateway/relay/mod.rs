@@ -1,0 +1,177 @@
+//! Models that are other servers: which there are, who may use them, and what may be asked of them. Knows neither HTTP nor how they are
+//! called.
+
+mod answer;
+mod count;
+mod journey;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+pub use crate::backends::upstream::{Asked, Endpoint, Key, Mood, Patience, RemoteSettings, Times, Tolerance, Trouble};
+pub use answer::{Answered, Route};
+pub use journey::{RelayRequest, Relayed, Stream, Whole};
+
+use super::Gateway;
+use crate::backends::upstream::Remote;
+use crate::tenants::{Cap, Price, Principal, Purse, Tenants};
+
+/// Begins what the ledger and `x-adapter-version` call an upstream.
+const PREFIX: &str = "upstream/";
+
+/// A model that is another server, as it is configured.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UpstreamConfig {
+    /// Which server, and how; its name is the model's here.
+    pub remote: RemoteSettings,
+    /// What its tokens cost.
+    pub price: Option<Price>,
+    /// The most that is spent on it; only with a price.
+    pub cap: Option<Cap>,
+    /// Which tenants may use it; `None` is all.
+    pub tenants: Option<Vec<String>>,
+    /// What it is asked for.
+    pub endpoints: Vec<Endpoint>,
+    /// Parameters beside OpenAI's that it knows.
+    pub parameters: Vec<String>,
+    /// Parameters of OpenAI's that it does not know.
+    pub refuses: Vec<String>,
+    /// Tokens of prompt and answer together, where that is known.
+    pub context: Option<usize>,
+}
+
+/// A model that is another server.
+#[derive(Debug)]
+pub(super) struct Upstream {
+    pub config: UpstreamConfig,
+    pub remote: Arc<Remote>,
+    pub purse: Option<Arc<Purse>>,
+}
+
+impl Upstream {
+    /// What the ledger calls it.
+    pub(super) fn version(&self) -> String {
+        format!("{PREFIX}{}", self.name())
+    }
+
+    pub(super) fn name(&self) -> &str {
+        &self.config.remote.name
+    }
+
+    /// Whether the tenant may use it.
+    pub(super) fn may(&self, tenant: &str) -> bool {
+        self.config.tenants.as_ref().is_none_or(|tenants| tenants.iter().any(|name| name == tenant))
+    }
+}
+
+/// A name that several models share, as it is configured.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FailoverConfig {
+    /// The name.
+    pub name: String,
+    /// Names of models, in the order in which they are asked.
+    pub models: Vec<String>,
+    /// With more requests waiting here, what answers here comes last.
+    pub when_waiting: Option<usize>,
+}
+
+/// A name that several models share: they are asked one after the other.
+pub(super) type Chain = FailoverConfig;
+
+/// All models that are other servers, and names that they share with others. The usual one has none.
+#[derive(Debug, Clone, Default)]
+pub struct Upstreams(Arc<All>);
+
+#[derive(Debug, Default)]
+struct All {
+    upstreams: HashMap<String, Arc<Upstream>>,
+    chains: HashMap<String, Arc<Chain>>,
+}
+
+/// They cannot be set up.
+#[derive(Debug, thiserror::Error)]
+pub enum UpstreamsError {
+    /// A client cannot be made.
+    #[error("the upstream {name}: {source}")]
+    Client {
+        /// Its name.
+        name: String,
+        /// The cause.
+        source: crate::backends::upstream::ClientError,
+    },
+    /// What was spent on it is not known.
+    #[error("what was spent on the upstream {name}: {source}")]
+    Spent {
+        /// Its name.
+        name: String,
+        /// The cause.
+        source: crate::tenants::TenantError,
+    },
+}
+
+impl Upstreams {
+    /// Reads what was spent on those with a cap; calls nobody.
+    pub async fn open(
+        configs: &[UpstreamConfig],
+        failovers: &[FailoverConfig],
+        tenants: &Tenants,
+    ) -> Result<Self, UpstreamsError> {
+        let mut all = HashMap::new();
+        for config in configs {
+            let name = config.remote.name.clone();
+            let remote = Remote::new(config.remote.clone());
+            let remote = remote.map_err(|source| UpstreamsError::Client { name: name.clone(), source })?;
+            let purse = match (config.cap, &config.price) {
+                (Some(cap), Some(price)) => {
+                    let purse = Purse::open(tenants, &format!("{PREFIX}{name}"), cap, price).await;
+                    Some(Arc::new(purse.map_err(|source| UpstreamsError::Spent { name: name.clone(), source })?))
+                }
+                _ => None,
+            };
+            all.insert(name, Arc::new(Upstream { config: config.clone(), remote: Arc::new(remote), purse }));
+        }
+        let chains = failovers.iter().map(|chain| (chain.name.clone(), Arc::new(chain.clone()))).collect();
+        Ok(Self(Arc::new(All { upstreams: all, chains })))
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.0.upstreams.is_empty() && self.0.chains.is_empty()
+    }
+
+    pub(super) fn get(&self, name: &str) -> Option<&Arc<Upstream>> {
+        self.0.upstreams.get(name)
+    }
+
+    pub(super) fn chain(&self, name: &str) -> Option<&Arc<Chain>> {
+        self.0.chains.get(name)
+    }
+}
+
+/// A model that is another server, as callers see it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UpstreamCard {
+    /// Its name.
+    pub name: String,
+    /// Tokens of prompt and answer together, where that is known.
+    pub context: Option<usize>,
+}
+
+impl Gateway {
+    /// Models that are other servers and that this caller may name, by name.
+    pub fn upstreams(&self, caller: &Principal) -> Vec<UpstreamCard> {
+        let named = |upstream: &&Arc<Upstream>| matches!(self.means(caller, upstream.name()), Ok(super::Means::Upstream(_)));
+        let card = |upstream: &Arc<Upstream>| UpstreamCard { name: upstream.name().to_owned(), context: upstream.config.context };
+        let mut cards: Vec<UpstreamCard> = self.0.upstreams.0.upstreams.values().filter(named).map(card).collect();
+        let chains =
+            self.0.upstreams.0.chains.keys().filter(|name| matches!(self.means(caller, name), Ok(super::Means::Chain(_))));
+        cards.extend(chains.map(|name| UpstreamCard { name: name.clone(), context: None }));
+        cards.sort_by(|a, b| a.name.cmp(&b.name));
+        cards
+    }
+
+    /// What is happening to other servers, by name.
+    pub fn asked_upstreams(&self) -> Vec<(String, Asked)> {
+        self.0.upstreams.0.upstreams.values().map(|upstream| (upstream.name().to_owned(), upstream.remote.asked())).collect()
+    }
+}

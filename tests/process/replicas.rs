@@ -1,0 +1,205 @@
+//! Three processes with one PostgreSQL and one Redis: a key's limits hold over all of them, to the token; without Redis they serve
+//! on, and what a killed one held comes back.
+
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use crate::postgres::new_database;
+use crate::redis::Redis;
+use crate::support::{Home, Server, client};
+
+const ADMIN: &str = "an-admin-key-for-tests-0123456789";
+/// Tokens of the prompt "one two" and of the answer.
+const ANSWER: i64 = 8;
+
+/// Replicas and what they share.
+struct Replicas {
+    servers: Vec<(Home, Server)>,
+    redis: Redis,
+}
+
+impl Replicas {
+    async fn start(arguments: &[&str]) -> Option<Self> {
+        let database = new_database().await?;
+        let redis = Redis::start()?;
+        let url = redis.url();
+        let secret = "5a".repeat(32);
+        let mut all = vec!["--backend", "null", "--database", &database, "--redis-url", &url];
+        all.extend_from_slice(arguments);
+        let start = || {
+            let home = Home::new();
+            let mut server = home.serve_with(&all, &[("SWITCHYARD_ADMIN_KEY", ADMIN), ("SWITCHYARD_SECRET_KEY", &secret)]);
+            server.key = ADMIN.to_owned();
+            (home, server)
+        };
+        Some(Self { servers: vec![start(), start(), start()], redis })
+    }
+
+    fn server(&self, index: usize) -> &Server {
+        &self.servers[index % self.servers.len()].1
+    }
+
+    /// A key of a project of its own, with limits that all replicas know.
+    async fn key(&self, limits: Value) -> String {
+        let server = self.server(0);
+        let done = async |path: &str, body: Value| -> Value {
+            let (status, text) = server.post(path, &body).await;
+            assert_eq!(status, 200, "{path}: {text}");
+            serde_json::from_str(&text).unwrap()
+        };
+        let project = done("/v1/organization/projects", json!({"name": "Acme"})).await;
+        let accounts = format!("/v1/organization/projects/{}/service_accounts", project["id"].as_str().unwrap());
+        let account = done(&accounts, json!({"name": "worker"})).await;
+        let path = format!("/admin/limits/key/{}/*", account["api_key"]["id"].as_str().unwrap());
+        let set = client().put(format!("{}{path}", server.url)).bearer_auth(ADMIN).json(&limits).send().await.unwrap();
+        assert_eq!(set.status().as_u16(), 200);
+        // The others look four times a second: once each of them says what the limit is, it holds.
+        let key = account["api_key"]["value"].as_str().unwrap().to_owned();
+        for (_, server) in &self.servers {
+            eventually(async || {
+                let models = client().get(format!("{}/v1/models", server.url)).bearer_auth(&key).send().await.unwrap();
+                let limit = client().get(format!("{}{path}", server.url)).bearer_auth(ADMIN).send().await.unwrap();
+                models.status().as_u16() == 200 && limit.status().as_u16() == 200
+            })
+            .await;
+        }
+        tokio::time::sleep(Duration::from_millis(600)).await;
+        key
+    }
+
+    async fn health(&self, index: usize) -> Value {
+        self.server(index).get("/health").await.1["limits"].clone()
+    }
+}
+
+/// Asks again until it is so; half a minute is for a slow machine.
+async fn eventually(so: impl AsyncFn() -> bool) {
+    let began = Instant::now();
+    while !so().await {
+        assert!(began.elapsed() < Duration::from_secs(30), "it never was");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// Status, tokens used, and the error's code.
+async fn ask(server: &Server, key: &str, tokens: i64) -> (u16, i64, Value) {
+    let body = json!({"model": "llama3", "prompt": "one two", "max_tokens": tokens});
+    let request = client().post(format!("{}/v1/completions", server.url)).bearer_auth(key).json(&body);
+    let response = request.send().await.unwrap();
+    let status = response.status().as_u16();
+    let body: Value = response.json().await.unwrap();
+    (status, body["usage"]["total_tokens"].as_i64().unwrap_or(0), body["error"]["code"].clone())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_keys_limits_hold_over_three_processes_to_the_token() {
+    let Some(replicas) = Replicas::start(&["--null-delay", "1ms", "--redis-timeout", "10s"]).await else { return };
+    for index in 0..3 {
+        assert_eq!(replicas.health(index).await, json!({"kept": "together"}));
+    }
+    let open = replicas.key(json!({})).await;
+    let (_, each, _) = ask(replicas.server(0), &open, ANSWER).await;
+    assert!(each > ANSWER, "a prompt has tokens, too");
+    // Room for 40 answers and a little that is not enough for one more.
+    let limit = 40 * each + each / 2;
+    let key = replicas.key(json!({"tokens_per_minute": limit})).await;
+    let asking = (0..6).map(async |worker: usize| {
+        let (mut used, mut refused) = (0, 0);
+        for turn in 0..12 {
+            match ask(replicas.server(worker + turn), &key, ANSWER).await {
+                (200, tokens, _) => used += tokens,
+                (429, _, code) if code == "rate_limit_exceeded" => refused += 1,
+                other => panic!("{other:?}"),
+            }
+        }
+        (used, refused)
+    });
+    let counts = futures::future::join_all(asking).await;
+    let (used, refused) = counts.iter().fold((0, 0), |sum, count| (sum.0 + count.0, sum.1 + count.1));
+    assert_eq!((used, refused), (40 * each, 72 - 40), "of {limit}");
+    // What is left can be had anywhere, to the last token, and not one more.
+    let left = limit - used;
+    let prompt = each - ANSWER;
+    if left > prompt {
+        assert_eq!(ask(replicas.server(1), &key, left - prompt + 1).await.0, 429);
+        assert_eq!(ask(replicas.server(2), &key, left - prompt).await.0, 200);
+    }
+    assert_eq!(ask(replicas.server(0), &key, 1).await.0, 429);
+    for (_, server) in replicas.servers {
+        server.stop();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn places_of_a_killed_replica_come_back() {
+    let slow = ["--null-delay", "1ms", "--null-token-gap", "100ms", "--redis-timeout", "10s", "--redis-lease", "2s"];
+    let Some(mut replicas) = Replicas::start(&slow).await else { return };
+    let key = replicas.key(json!({"concurrent_requests": 1})).await;
+    // Much longer than its lease, which is renewed meanwhile.
+    let body = json!({"model": "llama3", "prompt": "one two", "max_tokens": 200, "stream": true});
+    let url = format!("{}/v1/completions", replicas.server(2).url);
+    let mut running = client().post(url).bearer_auth(&key).json(&body).send().await.unwrap();
+    assert_eq!(running.status().as_u16(), 200);
+    running.chunk().await.unwrap().unwrap();
+    let began = Instant::now();
+    while began.elapsed() < Duration::from_secs(4) {
+        assert_eq!(ask(replicas.server(0), &key, 1).await.0, 429, "the place is taken, whoever is asked");
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    let (_home, killed) = replicas.servers.pop().unwrap();
+    killed.kill();
+    eventually(async || ask(replicas.server(0), &key, 1).await.0 == 200).await;
+    // An answer that ended has given its place back when its client knows.
+    for turn in 0..4 {
+        assert_eq!(ask(replicas.server(turn), &key, 1).await.0, 200);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_redis_a_share_holds_and_with_it_everything_again() {
+    let arguments = ["--null-delay", "1ms", "--redis-timeout", "10s", "--redis-local-share", "0.25"];
+    let Some(mut replicas) = Replicas::start(&arguments).await else { return };
+    let open = replicas.key(json!({"tokens_per_minute": 1_000_000})).await;
+    let (_, each, _) = ask(replicas.server(0), &open, ANSWER).await;
+    let key = replicas.key(json!({"tokens_per_minute": 40 * each})).await;
+    replicas.redis.kill();
+    for index in 0..3 {
+        // Nobody is refused for it, and each replica gives its quarter.
+        assert_eq!(ask(replicas.server(index), &open, ANSWER).await.0, 200);
+        let mut answered = 0;
+        while ask(replicas.server(index), &key, ANSWER).await.0 == 200 {
+            answered += 1;
+        }
+        assert_eq!(answered, 10);
+        assert_eq!(replicas.health(index).await, json!({"kept": "alone", "why": "Redis does not answer", "share": 0.25}));
+        assert_eq!(replicas.server(index).get("/ready").await.0, 200);
+        let metrics = client().get(format!("{}/metrics", replicas.server(index).url)).send().await.unwrap().text().await.unwrap();
+        assert!(metrics.contains("switchyard_shared_limits_connected 0\n"), "{metrics}");
+        assert!(metrics.contains("switchyard_shared_limits_losses_total 1\n"), "{metrics}");
+    }
+    replicas.redis.start_again();
+    for index in 0..3 {
+        eventually(async || replicas.health(index).await == json!({"kept": "together"})).await;
+    }
+    // 30 answers were given meanwhile, and count.
+    let mut answered = 0;
+    while ask(replicas.server(answered), &key, ANSWER).await.0 == 200 {
+        answered += 1;
+    }
+    assert_eq!(answered, 10);
+    for (_, server) in replicas.servers {
+        server.stop();
+    }
+}
+
+#[test]
+fn limits_are_shared_only_with_a_database_that_is() {
+    let home = Home::new();
+    let refused = home.run(&["check-config", "--redis-url", "redis://:secret@localhost"]);
+    assert_eq!(refused.code, Some(64), "{refused:?}");
+    assert!(refused.err.contains("redis_url") && refused.err.contains("postgres://"), "{}", refused.err);
+    let wrong = home.run(&["check-config", "--database", "postgres://localhost/x", "--redis-url", "http://:secret@localhost"]);
+    assert!(wrong.code == Some(64) && wrong.err.contains("redis://"), "{wrong:?}");
+    assert!(!refused.err.contains("secret") && !wrong.err.contains("secret"), "{wrong:?}");
+}

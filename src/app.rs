@@ -11,6 +11,7 @@ pub(crate) mod memory;
 mod training;
 
 pub(crate) use backend::{Loaded, LoadedBase, load_base, load_options, start as start_backend};
+pub(crate) use training::base_digest;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

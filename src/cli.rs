@@ -15,9 +15,11 @@ mod health;
 mod keys;
 mod prices;
 mod quantize;
+mod repeat;
 mod teacher;
 mod tenants;
 mod train;
+mod train_run;
 mod usage;
 
 use std::ffi::OsString;

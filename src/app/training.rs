@@ -1,5 +1,6 @@
 //! Builds what fine-tunes: files, the desk where jobs are asked for, and, where the base can be trained, what works on them.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use anyhow::Context;
@@ -8,6 +9,7 @@ use sha2::{Digest, Sha256};
 use super::{Built, memory};
 use crate::backends::Backend;
 use crate::config::Config;
+use crate::model::loader::RawTensor;
 use crate::store::DataDir;
 use crate::tenants::{Tenants, unix_now};
 use crate::training::gate::Limits;
@@ -90,15 +92,7 @@ fn resident(config: &Config, built: &Built) -> Result<Resident, &'static str> {
     let base = engine.training_base().ok_or("its base is on a device that it cannot train on")?;
     let served = built.gateway.base();
     let tensors = built.tensors.clone();
-    // Names and contents in their order: the same base has the same digest, whatever its files are called.
-    let digest: Slowly<String> = Box::new(move || {
-        let mut digest = Sha256::new();
-        for (name, tensor) in &tensors {
-            digest.update(format!("{name} {:?} {} {}\n", tensor.dtype, tensor.rows, tensor.cols));
-            digest.update(tensor.bytes());
-        }
-        crate::ids::hex(&digest.finalize())
-    });
+    let digest: Slowly<String> = Box::new(move || base_digest(&tensors));
     let given = config.training.memory;
     let memory: Slowly<Option<u64>> = Box::new(move || given.or_else(|| memory::available_bytes().map(|bytes| bytes / 10 * 9)));
     Ok(Resident {
@@ -114,6 +108,17 @@ fn resident(config: &Config, built: &Built) -> Result<Resident, &'static str> {
         threads: config.threads,
         memory,
     })
+}
+
+/// Digest of a base's weights as they are stored; reads all of them. Names and contents in their order: the same base has the same
+/// digest, whatever its files are called.
+pub(crate) fn base_digest(tensors: &BTreeMap<String, RawTensor>) -> String {
+    let mut digest = Sha256::new();
+    for (name, tensor) in tensors {
+        digest.update(format!("{name} {:?} {} {}\n", tensor.dtype, tensor.rows, tensor.cols));
+        digest.update(tensor.bytes());
+    }
+    crate::ids::hex(&digest.finalize())
 }
 
 /// What training costs a tenant, by the price book of the moment.

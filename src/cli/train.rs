@@ -1,37 +1,46 @@
 //! `switchyard train`: a file of examples to an adapter, without a server; or, with `--plan`, what that would take.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
+use clap::parser::ValueSource;
 use clap::{Arg, ArgAction, ArgMatches, value_parser};
 use serde_json::{Map, Value};
 use time::OffsetDateTime;
 
+use super::repeat::{self, Named, Repeat};
+use super::train_run::{self, Task};
 use crate::app::announce::say;
 use crate::app::{self, LoadedBase};
 use crate::config::Config;
 use crate::model::config::LinearSite;
+use crate::model::lora::peft;
 use crate::model::train::TrainingBase;
 use crate::training::dataset::render::{Parts, Rendered, Renderer};
 use crate::training::dataset::{Loaded, Loading, NEVER, Options, load, split, tokenized};
 use crate::training::idle::Gate;
 use crate::training::plan::{self, Facts, Keeping, Limits, Plan, Rows, Speed, Wishes};
-use crate::training::trainer::{
-    Data, Drive, Ended, Lineage, Method, Next, Origin, Progress, Run, Scored, Settings, Start, drive, memory_of_run, probe,
-};
+use crate::training::run_record::Data;
+use crate::training::trainer::{self, Drive, Lineage, Made, Method, Origin, STATE_FILE, Settings, Start, memory_of_run, probe};
 
-/// Time between two lines on the way.
-const LINE_EVERY: Duration = Duration::from_secs(2);
 /// Beta of preferences where none is given: the usual one of the method's authors.
 const BETA: f32 = 0.1;
 
 pub(super) fn arguments() -> Vec<Arg> {
     let path = |id: &'static str, name: &'static str| Arg::new(id).value_name(name).value_parser(value_parser!(PathBuf));
     vec![
-        path("data", "DATA").required(true).help("File of examples, in any format that `dataset check` knows."),
+        path("data", "DATA")
+            .required_unless_present("repeat")
+            .help("File of examples, in any format that `dataset check` knows. With --repeat only where it is not found by its digest."),
+        path("repeat", "RUN_JSON")
+            .long("repeat")
+            .conflicts_with_all(["set", "method", "plan"])
+            .help("Do the training of this record again, and say whether the same adapter comes of it."),
         path("validation", "FILE").long("validation").help("Rows to judge by; without it a fifth of the rows is held out."),
-        path("out", "DIR").long("out").default_value("adapter").help("Receives best/, last/ and the state that a killed run goes on from."),
+        path("out", "DIR").long("out").default_value("adapter").help(
+            "Receives best/, last/, the record run.json and the state that a killed run goes on from; with --repeat usually `repeat`.",
+        ),
         path("from", "PATH").long("from").help("PEFT directory to go on from, instead of a fresh adapter; the run's rank must be at least its."),
         Arg::new("method").long("method").value_parser(["supervised", "dpo"]).default_value("supervised").help("What is learnt from."),
         Arg::new("set").long("set").value_name("KEY=VALUE").action(ArgAction::Append).help(
@@ -68,8 +77,28 @@ fn typed(matches: &ArgMatches) -> anyhow::Result<Map<String, Value>> {
 
 pub(super) fn run(matches: &ArgMatches, config: &Config) -> anyhow::Result<()> {
     let file = |id| matches.get_one::<PathBuf>(id).map(PathBuf::as_path);
-    let (data, out) = (file("data").context("the file is missing")?, file("out").context("--out is missing")?);
-    let mut given = typed(matches)?;
+    let repeat = file("repeat").map(|path| {
+        let (training, validation, from) = (file("data"), file("validation"), file("from"));
+        Repeat::read(path, &Named { training, validation, from, data_dir: &config.data_dir })
+    });
+    let repeat = repeat.transpose()?;
+    let validation = repeat.as_ref().map_or(file("validation"), |repeat| repeat.validation.as_deref());
+    let data = repeat.as_ref().map_or(file("data"), |repeat| Some(&repeat.training)).context("the file is missing")?;
+    let out = match matches.value_source("out") {
+        Some(ValueSource::DefaultValue) if repeat.is_some() => Path::new("repeat"),
+        _ => file("out").context("--out is missing")?,
+    };
+    if repeat.is_some() && out.join(STATE_FILE).exists() {
+        bail!(
+            "{} holds a run already; a training is repeated from its beginning: name another directory with --out",
+            out.display()
+        );
+    }
+    let mut given = match &repeat {
+        Some(repeat) => repeated(&repeat.made)?,
+        None => typed(matches)?,
+    };
+    let asked_for = Value::Object(given.clone());
     if matches.get_one::<String>("method").is_some_and(|method| method == "dpo") {
         given.entry("method").or_insert_with(|| serde_json::json!({"type": "dpo", "beta": BETA}));
     }
@@ -84,26 +113,35 @@ pub(super) fn run(matches: &ArgMatches, config: &Config) -> anyhow::Result<()> {
     drop(model);
     let context = if given.contains_key("context") { asked.context } else { base.config.context_length.min(asked.context) };
     given.insert("context".to_owned(), context.into());
+    // Templates may write the date: a run that goes on tomorrow must make the same rows.
+    let template_time = match &repeat {
+        Some(repeat) => repeat.data.template_time,
+        None => modified(data),
+    };
     let renderer = Renderer::new(Parts {
         tokenizer: checkpoint.tokenizer.clone(),
         chat_template: checkpoint.chat_template.clone(),
         ends: checkpoint.generation.eos.clone(),
         context,
-        // Templates may write the date: a run that goes on tomorrow must make the same rows.
-        now: std::fs::metadata(data).and_then(|data| data.modified()).map_or(OffsetDateTime::UNIX_EPOCH, Into::into),
+        now: OffsetDateTime::from_unix_timestamp(template_time).unwrap_or(OffsetDateTime::UNIX_EPOCH),
     })?;
+    let held_out = repeat.as_ref().map_or(Some(split::USUAL_SHARE), |repeat| repeat.data.held_out_share);
     let loading = Loading {
         renderer: &renderer,
-        validation: file("validation"),
-        held_out: split::USUAL_SHARE,
+        validation,
+        held_out: held_out.unwrap_or(0.0),
         seed: asked.seed,
         questions: 0,
         is_stopped: NEVER,
     };
-    let loaded = if tokenized::is_tokenized(data) {
-        tokenized::load(data, file("validation"), tokenized::Bounds { vocab: base.config.vocab_size, context })?
+    let is_tokenized = tokenized::is_tokenized(data);
+    let loaded = if is_tokenized {
+        tokenized::load(data, validation, tokenized::Bounds { vocab: base.config.vocab_size, context })?
     } else {
-        load(data, &Options::default(), &loading)?
+        let mut options = Options::default();
+        // A file that a server keeps has no name of its own.
+        repeat.iter().for_each(|repeat| options.hint(&repeat.data.training.name));
+        load(data, &options, &loading)?
     };
     let wishes = wishes(&given, &asked);
     for (key, value) in chosen(&loaded, &base) {
@@ -116,17 +154,34 @@ pub(super) fn run(matches: &ArgMatches, config: &Config) -> anyhow::Result<()> {
         say(&if matches.get_flag("json") { serde_json::to_string_pretty(&plan)? + "\n" } else { plan.text() });
         return Ok(());
     }
-    let origin = match file("from") {
-        None => Origin::Fresh,
+    let digest = app::base_digest(&checkpoint.tensors);
+    if let Some(repeat) = &repeat {
+        repeat.check_base(&name, &digest, base.quantization().as_deref())?;
+    }
+    let (origin, from) = match file("from") {
+        None => (Origin::Fresh, None),
         Some(path) => {
-            let weights = crate::model::lora::peft::read_dir(path, &base.config).with_context(|| path.display().to_string())?;
-            Origin::Adapter(weights.modules)
+            let weights = peft::read_dir(path, &base.config).with_context(|| path.display().to_string())?;
+            (Origin::Adapter(weights.modules), Some(weights.id.to_string()))
         }
     };
-    let lineage = Lineage { base: name, dataset_digest: loaded.digest.clone(), ..Lineage::default() };
+    let read = Data {
+        training: repeat::facts(data)?,
+        validation: validation.map(repeat::facts).transpose()?,
+        held_out_share: held_out.filter(|_| validation.is_none() && !is_tokenized),
+        template_time,
+        rows: loaded.train.len() as u64,
+        held_out_rows: loaded.held_out.len() as u64,
+        tokens: loaded.train_tokens,
+        truncated_rows: loaded.truncated,
+        lost_rows: loaded.lost,
+        missing_rows: loaded.missing,
+        dataset_digest: loaded.digest.clone(),
+    };
+    let lineage = Lineage { base: name, base_digest: digest, dataset_digest: loaded.digest.clone(), ..Lineage::default() };
     let start = Start {
         base,
-        data: Data { train: loaded.train, held_out: loaded.held_out },
+        data: trainer::Data { train: loaded.train, held_out: loaded.held_out },
         settings,
         gate: Gate::open(),
         origin,
@@ -134,7 +189,21 @@ pub(super) fn run(matches: &ArgMatches, config: &Config) -> anyhow::Result<()> {
         memory: app::memory::available_bytes(),
     };
     let save_every = Duration::from_secs(matches.get_one::<u32>("save-seconds").map_or(60, |seconds| u64::from(*seconds)));
-    go(start, Drive { dir: out.to_owned(), save_every, lineage }, matches.get_flag("json"))
+    let drive = Drive { dir: out.to_owned(), save_every, lineage };
+    train_run::go(start, Task { drive, asked: asked_for, read, from, repeat, json: matches.get_flag("json") })
+}
+
+/// The settings of a record. What `auto` became then holds, whatever it would become here.
+fn repeated(made: &Made) -> anyhow::Result<Map<String, Value>> {
+    let Value::Object(mut settings) = serde_json::to_value(&made.settings)? else { bail!("the record's settings are no object") };
+    settings.insert("compute".to_owned(), serde_json::to_value(made.compute)?);
+    Ok(settings)
+}
+
+/// When a file was written, seconds since 1970.
+fn modified(path: &Path) -> i64 {
+    let modified = std::fs::metadata(path).and_then(|file| file.modified()).ok();
+    modified.map_or(0, |time| OffsetDateTime::from(time).unix_timestamp())
 }
 
 /// What the rules choose for these rows and this base.
@@ -212,77 +281,4 @@ fn longest(rows: &Rendered) -> usize {
 
 fn tokens(rows: &Rendered) -> u64 {
     rows.lengths().into_iter().map(|length| length as u64).sum()
-}
-
-fn go(start: Start, how: Drive, json: bool) -> anyhow::Result<()> {
-    let out = how.dir.as_path();
-    let mut run = Run::start(start, Some(out)).with_context(|| format!("{} (--out)", out.display()))?;
-    let tell = |text: &str, event: Value| say(&if json { format!("{event}\n") } else { format!("{text}\n") });
-    for change in run.changes() {
-        tell(change, serde_json::json!({"event": "changed", "text": change}));
-    }
-    let (from, steps) = (run.step_number(), run.steps());
-    if from > 0 {
-        tell(&format!("going on after step {from}"), serde_json::json!({"event": "resumed", "step": from}));
-    }
-    let before = if run.has_held_out() { Some(run.score(Scored::Base)?) } else { None };
-    if let Some(base) = before {
-        let text = format!("base: held-out loss {:.4}, accuracy {:.1} %", base.loss, 100.0 * base.accuracy);
-        tell(&text, serde_json::json!({"event": "base", "loss": base.loss, "accuracy": base.accuracy}));
-    }
-    let began = std::time::Instant::now();
-    let mut line: Option<std::time::Instant> = None;
-    let ended = drive(&mut run, &how, &mut |run, progress| {
-        match progress {
-            Progress::Step(step) => {
-                let event = serde_json::json!({
-                    "event": "step", "step": step.step, "steps": steps, "loss": step.loss, "accuracy": step.accuracy,
-                    "learning_rate": step.learning_rate, "gradient_norm": step.gradient_norm,
-                    "tokens_per_second": step.tokens as f64 / step.took.as_secs_f64(),
-                });
-                if json {
-                    tell("", event);
-                } else if step.step == steps || line.is_none_or(|line| line.elapsed() >= LINE_EVERY) {
-                    line = Some(std::time::Instant::now());
-                    let left = began.elapsed().as_secs_f64() / (step.step - from) as f64 * (steps - step.step) as f64;
-                    let speed = step.tokens as f64 / step.took.as_secs_f64();
-                    tell(
-                        &format!(
-                            "step {}/{steps}, epoch {}: loss {:.4}, {speed:.0} tokens/s, {left:.0} s left",
-                            step.step,
-                            run.epoch(),
-                            step.loss
-                        ),
-                        event,
-                    );
-                }
-            }
-            Progress::Evaluated { step, held_out, is_best } => tell(
-                &format!(
-                    "step {step}: held-out loss {:.4}, accuracy {:.1} %{}",
-                    held_out.loss,
-                    100.0 * held_out.accuracy,
-                    if is_best { ", the best so far" } else { "" }
-                ),
-                serde_json::json!({"event": "evaluated", "step": step, "loss": held_out.loss, "accuracy": held_out.accuracy, "best": is_best}),
-            ),
-            Progress::Alert(text) => tell(&format!("note: {text}"), serde_json::json!({"event": "alert", "text": text})),
-            Progress::Saved(_) => {}
-        }
-        Next::On
-    })?;
-    let best = out.join(if run.best().is_some() { "best" } else { "last" });
-    let why = match ended {
-        Ended::Early => "ended early, as evaluations did not improve any more",
-        _ => "done",
-    };
-    let seconds = began.elapsed().as_secs_f64();
-    let text = format!(
-        "{why} after {} steps in {seconds:.0} s; the adapter is in {}\n  switchyard serve --adapter NAME={}",
-        run.step_number(),
-        best.display(),
-        best.display()
-    );
-    tell(&text, serde_json::json!({"event": "done", "step": run.step_number(), "seconds": seconds, "adapter": best}));
-    Ok(())
 }

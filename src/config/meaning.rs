@@ -117,7 +117,9 @@ impl Reader<'_> {
         let responses_keep = self.value("responses_keep", Duration::from_secs(30 * 86_400), days);
         let tool_family = self.value("tool_syntax", ToolFamily::default(), ToolFamily::parse);
         let convert = self.convert();
-        let (upstreams, failovers) = (self.upstreams(), self.failovers());
+        let (upstreams, mut failovers) = (self.upstreams(), self.failovers());
+        let capabilities = self.capabilities(upstreams.as_deref().unwrap_or_default());
+        failovers = failovers.zip(capabilities).map(|(failovers, capabilities)| [failovers, capabilities].concat());
         let (admin_key, secret_key) = (self.admin_key(), self.secret_key());
         let database = data_dir.as_deref().and_then(|dir| self.database(dir));
         let shared_limits = self.shared_limits(database.as_ref());

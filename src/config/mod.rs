@@ -1,6 +1,7 @@
 //! Configuration: what was typed ([`Given`]) and what it means ([`Config`]). The only room that reads the environment.
 //! Command line over variables over file over defaults; every problem is found at once and names its place.
 
+mod capabilities;
 mod explain;
 mod locate;
 mod meaning;
@@ -16,7 +17,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-pub use crate::gateway::{CacheConfig, FailoverConfig, UpstreamConfig};
+pub use crate::gateway::{CacheConfig, CapabilityConfig, FailoverConfig, UpstreamConfig};
 pub use crate::store::Location;
 pub use crate::tenants::Sync;
 use crate::training::idle::Policy;

@@ -85,7 +85,7 @@ pub(super) struct Table {
 }
 
 /// Kinds of tables of which there may be many.
-const TABLES: [&str; 2] = ["upstream", "failover"];
+const TABLES: [&str; 3] = ["upstream", "failover", "capability"];
 
 /// Everything that the process was given: its environment and its command line, as data.
 #[derive(Debug, Clone, Default)]

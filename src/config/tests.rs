@@ -359,3 +359,34 @@ fn what_is_wrong_with_an_upstream_is_named_with_its_line() {
         assert!(text.contains(expected), "{expected}\n---\n{text}");
     }
 }
+
+#[test]
+fn a_capability_has_students_teachers_an_order_and_a_budget() {
+    let upstream =
+        |name: &str, more: &str| format!("[[upstream]]\nname = '{name}'\naddress = 'http://c/v1'\nmodel = 'a'\n{more}");
+    let file = upstream("dear", "input_price = 1\noutput_price = 2\n")
+        + "[[capability]]\nname = 'answers'\nstudents = ['m', 'support']\nteachers = ['dear']\norder = 'teachers-first'\n\
+           when_waiting = 4\nbudget = 2.5\nbudget_period = 'day'\n";
+    let config = Fixture::new().flag("model_name", &["m"]).file(&file).config();
+    let answers = &config.failovers[0];
+    assert_eq!((answers.name.as_str(), answers.when_waiting), ("answers", Some(4)));
+    assert_eq!(answers.models, ["dear", "m", "support"]);
+    let budget = answers.capability.and_then(|capability| capability.budget).unwrap();
+    assert_eq!((budget.nanos, budget.period.name()), (2_500_000_000, "day"));
+    let file = upstream("free", "")
+        + "[[capability]]\nname = 'a'\nstudents = ['free', 'b']\nteachers = ['free', 'm']\nbudget = 1\norder = 'none'\n\
+           [[capability]]\nname = 'b'\nbudget_period = 'day'\n[[failover]]\nname = 'c'\nmodels = ['m', 'a']\n";
+    let text = Fixture::new().flag("model_name", &["m"]).file(&file).problems().join("\n");
+    for expected in [
+        "switchyard.toml:7: capability.students: \"free\" is an upstream; those are teachers",
+        "switchyard.toml:7: capability.students: \"b\" is a name that several models share itself",
+        "switchyard.toml:8: capability.teachers: \"free\" has no prices",
+        "switchyard.toml:8: capability.teachers: \"m\" is no [[upstream]]",
+        "switchyard.toml:10: capability.order = \"none\": students-first or teachers-first is right",
+        "switchyard.toml:11: capability.students: at least one student or teacher is right",
+        "switchyard.toml:13: capability.budget_period = \"day\": there is no `budget`",
+        "switchyard.toml:16: failover.models: \"a\" is a capability; models are right",
+    ] {
+        assert!(text.contains(expected), "{expected}\n---\n{text}");
+    }
+}

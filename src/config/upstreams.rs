@@ -46,12 +46,12 @@ const KEYS: [&str; 25] = [
 const MAX_KEY_FILE: u64 = 64 * 1024;
 
 /// Reads one table; problems are collected.
-struct TableReader<'a, 'given> {
-    reader: &'a mut Reader<'given>,
-    table: &'a Table,
+pub(super) struct TableReader<'a, 'given> {
+    pub(super) reader: &'a mut Reader<'given>,
+    pub(super) table: &'a Table,
     /// What the table is called in problems: `upstream`.
-    kind: &'static str,
-    sound: bool,
+    pub(super) kind: &'static str,
+    pub(super) sound: bool,
 }
 
 impl Reader<'_> {
@@ -88,7 +88,7 @@ impl Reader<'_> {
                 reader.reader.raw.problem(&table.origin, "failover.models: a list of at least two models is right");
             }
             match name.filter(|_| reader.sound) {
-                Some(name) => all.push(FailoverConfig { name, models, when_waiting }),
+                Some(name) => all.push(FailoverConfig { name, models, when_waiting, capability: None }),
                 None => sound = false,
             }
         }
@@ -237,7 +237,7 @@ impl TableReader<'_, '_> {
 
 /// What tables of every kind need.
 impl TableReader<'_, '_> {
-    fn check_keys(&mut self, keys: &[&str]) {
+    pub(super) fn check_keys(&mut self, keys: &[&str]) {
         for entry in &self.table.entries {
             if !keys.contains(&entry.key.as_str()) {
                 let hint = nearest(&entry.key, keys.iter().copied()).map(|name| format!("; did you mean `{name}`?"));
@@ -248,24 +248,24 @@ impl TableReader<'_, '_> {
         }
     }
 
-    fn entry(&self, key: &str) -> Option<&Entry> {
+    pub(super) fn entry(&self, key: &str) -> Option<&Entry> {
         self.table.entries.iter().find(|entry| entry.key == key)
     }
 
-    fn problem(&mut self, entry: &Entry, text: &str) {
+    pub(super) fn problem(&mut self, entry: &Entry, text: &str) {
         self.sound = false;
         // An address may hold a password.
         let shown = if entry.key == "address" { String::new() } else { format!(" = {:?}", entry.text()) };
         self.reader.raw.problem(&entry.origin, format!("{}.{}{shown}: {text}", self.kind, entry.key));
     }
 
-    fn value<T>(&mut self, key: &str, read: impl Fn(&str) -> Result<T, String>) -> Option<T> {
+    pub(super) fn value<T>(&mut self, key: &str, read: impl Fn(&str) -> Result<T, String>) -> Option<T> {
         let entry = self.entry(key)?.clone();
         let value = if entry.is_list { Err("one value is right".to_owned()) } else { read(entry.text()) };
         value.map_err(|problem| self.problem(&entry, &problem)).ok()
     }
 
-    fn required<T>(&mut self, key: &str, read: impl Fn(&str) -> Result<T, String>) -> Option<T> {
+    pub(super) fn required<T>(&mut self, key: &str, read: impl Fn(&str) -> Result<T, String>) -> Option<T> {
         if self.entry(key).is_none() {
             self.sound = false;
             let origin: Origin = self.table.origin.clone();
@@ -283,7 +283,7 @@ impl TableReader<'_, '_> {
         self.value(key, read).unwrap_or(usual)
     }
 
-    fn list(&mut self, key: &str) -> Option<Vec<String>> {
+    pub(super) fn list(&mut self, key: &str) -> Option<Vec<String>> {
         let entry = self.entry(key)?.clone();
         if !entry.is_list {
             self.problem(&entry, "a list of strings is right");
@@ -292,14 +292,14 @@ impl TableReader<'_, '_> {
     }
 }
 
-fn number(text: &str, least: usize, most: usize) -> Result<usize, String> {
+pub(super) fn number(text: &str, least: usize, most: usize) -> Result<usize, String> {
     let number = text.parse().ok().filter(|number| (least..=most).contains(number));
     number.ok_or_else(|| format!("a whole number from {least} to {most} is right"))
 }
 
 /// Dollars, to nano-dollars.
 #[expect(clippy::cast_possible_truncation, reason = "at most a million dollars, which are 10^15")]
-fn dollars(text: &str) -> Result<i64, String> {
+pub(super) fn dollars(text: &str) -> Result<i64, String> {
     let dollars = text.parse::<f64>().ok().filter(|dollars| (0.0..=1e6).contains(dollars));
     dollars.map(|dollars| (dollars * 1e9).round() as i64).ok_or_else(|| "dollars are right, like 0.15".to_owned())
 }

@@ -32,7 +32,7 @@ impl Means {
             // As a tenant's own: it may be for some only.
             Self::Upstream(upstream) => return (upstream.name().to_owned(), upstream.version()),
             Self::Adapter(owner, name) => (owner, name.as_str()),
-            Self::Chain(chain) => return (chain.name.clone(), chain.name.clone()),
+            Self::Chain(chain) => return (chain.name().to_owned(), chain.name().to_owned()),
             Self::Deployment(deployment) => (&deployment.owner, &*deployment.name),
         };
         let label = match owner {
@@ -79,12 +79,18 @@ impl Gateway {
     /// What a name means to this caller; an error where it means nothing, or nothing that the caller may use: the same one, so that
     /// nobody learns what others have. Its own deployments come first, then its own adapters, then other servers, then what is shared.
     pub(super) fn means(&self, caller: &Principal, model: &str) -> Result<Means, GatewayError> {
-        let is_base = model == self.0.base.name;
-        let (name, exact) =
-            if is_base { (model, false) } else { model.split_once('@').map_or((model, false), |(n, _)| (n, true)) };
+        let name = if model == self.0.base.name { model } else { model.split_once('@').map_or(model, |(name, _)| name) };
         if !self.may_use(caller, name) {
             return Err(GatewayError::UnknownModel(model.to_owned()));
         }
+        self.means_in(caller, model)
+    }
+
+    /// The same where something else has said what the caller may use.
+    pub(super) fn means_in(&self, caller: &Principal, model: &str) -> Result<Means, GatewayError> {
+        let is_base = model == self.0.base.name;
+        let (name, exact) =
+            if is_base { (model, false) } else { model.split_once('@').map_or((model, false), |(n, _)| (n, true)) };
         if is_base {
             return Ok(Means::Base);
         }

@@ -41,9 +41,9 @@ pub use hashed::{CONTEXT as HASH_CONTEXT, NAME as HASH_EMBEDDING};
 pub use metrics::{Metrics, Stage};
 pub use prompt::Rendered;
 pub use relay::{
-    Answered, Asked, Endpoint, FailoverConfig, Key, Mood, Patience, RelayRequest, Relayed, RemoteSettings, Route,
-    Stream as RelayedStream, Times, Tolerance, Trouble, UpstreamCard, UpstreamConfig, Upstreams, UpstreamsError,
-    Whole as RelayedWhole,
+    Answered, Asked, CapabilityConfig, Endpoint, FailoverConfig, Key, Member, ModelFacts, Mood, Patience, RelayRequest, Relayed,
+    RemoteSettings, Route, SharedFacts, Stream as RelayedStream, Times, Tolerance, Trouble, UpstreamCard, UpstreamConfig,
+    UpstreamFacts, Upstreams, UpstreamsError, Whole as RelayedWhole,
 };
 pub use stop::StopText;
 pub use structure::{
@@ -240,12 +240,18 @@ impl Gateway {
     async fn generate_after(&self, mut request: GenerationRequest, after: Option<&After>) -> Result<Answer, GatewayError> {
         let inner = &self.0;
         // Cheap, and before any work for somebody who has to come back with another name.
-        let means = self.means(&request.caller, &request.model)?;
+        let capability = request.origin.capability.clone();
+        let means = match &capability {
+            // Whoever may use the capability may use its models, there.
+            Some(_) => self.means_in(&request.caller, &request.model)?,
+            None => self.means(&request.caller, &request.model)?,
+        };
         if matches!(means, Means::Upstream(_) | Means::Chain(_)) {
             return Err(GatewayError::RelayedOnly(request.model));
         }
         self.check_arm(&means, &request.model, &request.steering)?;
         let (model, adapter_label) = means.labels(&inner.base.name);
+        let model = capability.as_deref().map_or(model, str::to_owned);
         let conversation = match &means {
             Means::Deployment(_) => choose::conversation(&request.caller, &request.prompts),
             Means::Base | Means::Adapter(..) | Means::Upstream(_) | Means::Chain(_) => None,
@@ -300,7 +306,14 @@ impl Gateway {
             after,
         };
         let serving = self.serve(&means, &asking).await.inspect_err(|error| self.note_unavailable(&request, error))?;
-        let Serving { served, lease, assigned, fell_back, silent } = serving;
+        let Serving { mut served, lease, assigned, fell_back, silent } = serving;
+        if let Some(capability) = capability {
+            served.model = capability.to_string();
+            // What is said of an answer later finds its experiment by the deployment's name.
+            if assigned.is_none() {
+                request.model.clone_from(&served.model);
+            }
+        }
         let mut recorder = None;
         let mut stored = None;
         if let Some(cache) = inner.cache.as_ref().filter(|_| cache::allowed(&request)) {

@@ -154,6 +154,8 @@ pub struct Origin {
     pub end_user: Option<String>,
     /// When it arrived.
     pub arrived: Instant,
+    /// The capability that was asked: limits, prices and the ledger go by its name, whichever of its models answers.
+    pub capability: Option<Arc<str>>,
 }
 
 /// What a request says about the response cache.

@@ -296,6 +296,17 @@ fn others() -> Value {
             "max_model_len": {"type": "integer", "description": "Tokens of prompt and answer together."},
         }},
         "ModelList": list("Model"),
+        "ModelCard": {"type": "object", "required": ["object", "id", "kind", "owned_by", "limits", "endpoints"], "properties": {
+            "object": {"const": "model.card"},
+            "id": {"type": "string"},
+            "kind": {"enum": ["base", "adapter", "deployment", "upstream", "failover", "capability", "embedder"]},
+            "owned_by": {"type": "string"},
+            "made_of": {"type": "object", "description": "By kind; only what the caller may name by itself."},
+            "limits": {"type": "object"},
+            "endpoints": {"type": "array", "items": {"type": "string"}},
+            "usd_per_million_tokens": {"type": ["object", "null"]},
+        }},
+        "ModelCardList": list("ModelCard"),
         "LoraAdapter": {"type": "object", "properties": {
             "name": {"type": "string"},
             "owner": owner,

@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 
 use super::openapi::{BAD, Body, Operation, TOO_LARGE};
 use super::openapi_schemas::reference;
+use crate::training::run_record::SCHEMA;
 
 const NO_FILE: (u16, &str) = (404, "There is no such file.");
 const NO_JOB: (u16, &str) = (404, "There is no such job.");
@@ -167,6 +168,26 @@ pub(super) fn operations() -> Vec<Operation> {
             )
         },
         Operation {
+            errors: &[NO_JOB],
+            ..of(
+                Method::GET,
+                "/v1/fine_tuning/jobs/{job_id}/run",
+                "retrieveFineTuningRun",
+                "All that a job's training was made of, and what came of it: `switchyard train --repeat` does it again.",
+                Body::Json("TrainingRun"),
+            )
+        },
+        Operation {
+            errors: &[NO_JOB],
+            ..of(
+                Method::GET,
+                "/admin/training/jobs/{job_id}/run",
+                "retrieveTrainingRun",
+                "The same, of any project's job.",
+                Body::Json("TrainingRun"),
+            )
+        },
+        Operation {
             request: Some("PromotionRequest"),
             errors: &[
                 BAD,
@@ -300,6 +321,20 @@ pub(super) fn schemas() -> Value {
                 "id": {"type": "string"}, "object": {"const": "fine_tuning.job.event"}, "created_at": time,
                 "level": {"enum": ["info", "warn", "error"]}, "message": {"type": "string"},
                 "type": {"enum": ["message", "metrics"]}, "data": {"type": "object"},
+            },
+        },
+        "TrainingRun": {
+            "type": "object",
+            "required": ["schema", "job", "outcome", "asked", "data", "made", "steps_done", "measured", "result"],
+            "properties": {
+                "schema": {"const": SCHEMA}, "job": {"type": ["string", "null"]}, "outcome": {"type": "string"},
+                "error": {"type": ["string", "null"]}, "started_at": {"type": ["integer", "null"]},
+                "finished_at": {"type": ["integer", "null"]}, "asked": {"type": "object"},
+                "data": {"type": ["object", "null"], "description": "Files with their digests, rows, split."},
+                "made": {"type": ["object", "null"], "description": "Program, kernels, base with its digest, all settings."},
+                "steps_done": {"type": "integer"}, "trained_tokens": {"type": "integer"}, "measured": {"type": "array"},
+                "evaluation": {"type": ["object", "null"]}, "gate": {"type": ["object", "null"]},
+                "result": {"type": ["object", "null"], "description": "The version that came of it, by its digest."},
             },
         },
         "PromotionRequest": {

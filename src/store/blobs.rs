@@ -10,8 +10,15 @@ use super::{DataDir, StoreError, rename_durably};
 
 /// Begins the name of a content that is being written.
 const UNFINISHED: &str = "unfinished-";
+/// Their directory in the data directory.
+const DIRECTORY: &str = "files";
 /// Bytes that are collected before they are handed to the disk.
 const WRITE_BYTES: usize = 1 << 20;
+
+/// Where a content is in a data directory, whoever owns it; for commands that read it beside a server.
+pub fn place(data_dir: &Path, sha256: &str) -> PathBuf {
+    data_dir.join(DIRECTORY).join(sha256)
+}
 
 /// The contents of one data directory.
 #[derive(Debug)]
@@ -23,7 +30,7 @@ pub struct Blobs {
 impl Blobs {
     /// Removes what earlier processes left half written.
     pub fn open(data: &DataDir) -> Result<Self, StoreError> {
-        let dir = data.path().join("files");
+        let dir = data.path().join(DIRECTORY);
         std::fs::create_dir_all(&dir).map_err(StoreError::io("create", &dir))?;
         let blobs = Self { dir, next: AtomicU64::new(0) };
         for name in blobs.names()?.into_iter().filter(|name| name.starts_with(UNFINISHED)) {

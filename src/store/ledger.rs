@@ -228,12 +228,14 @@ pub struct Used {
     pub output: i64,
 }
 
-/// What something that answers has used in all processes, since a moment (microseconds since 1970).
-pub async fn used_of(database: &Database, version: &str, since_micros: i64) -> Result<Used, StoreError> {
+/// What something that answers has used in all processes, under this name or under all, since a moment (microseconds since 1970).
+pub async fn used_of(database: &Database, version: &str, model: Option<&str>, since_micros: i64) -> Result<Used, StoreError> {
     let sql = "SELECT CAST(COALESCE(SUM(input_tokens), 0) AS BIGINT), CAST(COALESCE(SUM(cached_tokens), 0) AS BIGINT), \
-               CAST(COALESCE(SUM(output_tokens), 0) AS BIGINT) FROM ledger WHERE version = $1 AND at_micros >= $2";
+               CAST(COALESCE(SUM(output_tokens), 0) AS BIGINT) FROM ledger WHERE version = $1 AND at_micros >= $2 AND ($3 = '' OR model = $3)";
     let doing = "read what was used";
-    let row = sqlx::query(sql).bind(version.to_owned()).bind(since_micros).fetch_one(database.pool()).await;
+    // An empty text is no model's name.
+    let query = sqlx::query(sql).bind(version.to_owned()).bind(since_micros).bind(model.unwrap_or_default().to_owned());
+    let row = query.fetch_one(database.pool()).await;
     let row = row.map_err(StoreError::sql(doing))?;
     let used = || Ok(Used { input: row.try_get(0)?, cached: row.try_get(1)?, output: row.try_get(2)? });
     used().map_err(StoreError::sql(doing))

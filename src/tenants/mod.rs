@@ -45,7 +45,7 @@ pub use office::Office;
 pub use policy::{Limit, Policy, Subject};
 pub use price::{Price, PriceBook, Tokens, at as price_at};
 pub use principal::{CacheConsent, DEFAULT_TENANT, ModelAccess, Principal, Priority, Reach, Scope, Scopes, UnknownScope};
-pub use purse::{Cap, CapReached, Promise, Purse};
+pub use purse::{Bill, Cap, CapReached, Promise, Purse};
 pub use repeat::{Kept, Pending, Repeated};
 pub use secrets::{Secrets, new_id, sha256_hex};
 pub use ticket::{Ask, Now, Rate, Refusal, Ticket};

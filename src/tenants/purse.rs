@@ -22,6 +22,17 @@ pub struct Cap {
     pub nanos: i64,
 }
 
+/// What is paid out of a purse.
+#[derive(Debug, Clone, Copy)]
+pub struct Bill<'a> {
+    /// What answers, as the ledger calls it.
+    pub version: &'a str,
+    /// Only under this name.
+    pub model: Option<&'a str>,
+    /// What its tokens cost.
+    pub price: &'a Price,
+}
+
 /// The cap would be passed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("its spending cap for the {} is reached", period.name())]
@@ -30,25 +41,32 @@ pub struct CapReached {
     pub period: Period,
 }
 
-/// Money for one server.
-pub struct Purse(Wallet);
+/// Money for one server, or for several.
+pub struct Purse {
+    wallet: Wallet,
+    period: Period,
+}
 
 impl std::fmt::Debug for Purse {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Purse").field("spent", &self.0.spent(clock::unix())).finish()
+        f.debug_struct("Purse").field("spent", &self.spent()).finish()
     }
 }
 
 impl Purse {
-    /// With what all processes have used of `version` in the cap's period, at its price.
-    pub async fn open(tenants: &Tenants, version: &str, cap: Cap, price: &Price) -> Result<Self, TenantError> {
+    /// With what all processes have used of these in the cap's period, each at its price.
+    pub async fn open(tenants: &Tenants, name: &str, cap: Cap, bills: &[Bill<'_>]) -> Result<Self, TenantError> {
         let now = clock::unix();
         let since = cap.period.first_hour(now).saturating_mul(3_600_000_000);
-        let used = used_of(tenants.database(), version, since).await?;
         let count = |tokens: i64| u64::try_from(tokens).unwrap_or(0);
-        let tokens =
-            Tokens { input: count(used.input), cached: count(used.cached), output: count(used.output), ..Tokens::default() };
-        Ok(Self::new(version, cap, price.cost(&tokens), now))
+        let mut spent = 0i64;
+        for Bill { version, model, price } in bills {
+            let used = used_of(tenants.database(), version, *model, since).await?;
+            let tokens =
+                Tokens { input: count(used.input), cached: count(used.cached), output: count(used.output), ..Tokens::default() };
+            spent = spent.saturating_add(price.cost(&tokens));
+        }
+        Ok(Self::new(name, cap, spent, now))
     }
 
     fn new(version: &str, cap: Cap, spent: i64, now: i64) -> Self {
@@ -65,13 +83,18 @@ impl Purse {
             notification: None,
         };
         wallet.set_budgets(0, vec![budget]);
-        Self(wallet)
+        Self { wallet, period: cap.period }
+    }
+
+    /// What was spent of it in the running period, nano-dollars.
+    pub fn spent(&self) -> i64 {
+        self.wallet.spent(clock::unix()).of(self.period)
     }
 
     /// Takes the most that a request can cost, nano-dollars.
     pub fn promise(self: &Arc<Self>, most: i64) -> Result<Promise, CapReached> {
         let now = clock::unix();
-        self.0.promise(now, most, Bound::Whole).map_err(|over| CapReached { period: over.period })?;
+        self.wallet.promise(now, most, Bound::Whole).map_err(|over| CapReached { period: over.period })?;
         Ok(Promise { purse: Arc::clone(self), at: now, most: Some(most) })
     }
 }
@@ -89,7 +112,7 @@ impl Promise {
     /// So much was spent, nano-dollars.
     pub fn settle(mut self, cost: i64) {
         if let Some(most) = self.most.take() {
-            let _ = self.purse.0.settle(self.at, clock::unix(), most, cost);
+            let _ = self.purse.wallet.settle(self.at, clock::unix(), most, cost);
         }
     }
 }
@@ -97,7 +120,7 @@ impl Promise {
 impl Drop for Promise {
     fn drop(&mut self) {
         if let Some(most) = self.most.take() {
-            self.purse.0.release(most);
+            self.purse.wallet.release(most);
         }
     }
 }

@@ -53,7 +53,7 @@ pub struct Spent {
 }
 
 impl Spent {
-    const fn of(&self, period: Period) -> i64 {
+    pub(super) const fn of(&self, period: Period) -> i64 {
         match period {
             Period::Day => self.day,
             Period::Month => self.month,

@@ -10,4 +10,5 @@ pub mod generate;
 pub mod idle;
 pub mod jobs;
 pub mod plan;
+pub mod run_record;
 pub mod trainer;

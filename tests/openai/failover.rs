@@ -12,7 +12,7 @@ use crate::upstreams::{CHAT, rows, upstream};
 
 fn shared(models: &[&str], when_waiting: Option<usize>) -> Vec<FailoverConfig> {
     let models = models.iter().map(|model| (*model).to_owned()).collect();
-    vec![FailoverConfig { name: "assistant".to_owned(), models, when_waiting }]
+    vec![FailoverConfig { name: "assistant".to_owned(), models, when_waiting, capability: None }]
 }
 
 /// An upstream of another name.

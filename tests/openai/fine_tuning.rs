@@ -124,6 +124,25 @@ async fn a_job_runs_to_a_model_that_can_be_called_before_and_after_its_end() {
     let places: Vec<usize> = order.iter().map(|text| said.iter().position(|message| message.contains(text)).unwrap()).collect();
     assert!(places.is_sorted(), "{said:?}");
 
+    // The record of its training: what was asked and read, and, as this workshop learns nothing, not what it was made with.
+    let run = get(&server, &key, &format!("{path}/run")).await;
+    assert_eq!((&run["schema"], &run["job"], &run["outcome"]), (&json!(1), &json!(id), &json!("succeeded")));
+    assert_eq!((&run["asked"]["method"]["n_epochs"], &run["asked"]["method"]["batch_size"]), (&json!(2), &json!("auto")));
+    let (read, file) = (&run["data"], get(&server, &key, &format!("/v1/files/{file}")).await);
+    assert_eq!(
+        (&read["rows"], &read["training"]["name"], &read["training"]["bytes"]),
+        (&json!(4), &file["filename"], &file["bytes"])
+    );
+    assert_eq!((&read["held_out_share"], read["training"]["sha256"].as_str().map(str::len)), (&json!(0.2), Some(64)));
+    assert_eq!(run["measured"].as_array().unwrap().last().unwrap()["held_out_loss"], 0.25);
+    let adapters = get(&server, &key, "/v1/lora_adapters").await;
+    let made = adapters["data"].as_array().unwrap().iter().find(|adapter| adapter["name"] == model).unwrap();
+    assert_eq!((&run["result"]["version"], &run["result"]["model"]), (&made["digest"], &json!(model)));
+    assert_eq!((&run["gate"], &run["made"]), (&Value::Null, &Value::Null));
+    assert_eq!(server.get(&format!("/admin/training/jobs/{id}/run")).await.json(), run);
+    let operators = call(&server, &key, Method::GET, &format!("/admin/training/jobs/{id}/run"), None).await;
+    assert_eq!(operators.status, StatusCode::FORBIDDEN);
+
     // Pages, the newest first.
     let page = get(&server, &key, &format!("{path}/events?limit=3")).await;
     let last = page["data"][2]["id"].as_str().unwrap();
@@ -161,6 +180,7 @@ async fn jobs_of_others_are_as_if_they_were_not_there() {
     same(Method::GET, "/v1/fine_tuning/jobs/JOB/events").await;
     same(Method::GET, "/v1/fine_tuning/jobs/JOB/events?stream=true").await;
     same(Method::GET, "/v1/fine_tuning/jobs/JOB/checkpoints").await;
+    same(Method::GET, "/v1/fine_tuning/jobs/JOB/run").await;
     same(Method::GET, "/v1/fine_tuning/jobs?after=JOB").await;
     for what in ["cancel", "pause", "resume"] {
         same(Method::POST, &format!("/v1/fine_tuning/jobs/JOB/{what}")).await;

@@ -7,6 +7,7 @@ mod admin_changes;
 mod admin_usage;
 mod bundled;
 mod caching;
+mod capabilities;
 mod cards;
 mod chat;
 mod completions;

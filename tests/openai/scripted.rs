@@ -16,6 +16,7 @@ use switchyard::training::jobs::job::{Facts, Resolved};
 use switchyard::training::jobs::work::{
     Exam, Examined, Examiner, Failure, HeldOut, Material, Session, Step, Stop, Task, Workshop,
 };
+use switchyard::training::trainer::Made;
 
 use crate::support::{Harness, write_adapter};
 
@@ -191,6 +192,10 @@ struct Scripted {
 impl Session for Scripted {
     fn changes(&self) -> &[String] {
         &[]
+    }
+
+    fn made(&self) -> Option<Made> {
+        None
     }
 
     fn steps(&self) -> u64 {

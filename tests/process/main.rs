@@ -17,6 +17,7 @@ mod postgres;
 #[path = "../store/redis.rs"]
 mod redis;
 mod refusals;
+mod repeat;
 mod replicas;
 mod rollouts;
 mod security;

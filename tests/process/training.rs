@@ -9,7 +9,7 @@ fn kills() -> usize {
     std::env::var("SWITCHYARD_TEST_KILLS").ok().and_then(|text| text.parse().ok()).unwrap_or(3)
 }
 
-fn rows() -> String {
+pub fn rows() -> String {
     let row = |index: usize| {
         let messages = json!([{"role": "user", "content": format!("count to {index}")}, {"role": "assistant", "content": format!("{index} it is")}]);
         json!({"messages": messages}).to_string()
@@ -17,8 +17,13 @@ fn rows() -> String {
     (0..50).map(|index| row(index) + "\n").collect()
 }
 
-/// Sends the rows and asks for a job of 800 steps.
+/// Asks for a job of 800 steps.
 async fn begin(server: &Server, key: &str) -> String {
+    begin_with(server, key, json!({"n_epochs": 20, "batch_size": 1})).await
+}
+
+/// Sends the rows and asks for a job.
+pub async fn begin_with(server: &Server, key: &str, hyperparameters: Value) -> String {
     let boundary = "xxBOUNDARYxx";
     let part = |head: &str, content: &str| format!("--{boundary}\r\nContent-Disposition: form-data; {head}\r\n\r\n{content}\r\n");
     let form = part("name=\"purpose\"", "fine-tune") + &part("name=\"file\"; filename=\"rows.jsonl\"", &rows());
@@ -30,20 +35,20 @@ async fn begin(server: &Server, key: &str) -> String {
     let file: Value = sent.send().await.unwrap().json().await.unwrap();
     let body = json!({
         "model": "llama3", "training_file": file["id"], "seed": 7, "suffix": "same",
-        "hyperparameters": {"n_epochs": 20, "batch_size": 1},
+        "hyperparameters": hyperparameters,
     });
     let made = client().post(format!("{}/v1/fine_tuning/jobs", server.url)).bearer_auth(key).json(&body).send().await.unwrap();
     let job: Value = made.json().await.unwrap();
     job["id"].as_str().unwrap_or_else(|| panic!("{file} {job}")).to_owned()
 }
 
-async fn get(server: &Server, key: &str, path: &str) -> Value {
+pub async fn get(server: &Server, key: &str, path: &str) -> Value {
     let reply = client().get(format!("{}{path}", server.url)).bearer_auth(key).send().await.unwrap();
     reply.json().await.unwrap()
 }
 
 /// The job when it is over, or when it has more checkpoints than this.
-async fn watch(server: &Server, key: &str, id: &str, checkpoints: usize) -> (Value, usize) {
+pub async fn watch(server: &Server, key: &str, id: &str, checkpoints: usize) -> (Value, usize) {
     loop {
         let job = get(server, key, &format!("/v1/fine_tuning/jobs/{id}")).await;
         let made = get(server, key, &format!("/v1/fine_tuning/jobs/{id}/checkpoints?limit=100")).await;
@@ -56,7 +61,7 @@ async fn watch(server: &Server, key: &str, id: &str, checkpoints: usize) -> (Val
 }
 
 /// Digests of a job's models, its own first, then checkpoint by checkpoint.
-async fn digests(server: &Server, key: &str, job: &Value) -> Vec<String> {
+pub async fn digests(server: &Server, key: &str, job: &Value) -> Vec<String> {
     let model = job["fine_tuned_model"].as_str().unwrap_or_else(|| panic!("{job}"));
     let listed = get(server, key, "/v1/lora_adapters").await;
     let mut found: Vec<(String, String)> = listed["data"]

@@ -84,34 +84,47 @@ impl Gateway {
     }
 
     /// Members of a shared name that this caller may use, in their order. Names in it that are shared themselves are passed over.
-    fn members(&self, caller: &Principal, chain: &Chain) -> Vec<(String, Means)> {
-        let member = |name: &String| Some((name.clone(), self.means(caller, name).ok()?));
-        let members = chain.models.iter().filter_map(member);
-        members.filter(|(_, means)| matches!(means, Means::Base | Means::Adapter(..) | Means::Upstream(_))).collect()
+    pub(super) fn members(&self, caller: &Principal, chain: &Chain) -> Vec<(String, Means)> {
+        // Whoever may use a capability may use what it is made of, there.
+        let means = |name: &str| if chain.is_capability() { self.means_in(caller, name) } else { self.means(caller, name) };
+        let members = chain.config.models.iter().filter_map(|name| Some((name.clone(), means(name).ok()?)));
+        let asked = |(_, means): &(String, Means)| match means {
+            Means::Chain(_) => false,
+            Means::Deployment(_) if !chain.is_capability() => false,
+            means => chain.asks(matches!(means, Means::Upstream(_))),
+        };
+        members.filter(asked).collect()
     }
 
     /// Asks one model after the other. What answers here comes last while more wait for it than may.
     async fn fail_over(
         &self,
         chain: &Chain,
-        here: Option<GenerationRequest>,
-        there: RelayRequest,
+        mut here: Option<GenerationRequest>,
+        mut there: RelayRequest,
     ) -> Result<Answered, GatewayError> {
-        let crowded = chain.when_waiting.is_some_and(|most| self.0.backend.stats().waiting > most);
+        let capability: Option<Arc<str>> = chain.is_capability().then(|| chain.name().into());
+        there.origin.capability.clone_from(&capability);
+        here.iter_mut().for_each(|here| here.origin.capability.clone_from(&capability));
+        let crowded = chain.config.when_waiting.is_some_and(|most| self.0.backend.stats().waiting > most);
         let (late, first): (Vec<_>, Vec<_>) = self
             .members(&there.caller, chain)
             .into_iter()
             .partition(|(_, means)| crowded && !matches!(means, Means::Upstream(_)));
         let mut left = first.into_iter().chain(late).peekable();
-        let mut last = GatewayError::UnknownModel(chain.name.clone());
+        let mut last = GatewayError::UnknownModel(there.model.clone());
         while let Some((model, means)) = left.next() {
             let instead = if left.peek().is_some() { Instead::Another } else { Instead::Nothing };
             let answered = match (means, &here) {
                 (Means::Upstream(upstream), _) if upstream.config.endpoints.contains(&there.endpoint) => {
                     let request = RelayRequest { model: model.clone(), ..there.clone() };
-                    self.relay_alone(upstream, request, instead).await.map(Answered::There)
+                    let name = capability.as_deref().map_or_else(|| upstream.name().to_owned(), str::to_owned);
+                    let label = upstream.version();
+                    let purse = chain.purse.clone();
+                    let naming = Naming { model: name, label, trial: None, by: None, purse, instead };
+                    Box::pin(self.relay_as(upstream, naming, request)).await.map(Answered::There)
                 }
-                (Means::Base | Means::Adapter(..), Some(here)) => {
+                (Means::Base | Means::Adapter(..) | Means::Deployment(_), Some(here)) => {
                     // What is kept would be seen twice.
                     let request = GenerationRequest { model: model.clone(), caching: Caching::Fresh, ..here.clone() };
                     self.generate_begun(request).await.map(Answered::Here)
@@ -120,7 +133,7 @@ impl Gateway {
             };
             match answered {
                 Err(error) if instead == Instead::Another && error.passes_on() => {
-                    tracing::warn!(name = chain.name, model, %error, "the next model is asked");
+                    tracing::warn!(name = chain.name(), model, %error, "the next model is asked");
                     last = error;
                 }
                 answered => return answered,
@@ -192,7 +205,7 @@ impl Gateway {
                             copies: self.0.copies.clone(),
                         };
                         let by = Some(ServedBy { deployment: Arc::clone(&deployment.name), arm: (*name).into() });
-                        let naming = Naming { model, label, trial: Some(trial), by, instead };
+                        let naming = Naming { model, label, trial: Some(trial), by, purse: None, instead };
                         Box::pin(self.relay_as(upstream, naming, there.clone())).await.map(Answered::There)
                     }
                     _ => Err(unavailable()),

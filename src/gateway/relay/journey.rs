@@ -15,7 +15,7 @@ use crate::gateway::size::by_size;
 use crate::gateway::types::{Origin, Served, ServedBy, Steering, Usage};
 use crate::gateway::{Gateway, GatewayError, Means, Metrics};
 use crate::model::tokenizer::Tokenizer;
-use crate::tenants::{Ask, CacheUse, Outcome, Price, Principal, Promise, Rate, Ticket, Tokens};
+use crate::tenants::{Ask, CacheUse, Outcome, Price, Principal, Promise, Purse, Rate, Ticket, Tokens};
 
 /// When all answers have ended, the server has this long to say what they took.
 const LAST_WORDS: Duration = Duration::from_secs(2);
@@ -56,6 +56,8 @@ struct Start {
     pub label: String,
     /// Tokens of the prompts, as we count them.
     pub input: usize,
+    /// What may be spent, beside what may be spent on the server.
+    pub purse: Option<Arc<Purse>>,
     pub instead: Instead,
 }
 
@@ -77,6 +79,8 @@ pub(in crate::gateway) struct Naming {
     /// Of a deployment.
     pub trial: Option<Trial>,
     pub by: Option<ServedBy>,
+    /// What may be spent, beside what may be spent on the server.
+    pub purse: Option<Arc<Purse>>,
     pub instead: Instead,
 }
 
@@ -111,7 +115,7 @@ struct Owing {
     account: Account,
     metrics: Metrics,
     upstream: Arc<Upstream>,
-    promise: Option<Promise>,
+    promises: Vec<Promise>,
     tokenizer: Tokenizer,
     /// Tokens of the prompts, as we count them.
     input: usize,
@@ -144,7 +148,7 @@ impl Gateway {
         instead: Instead,
     ) -> Result<Relayed, GatewayError> {
         let (model, label) = (upstream.name().to_owned(), upstream.version());
-        Box::pin(self.relay_as(upstream, Naming { model, label, trial: None, by: None, instead }, request)).await
+        Box::pin(self.relay_as(upstream, Naming { model, label, trial: None, by: None, purse: None, instead }, request)).await
     }
 
     /// Has this server answer, admitted under a name.
@@ -154,7 +158,7 @@ impl Gateway {
         naming: Naming,
         request: RelayRequest,
     ) -> Result<Relayed, GatewayError> {
-        let Naming { model, label, trial, by, instead } = naming;
+        let Naming { model, label, trial, by, purse, instead } = naming;
         let input = self.count_told(&request.body).await?;
         let ask = Ask {
             caller: &request.caller,
@@ -164,7 +168,7 @@ impl Gateway {
             prices: upstream.config.price.as_slice(),
         };
         let ticket = self.0.tenants.admit(ask).await?;
-        self.relay_to(Start { upstream, ticket, trial, by, label, input, instead }, request).await
+        self.relay_to(Start { upstream, ticket, trial, by, label, input, purse, instead }, request).await
     }
 
     /// Tokens of a request's texts.
@@ -176,18 +180,19 @@ impl Gateway {
 
     /// Has this server answer a request that is admitted. Whatever happens, the request is settled.
     async fn relay_to(&self, start: Start, request: RelayRequest) -> Result<Relayed, GatewayError> {
-        let Start { upstream, mut ticket, trial, by, label, input, instead } = start;
+        let Start { upstream, mut ticket, trial, by, label, input, purse, instead } = start;
         ticket.charge(upstream.config.price.as_ref());
         let most = most_output(&request, self.0.default_max_tokens);
-        let promise = match (&upstream.purse, &upstream.config.price) {
-            (Some(purse), Some(price)) => Some(
-                purse
-                    .promise(price.most(borrowed(input), most))
-                    .map_err(|reached| GatewayError::UpstreamSpent { model: request.model.clone(), reached })?,
-            ),
-            _ => None,
-        };
+        let mut promises = Vec::new();
+        if let Some(price) = &upstream.config.price {
+            for purse in upstream.purse.iter().chain(&purse) {
+                let promise = purse.promise(price.most(borrowed(input), most));
+                let model = request.origin.capability.as_deref().unwrap_or(&request.model);
+                promises.push(promise.map_err(|reached| GatewayError::UpstreamSpent { model: model.to_owned(), reached })?);
+            }
+        }
         let RelayRequest { caller, origin, model, endpoint, mut body, choices, max_tokens, streamed, .. } = request;
+        let model = origin.capability.as_deref().map_or(model, str::to_owned);
         if max_tokens.is_none() && endpoint == Endpoint::Chat {
             // No answer is longer than what was borrowed for it.
             body["max_tokens"] = self.0.default_max_tokens.into();
@@ -209,7 +214,7 @@ impl Gateway {
             account,
             metrics: self.0.metrics.clone(),
             upstream: Arc::clone(&upstream),
-            promise,
+            promises,
             tokenizer: self.0.base.tokenizer.clone(),
             input,
             billed: AtomicBool::new(false),
@@ -317,8 +322,10 @@ impl Owing {
             output: usage.completion_tokens as u64,
             reasoning: 0,
         };
-        if let (Some(promise), Some(price)) = (self.promise.take(), &self.upstream.config.price) {
-            promise.settle(Price::cost(price, &tokens));
+        if let Some(price) = &self.upstream.config.price {
+            for promise in self.promises.drain(..) {
+                promise.settle(Price::cost(price, &tokens));
+            }
         }
         self.metrics.relayed(self.upstream.name(), outcome);
         self.account.settle(usage, outcome, Effort::default())

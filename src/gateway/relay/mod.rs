@@ -2,6 +2,7 @@
 //! called.
 
 mod answer;
+mod card;
 mod count;
 mod journey;
 
@@ -10,11 +11,12 @@ use std::sync::Arc;
 
 pub use crate::backends::upstream::{Asked, Endpoint, Key, Mood, Patience, RemoteSettings, Times, Tolerance, Trouble};
 pub use answer::{Answered, Route};
+pub use card::{Member, ModelFacts, SharedFacts, UpstreamFacts};
 pub use journey::{RelayRequest, Relayed, Stream, Whole};
 
 use super::Gateway;
 use crate::backends::upstream::Remote;
-use crate::tenants::{Cap, Price, Principal, Purse, Tenants};
+use crate::tenants::{Bill, Cap, Price, Principal, Purse, Tenants};
 
 /// Begins what the ledger and `x-adapter-version` call an upstream.
 const PREFIX: &str = "upstream/";
@@ -65,7 +67,7 @@ impl Upstream {
 }
 
 /// A name that several models share, as it is configured.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct FailoverConfig {
     /// The name.
     pub name: String,
@@ -73,10 +75,68 @@ pub struct FailoverConfig {
     pub models: Vec<String>,
     /// With more requests waiting here, what answers here comes last.
     pub when_waiting: Option<usize>,
+    /// It is a capability: callers know it alone, and not its models.
+    pub capability: Option<CapabilityConfig>,
+}
+
+/// What a shared name has besides, where it is a capability. Of its models, those that answer here are its students, and upstreams
+/// its teachers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct CapabilityConfig {
+    /// The most that its teachers' answers may cost, at their prices; only where all of them have prices.
+    pub budget: Option<Cap>,
 }
 
 /// A name that several models share: they are asked one after the other.
-pub(super) type Chain = FailoverConfig;
+#[derive(Debug)]
+pub(super) struct Chain {
+    pub config: FailoverConfig,
+    /// Which of them are asked.
+    pub part: Part,
+    /// What may be spent on those that are upstreams.
+    pub purse: Option<Arc<Purse>>,
+}
+
+/// Which models of a capability are meant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Part {
+    All,
+    /// `NAME@students`
+    Students,
+    /// `NAME@teachers`
+    Teachers,
+}
+
+impl Part {
+    /// The name under which this part of a capability is asked.
+    fn of(self, name: &str) -> String {
+        match self {
+            Self::All => name.to_owned(),
+            Self::Students => format!("{name}@students"),
+            Self::Teachers => format!("{name}@teachers"),
+        }
+    }
+}
+
+impl Chain {
+    pub(super) fn name(&self) -> &str {
+        &self.config.name
+    }
+
+    /// Whether permissions, limits and the ledger go by its own name.
+    pub(super) const fn is_capability(&self) -> bool {
+        self.config.capability.is_some()
+    }
+
+    /// Whether a model of it is asked that is an upstream, or is none.
+    pub(super) fn asks(&self, is_upstream: bool) -> bool {
+        match self.part {
+            Part::All => true,
+            Part::Students => !is_upstream,
+            Part::Teachers => is_upstream,
+        }
+    }
+}
 
 /// All models that are other servers, and names that they share with others. The usual one has none.
 #[derive(Debug, Clone, Default)]
@@ -100,7 +160,7 @@ pub enum UpstreamsError {
         source: crate::backends::upstream::ClientError,
     },
     /// What was spent on it is not known.
-    #[error("what was spent on the upstream {name}: {source}")]
+    #[error("what was spent on {name}: {source}")]
     Spent {
         /// Its name.
         name: String,
@@ -123,14 +183,24 @@ impl Upstreams {
             let remote = remote.map_err(|source| UpstreamsError::Client { name: name.clone(), source })?;
             let purse = match (config.cap, &config.price) {
                 (Some(cap), Some(price)) => {
-                    let purse = Purse::open(tenants, &format!("{PREFIX}{name}"), cap, price).await;
+                    let version = format!("{PREFIX}{name}");
+                    let purse = Purse::open(tenants, &version, cap, &[Bill { version: &version, model: None, price }]).await;
                     Some(Arc::new(purse.map_err(|source| UpstreamsError::Spent { name: name.clone(), source })?))
                 }
                 _ => None,
             };
             all.insert(name, Arc::new(Upstream { config: config.clone(), remote: Arc::new(remote), purse }));
         }
-        let chains = failovers.iter().map(|chain| (chain.name.clone(), Arc::new(chain.clone()))).collect();
+        let mut chains = HashMap::new();
+        for config in failovers {
+            let purse = budget(config, &all, tenants).await?.map(Arc::new);
+            let parts: &[Part] =
+                if config.capability.is_some() { &[Part::All, Part::Students, Part::Teachers] } else { &[Part::All] };
+            for part in parts {
+                let chain = Chain { config: config.clone(), part: *part, purse: purse.clone() };
+                chains.insert(part.of(&config.name), Arc::new(chain));
+            }
+        }
         Ok(Self(Arc::new(All { upstreams: all, chains })))
     }
 
@@ -148,6 +218,25 @@ impl Upstreams {
     }
 }
 
+/// The money of a capability's teachers, where it has a budget.
+async fn budget(
+    config: &FailoverConfig,
+    upstreams: &HashMap<String, Arc<Upstream>>,
+    tenants: &Tenants,
+) -> Result<Option<Purse>, UpstreamsError> {
+    let Some(cap) = config.capability.and_then(|capability| capability.budget) else { return Ok(None) };
+    let teachers: Vec<(String, &Price)> = config
+        .models
+        .iter()
+        .filter_map(|name| upstreams.get(name))
+        .filter_map(|teacher| Some((teacher.version(), teacher.config.price.as_ref()?)))
+        .collect();
+    let bills: Vec<Bill<'_>> =
+        teachers.iter().map(|(version, price)| Bill { version, model: Some(&config.name), price }).collect();
+    let purse = Purse::open(tenants, &config.name, cap, &bills).await;
+    purse.map(Some).map_err(|source| UpstreamsError::Spent { name: config.name.clone(), source })
+}
+
 /// A model that is another server, as callers see it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UpstreamCard {
@@ -163,9 +252,9 @@ impl Gateway {
         let named = |upstream: &&Arc<Upstream>| matches!(self.means(caller, upstream.name()), Ok(super::Means::Upstream(_)));
         let card = |upstream: &Arc<Upstream>| UpstreamCard { name: upstream.name().to_owned(), context: upstream.config.context };
         let mut cards: Vec<UpstreamCard> = self.0.upstreams.0.upstreams.values().filter(named).map(card).collect();
-        let chains =
-            self.0.upstreams.0.chains.keys().filter(|name| matches!(self.means(caller, name), Ok(super::Means::Chain(_))));
-        cards.extend(chains.map(|name| UpstreamCard { name: name.clone(), context: None }));
+        let chains = self.0.upstreams.0.chains.values().filter(|chain| chain.part == Part::All).map(|chain| chain.name());
+        let chains = chains.filter(|name| matches!(self.means(caller, name), Ok(super::Means::Chain(_))));
+        cards.extend(chains.map(|name| UpstreamCard { name: name.to_owned(), context: None }));
         cards.sort_by(|a, b| a.name.cmp(&b.name));
         cards
     }

@@ -36,18 +36,24 @@ pub async fn retrieve(Path((name, version)): Path<(String, String)>, mut looking
     let versions = server.catalog().versions(&owner, &name)?;
     let not_found = || RegistryError::NotFound { model: format!("{name}@{version}").chars().take(256).collect() };
     let record = versions.versions.iter().find(|record| is(record, &version)).ok_or_else(not_found)?;
-    let origin = match &record.loaded_by {
-        LoadedBy::Trained { job, .. } => server.jobs().origin(job).await?,
-        LoadedBy::Operator | LoadedBy::Api { .. } => None,
-    };
-    let card = card(&server, &versions, record, origin);
+    let card = of(&server, &versions, record).await?;
     Ok(match form.unwrap_or(Form::Json) {
         Form::Json => Json(card).into_response(),
         Form::Markdown => ([(header::CONTENT_TYPE, "text/markdown; charset=utf-8")], card.markdown()).into_response(),
     })
 }
 
-fn is(record: &VersionRecord, version: &str) -> bool {
+/// All that is known of a version.
+pub async fn of(server: &Server, versions: &Versions, record: &VersionRecord) -> Result<Card, ApiError> {
+    let origin = match &record.loaded_by {
+        LoadedBy::Trained { job, .. } => server.jobs().origin(job).await?,
+        LoadedBy::Operator | LoadedBy::Api { .. } => None,
+    };
+    Ok(card(server, versions, record, origin))
+}
+
+/// Whether a number, or the first digits of a digest, means this version.
+pub fn is(record: &VersionRecord, version: &str) -> bool {
     let digest = record.id.to_string();
     record.number.to_string() == version || (version.len() >= DIGITS && digest.starts_with(version))
 }

@@ -7,7 +7,7 @@ mod admin_keys;
 mod audit_logs;
 mod budgets;
 mod cache;
-mod cards;
+pub(super) mod cards;
 pub(super) mod change;
 pub(super) mod conditions;
 mod deployment_spec;
@@ -129,6 +129,7 @@ pub fn routes() -> Vec<Route> {
         at("/admin/deployments/{name}/history",                             LOOK,  g.clone(), get(deployments::history)),
         at("/admin/deployments/{name}/results",                             LOOK,  g.clone(), get(results::retrieve)),
 
+        at("/admin/training/jobs/{job_id}/run",                             LOOK,  g.clone(), get(plans::run)),
         at("/admin/training/plan",                                          ADMIN, p.clone(), post(plans::create)),
 
         at("/admin/keys",                                                   LOOK,  g.clone(), get(keys::list_all)),

@@ -1,11 +1,13 @@
-//! `POST /admin/training/plan`: what a fine-tuning job would take, before it is asked for.
+//! `POST /admin/training/plan`: what a fine-tuning job would take, before it is asked for; `GET /admin/training/jobs/{job_id}/run`: what
+//! it was made of, afterwards.
 
 use std::sync::Arc;
 
 use axum::Json;
-use axum::extract::{Extension, State};
+use axum::extract::{Extension, Path, State};
 use serde_json::{Value, json};
 
+use super::change::Looking;
 use crate::http::Server;
 use crate::http::body::JsonBody;
 use crate::http::error::ApiError;
@@ -16,6 +18,7 @@ use crate::training::jobs::JobsError;
 use crate::training::jobs::work::{Failure, Task};
 use crate::training::jobs::workshop::Asked;
 use crate::training::plan::Limits;
+use crate::training::run_record::{FileFacts, RunRecord};
 
 /// `POST /admin/training/plan`
 pub async fn create(
@@ -56,8 +59,9 @@ pub async fn create(
             tenant: tenant.clone(),
             kind: method.kind,
             training,
-            training_name: file.filename,
+            training_file: FileFacts { name: file.filename, ..FileFacts::default() },
             validation,
+            validation_file: None,
             seed: seed.map_or(0, i64::unsigned_abs),
             created_at: unix_now(),
         },
@@ -79,6 +83,12 @@ pub async fn create(
     object["object"] = "training.plan".into();
     object["text"] = text.into();
     Ok(Json(object))
+}
+
+/// `GET /admin/training/jobs/{job_id}/run`
+pub async fn run(Path(id): Path<String>, looking: Looking) -> Result<Json<RunRecord>, ApiError> {
+    let server = looking.without_parameters()?;
+    Ok(Json(server.jobs().any_run(&id).await?))
 }
 
 fn refused(failure: Failure) -> ApiError {

@@ -27,6 +27,7 @@ use crate::tenants::{Ask, Principal};
 use crate::training::jobs::desk::{CheckpointRow, EventRow, JobRow, Jobs};
 use crate::training::jobs::job::{Method, MethodKind, Resolved, Status};
 use crate::training::jobs::{Order, Page, Paging};
+use crate::training::run_record::RunRecord;
 
 /// Objects in a list unless the request says, and at most (OpenAI's).
 const LISTED: (usize, usize) = (20, 100);
@@ -164,6 +165,16 @@ pub async fn checkpoints(
     let paging = paging(&mut query)?;
     query.finish()?;
     Ok(list(&server.jobs().checkpoints(&caller.tenant, &id, &paging).await?, checkpoint))
+}
+
+/// `GET /v1/fine_tuning/jobs/{job_id}/run` (ours): the record of the job's training, as `switchyard train --repeat` reads it.
+pub async fn run(
+    State(server): State<Server>,
+    Extension(caller): Extension<Arc<Principal>>,
+    Path(id): Path<String>,
+) -> Result<Json<RunRecord>, ApiError> {
+    may_look_at_training(&caller)?;
+    Ok(Json(server.jobs().run(&caller.tenant, &id).await?))
 }
 
 /// The newest first.

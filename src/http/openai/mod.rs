@@ -10,6 +10,7 @@ pub(super) mod fine_tuning_request;
 mod form_request;
 mod frames;
 pub(super) mod generation;
+mod model_cards;
 mod models;
 mod relay;
 mod relay_request;
@@ -27,6 +28,7 @@ use axum::response::Response;
 
 pub use embeddings::embeddings;
 pub use generation::{Limits, MAX_BIASES, MAX_STOP_TOKENS, REPETITION_PENALTY};
+pub use model_cards::{list as list_model_cards, retrieve as get_model_card};
 pub use models::{delete_model, get_model, list_models};
 pub use tokenize::{detokenize, tokenize};
 

@@ -61,7 +61,7 @@ pub struct Sender {
 impl Sender {
     /// For the ledger.
     pub fn origin(&self, endpoint: &'static str, end_user: Option<String>) -> Origin {
-        Origin { request_id: Arc::clone(&self.request_id), endpoint, end_user, arrived: self.arrived }
+        Origin { request_id: Arc::clone(&self.request_id), endpoint, end_user, arrived: self.arrived, capability: None }
     }
 }
 

@@ -20,7 +20,7 @@ pub use adapter::Layout;
 pub use dropout::{Dropout, mix};
 pub use elementwise::Outcome;
 pub use learner::{Batch, Keep, LOGIT_BYTES, Learner, Passing, Settings, Slopes, TrainingBase};
-pub use product::{Between, Compute, Go};
+pub use product::{Between, Compute, Go, kernels};
 
 #[cfg(test)]
 mod tests;

@@ -42,6 +42,11 @@ impl Compute {
     }
 }
 
+/// The processor's family and the kernels that training has on it: with others sums go in another order.
+pub fn kernels() -> String {
+    format!("{} {:?}", std::env::consts::ARCH, Isa::detect()).to_lowercase()
+}
+
 /// Rows that one piece takes of a product with the base.
 const PIECE_ROWS: usize = 1020;
 /// Rows that one piece takes of a product of small matrices.

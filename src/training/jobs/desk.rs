@@ -12,6 +12,7 @@ use super::files::{Files, Purpose};
 use super::job::{Method, Phase, Status, check_suffix, model_name};
 use super::pulse::Pulse;
 use super::record::{self, Event, Notes};
+use super::runs::{MADE, VERSION};
 use super::work::Stop;
 use super::{JobsError, Page, Paging, new_id, unix_now};
 pub use crate::store::jobs::{CheckpointRow, EventRow, JobRow};
@@ -75,6 +76,10 @@ pub struct Origin {
     pub row: JobRow,
     /// What was found in its files: rows, tokens, digest.
     pub read: Option<Value>,
+    /// What its last session was made with.
+    pub(super) began: Option<Value>,
+    /// The version that it has made.
+    pub(super) version: Option<Value>,
     /// The gate's decision and the evaluation behind it.
     pub examined: Option<Value>,
 }
@@ -279,13 +284,13 @@ impl Jobs {
     pub async fn origin(&self, job: &str) -> Result<Option<Origin>, JobsError> {
         let mut connection = self.inner.database.connection().await?;
         let Some(row) = rows::find(&mut connection, job).await? else { return Ok(None) };
-        let mut parsed = Vec::new();
-        for field in ["dataset_digest", "evaluation"] {
+        let mut parsed = [const { None }; 4];
+        for (parsed, field) in parsed.iter_mut().zip(["dataset_digest", "evaluation", MADE, VERSION]) {
             let text = rows::last_data_with(&mut connection, job, field).await?;
-            parsed.push(text.and_then(|text| serde_json::from_str::<Value>(&text).ok()));
+            *parsed = text.and_then(|text| serde_json::from_str::<Value>(&text).ok());
         }
-        let (examined, read) = (parsed.pop().flatten(), parsed.pop().flatten());
-        Ok(Some(Origin { row, read, examined }))
+        let [read, examined, began, version] = parsed;
+        Ok(Some(Origin { row, read, began, version, examined }))
     }
 
     /// Checkpoints of a tenant's job.

@@ -18,9 +18,10 @@ use super::queue::{self, Waiting};
 use super::record::{self, Event, Notes};
 use super::run::{Ending, Run};
 use super::work::{Examiner, Failure, Task, Workshop};
-use super::{JobsError, unix_now};
+use super::{JobsError, runs, unix_now};
 use crate::registry::Catalog;
 use crate::store::{jobs as rows, keys};
+use crate::training::run_record::FileFacts;
 
 /// How often it is asked what is to be done, beside when this process knows of something new.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
@@ -338,10 +339,8 @@ impl Shop {
             };
             row.settings = serde_json::to_string(&resolved).ok();
             row.status = Status::Queued.name().to_owned();
-            let event = Event::info("Files validated, moving job to queued state.").with(serde_json::json!({
-                "rows": facts.rows, "held_out_rows": facts.held_out, "tokens": facts.tokens,
-                "truncated_rows": facts.truncated, "lost_rows": facts.lost, "missing_rows": facts.missing, "dataset_digest": facts.digest,
-            }));
+            let read = serde_json::json!(runs::data(&task, &facts));
+            let event = Event::info("Files validated, moving job to queued state.").with(read);
             let mut events = vec![event];
             if facts.truncated > 0 {
                 let message = format!("{} rows are longer than the context and were cut.", facts.truncated);
@@ -471,31 +470,30 @@ impl Shop {
             let message = format!("The job was asked for on the base {:?}; this server has {base:?} now.", row.base);
             return Err(Ending::Failed { code: "base_changed", message, param: Some("model") });
         }
-        let (training, training_name) = self.file(row, "training_file", &row.training_file)?;
-        let validation = match &row.validation_file {
-            Some(id) => Some(self.file(row, "validation_file", id)?.0),
-            None => None,
-        };
+        let (training, training_file) = self.file(row, "training_file", &row.training_file)?;
+        let validation = row.validation_file.as_deref().map(|id| self.file(row, "validation_file", id)).transpose()?;
+        let (validation, validation_file) = validation.unzip();
         Ok(Task {
             job: row.id.clone(),
             tenant: row.project_id.clone(),
             kind,
             training,
-            training_name,
+            training_file,
             validation,
+            validation_file,
             seed: u64::try_from(row.seed).unwrap_or(0),
             created_at: row.created_at,
         })
     }
 
-    fn file(&self, row: &JobRow, param: &'static str, id: &str) -> Result<(PathBuf, String), Ending> {
+    fn file(&self, row: &JobRow, param: &'static str, id: &str) -> Result<(PathBuf, FileFacts), Ending> {
         let gone = || Ending::Failed {
             code: "file_not_found",
             message: format!("The file {id} was deleted before the job could read it."),
             param: Some(param),
         };
         match self.runtime.block_on(self.jobs.files().content(&row.project_id, id)) {
-            Ok((file, path)) if path.exists() => Ok((path, file.filename)),
+            Ok((file, path)) if path.exists() => Ok((path, runs::file(file))),
             Ok(_) | Err(JobsError::NotFound { .. }) => Err(gone()),
             Err(error) => Err(Ending::Later(error.to_string())),
         }

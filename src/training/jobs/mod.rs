@@ -12,6 +12,7 @@ mod queue;
 mod record;
 mod result;
 mod run;
+mod runs;
 pub mod uploads;
 pub mod work;
 pub mod workshop;

@@ -13,8 +13,10 @@ use super::error::is_full;
 use super::files::{NewFile, Purpose};
 use super::job::{Phase, Resolved, Status, checkpoint_name, is_checkpoint};
 use super::record::{self, Event, Notes};
+use super::runs::{MADE, VERSION};
 use super::work::{Exam, Failure, HeldOut, Session, Step, Stop};
 use super::{JobsError, new_id, result, unix_now};
+use crate::ids::VersionId;
 use crate::registry::RegistryError;
 use crate::store::StoreError;
 use crate::store::jobs::{self as rows, CheckpointRow, MetricRow};
@@ -117,7 +119,9 @@ impl<'a> Run<'a> {
         let to_fit = session.changes().iter().map(|change| Event::warn(format!("To fit into memory: {change}.")));
         self.pending.events.extend(to_fit);
         self.phase(Phase::ModelLoaded, Event::info("Base and adapter are in memory."))?;
-        self.phase(Phase::Training, Event::info("Training began.").with(json!(resolved)))?;
+        let mut with = json!(resolved);
+        with[MADE] = json!(session.made());
+        self.phase(Phase::Training, Event::info("Training began.").with(with))?;
         (self.counted, self.waited) = (Instant::now(), (session.waited(), session.waited()));
         let ended = self.train(session.as_mut(), &resolved, &state).and_then(|()| self.finish(session.as_mut()));
         if matches!(ended, Err(Ending::Left | Ending::Later(_))) {
@@ -166,19 +170,24 @@ impl<'a> Run<'a> {
         self.phase(Phase::Evaluating, Event::info("Evaluating."))?;
         self.checkpoint(session, steps)?;
         let (dir, model) = (self.dir.join("export"), self.row.model.clone());
-        self.in_spite_of_a_full_disk(|run| run.publish(session, &dir, &model))?;
-        self.succeed(&model).or_else(|ending| self.take_back(&model, ending))
+        let mut published = None;
+        self.in_spite_of_a_full_disk(|run| {
+            published = Some(run.publish(session, &dir, &model)?);
+            Ok(())
+        })?;
+        self.succeed(&model, published).or_else(|ending| self.take_back(&model, ending))
     }
 
     /// What follows when the model is there.
-    fn succeed(&mut self, model: &str) -> Result<(), Ending> {
+    fn succeed(&mut self, model: &str, published: Option<VersionId>) -> Result<(), Ending> {
         self.examine(model)?;
         // Examining is no training.
         self.counted = Instant::now();
         self.row.result_file = self.result_file()?;
         record::end(self.row, Status::Succeeded, Phase::Completed);
         self.row.published = 1;
-        self.pending.events.push(Event::info(format!("New fine-tuned model created: {model}")));
+        let event = Event::info(format!("New fine-tuned model created: {model}"));
+        self.pending.events.push(event.with(json!({VERSION: published})));
         self.pending.events.push(Event::info("The job has successfully completed"));
         self.pending.reached = Some(Phase::Completed);
         self.write_pending()
@@ -336,7 +345,7 @@ impl<'a> Run<'a> {
         let model = checkpoint_name(&self.row.model, step);
         let dir = self.dir.join("export");
         match self.publish(session, &dir, &model) {
-            Ok(()) => {
+            Ok(_) => {
                 self.pending.checkpoint = Some(CheckpointRow {
                     id: new_id("ftckpt_"),
                     job_id: self.row.id.clone(),
@@ -379,7 +388,7 @@ impl<'a> Run<'a> {
     }
 
     /// Writes the adapter's files and puts them behind a name of the job's owner.
-    fn publish(&self, session: &dyn Session, dir: &Path, model: &str) -> Result<(), Failure> {
+    fn publish(&self, session: &dyn Session, dir: &Path, model: &str) -> Result<VersionId, Failure> {
         session.export(dir)?;
         let publishing = self.shop.catalog.publish(&self.row.id, &self.row.project_id, model, dir.to_owned());
         let published = self.shop.runtime.block_on(publishing);
@@ -388,7 +397,7 @@ impl<'a> Run<'a> {
             tracing::debug!(%error, "an adapter's files are not removed yet");
         }
         match published {
-            Ok(_) => Ok(()),
+            Ok(loaded) => Ok(loaded.id),
             Err(RegistryError::Storage(StoreError::Io { source, .. })) if is_full(&source) => Err(Failure::DiskFull),
             Err(error @ (RegistryError::Storage(_) | RegistryError::Prepare(_) | RegistryError::Interrupted)) => {
                 Err(Failure::Later(error.to_string()))

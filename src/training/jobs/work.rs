@@ -11,6 +11,8 @@ use futures::future::BoxFuture;
 use super::job::{Facts, MethodKind, Resolved};
 use crate::registry::Judged;
 use crate::training::dataset::render::Question;
+use crate::training::run_record::FileFacts;
+use crate::training::trainer::Made;
 
 /// What is to be done.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,10 +25,12 @@ pub struct Task {
     pub kind: MethodKind,
     /// Rows to learn from.
     pub training: PathBuf,
-    /// Its name, which says something about its format.
-    pub training_name: String,
+    /// What that file is; its name says something about its format.
+    pub training_file: FileFacts,
     /// Rows to judge by.
     pub validation: Option<PathBuf>,
+    /// What that file is.
+    pub validation_file: Option<FileFacts>,
     /// Of everything that is drawn by lot.
     pub seed: u64,
     /// When the job was created, seconds since 1970: the time that chat templates write.
@@ -114,6 +118,9 @@ pub trait Material: Send {
 pub trait Session {
     /// What was changed of what was asked, so that it fits into memory; in words.
     fn changes(&self) -> &[String];
+
+    /// What it is made with; `None` where it learns nothing.
+    fn made(&self) -> Option<Made>;
 
     /// Steps in all.
     fn steps(&self) -> u64;

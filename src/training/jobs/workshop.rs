@@ -24,7 +24,7 @@ use crate::training::dataset::render::{Parts, Question, Rendered, Renderer};
 use crate::training::dataset::split::USUAL_SHARE;
 use crate::training::dataset::{DatasetError, Loaded, Loading, Options, load};
 use crate::training::idle::{Gate, Mode, Policy, yield_to_others};
-use crate::training::trainer::{self, Data, Lineage, Method, Origin, Run, Settings, Start, TrainError};
+use crate::training::trainer::{self, Data, Lineage, Made, Method, Origin, Run, Settings, Start, TrainError};
 
 /// Rows of a micro-batch at most; larger batches are several of them.
 const MICRO_BATCH: u32 = 8;
@@ -97,7 +97,7 @@ impl ResidentWorkshop {
     fn load(&self, task: &Task, stop: &Stop) -> Result<Loaded, Failure> {
         let renderer = self.renderer(task.created_at)?;
         let mut options = Options::default();
-        options.hint(&task.training_name);
+        options.hint(&task.training_file.name);
         let loading = Loading {
             renderer: &renderer,
             validation: task.validation.as_deref(),
@@ -233,7 +233,7 @@ struct Bench {
     gate: Arc<Gate>,
     lineage: Lineage,
     has_held_out: bool,
-    changes: Vec<String>,
+    made: Made,
     steps: u64,
     step: u64,
 }
@@ -242,7 +242,7 @@ struct Bench {
 struct Begun {
     steps: u64,
     step: u64,
-    changes: Vec<String>,
+    made: Made,
 }
 
 impl Bench {
@@ -262,15 +262,16 @@ impl Bench {
                 // Whoever asked is gone only with the process.
                 Err(error) => return drop(begun.send(Err(not_begun(error, resume_from.is_some())))),
             };
-            let (steps, step, changes) = (run.steps(), run.step_number(), run.changes().to_vec());
-            drop(begun.send(Ok(Begun { steps, step, changes })));
+            let (steps, step, made) = (run.steps(), run.step_number(), run.made().clone());
+            drop(begun.send(Ok(Begun { steps, step, made })));
             for order in taken {
                 order(&mut run);
             }
         });
         let thread = thread.map_err(|error| Failure::job("server_error", format!("No thread to train on: {error}.")))?;
-        let Begun { steps, step, changes } = begins.recv().unwrap_or_else(|_| Err(broken()))?;
-        Ok(Self { orders: Some(orders), thread: Some(thread), gate, lineage, has_held_out, changes, steps, step })
+        let Begun { steps, step, made } = begins.recv().unwrap_or_else(|_| Err(broken()))?;
+        let made = made.of(&lineage.base, &lineage.base_digest);
+        Ok(Self { orders: Some(orders), thread: Some(thread), gate, lineage, has_held_out, made, steps, step })
     }
 
     /// Has something done on the run's thread.
@@ -313,7 +314,11 @@ fn begin(start: Start, resume_from: Option<&Path>) -> Result<Run, TrainError> {
 
 impl Session for Bench {
     fn changes(&self) -> &[String] {
-        &self.changes
+        &self.made.changes
+    }
+
+    fn made(&self) -> Option<Made> {
+        Some(self.made.clone())
     }
 
     fn steps(&self) -> u64 {

@@ -8,6 +8,7 @@
 mod drive;
 mod error;
 mod export;
+mod made;
 mod memory;
 mod optimizer;
 mod order;
@@ -29,6 +30,7 @@ use sha2::{Digest, Sha256};
 pub use drive::{Drive, Ended, Next, Progress, drive};
 pub use error::TrainError;
 pub use export::{LINEAGE_FILE, Lineage};
+pub use made::{BaseFacts, Made, Program};
 pub use memory::of_run as memory_of_run;
 pub use probe::{Measured, probe, probe_behind};
 pub use settings::{ComputeType, Method, Scheduler, Settings};
@@ -112,7 +114,7 @@ pub struct HeldOut {
 /// A run.
 pub struct Run {
     settings: Settings,
-    changes: Vec<String>,
+    made: Made,
     data: Data,
     layout: Layout,
     learner: Learner,
@@ -171,6 +173,7 @@ impl Run {
         };
         let (order, need) = (Order::new(&settings, lengths.clone()), needed(&settings));
         let between = Arc::new(move || gate.pass());
+        let made = Made::here(&base, &settings, &changes, threads, order.steps());
         let keep = if settings.checkpointing { Keep::Inputs } else { Keep::Activations };
         let learner = Learner::new(base, maths::Settings { threads, compute, keep, between })?;
         let values = initial(&layout, &settings, &origin);
@@ -182,7 +185,7 @@ impl Run {
             optimizer: AdamW::new(layout.len),
             grads: vec![0.0; layout.len],
             settings,
-            changes,
+            made,
             data,
             layout,
             learner,
@@ -229,7 +232,12 @@ impl Run {
 
     /// What was changed to make it fit, in words.
     pub fn changes(&self) -> &[String] {
-        &self.changes
+        &self.made.changes
+    }
+
+    /// What it is made with, but for the base's name and digest.
+    pub const fn made(&self) -> &Made {
+        &self.made
     }
 
     /// Bytes that it holds at its peak beside the base.

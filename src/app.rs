@@ -32,7 +32,8 @@ use crate::gateway::{self, Gateway, Upstreams};
 use crate::http::{self, Ended, Readiness, Server};
 use crate::model::BLOCK_TOKENS;
 use crate::model::loader::RawTensor;
-use crate::registry::{Catalog, IfLoaded, LoadRequest, LoadedBy, Owner, Setup, Source, Viewer};
+use crate::registry::{Catalog, IfLoaded, LoadRequest, LoadedBy, Owner, Setup, Shared, Source, Viewer};
+use crate::store::objects::Objects;
 use crate::store::{DataDir, Database};
 use crate::tenants::jwt::TokenVerifier;
 use crate::tenants::responses::Responses;
@@ -67,6 +68,7 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
     // The admin key comes last: a new one is shown once, and only by a server that could start.
     let new_key = tenants.ensure_admin(data.path(), config.admin_key.as_ref().map(|key| key.0.as_str())).await?;
     let mut upkeep = tokio::spawn(tenants.clone().keep_up());
+    let mut adapters = tokio::spawn(built.catalog.clone().keep_up());
     let mut deployments = tokio::spawn(built.deployments.clone().keep_up());
     let mut measuring = tokio::spawn(built.results.recorder().clone().keep_up());
     let mut ledger = tokio::spawn(tenants.ledger().clone().drain());
@@ -153,6 +155,7 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
         }
         ended = &mut serving => Err(anyhow!("the HTTP server ended by itself: {ended:?}")),
         ended = &mut upkeep => Err(anyhow!("what keeps up with other processes ended by itself: {ended:?}")),
+        ended = &mut adapters => Err(anyhow!("what keeps up with changes of adapters ended by itself: {ended:?}")),
         ended = &mut deployments => Err(anyhow!("what keeps up with changes of deployments ended by itself: {ended:?}")),
         ended = &mut measuring => Err(anyhow!("what adds outcomes up ended by itself: {ended:?}")),
         ended = &mut ramp => Err(anyhow!("what drives rollouts ended by itself: {ended:?}")),
@@ -170,7 +173,7 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
         let health = built.backend.health().borrow().clone();
         tracing::error!(%error, ?health, "stopping");
     }
-    let _not_ready = readiness.latch("shutdown");
+    let _not_ready = readiness.end();
     // Serving has the machine for itself now, and what was learnt is saved.
     jobs.close();
     let saving = tokio::spawn(async move {
@@ -178,6 +181,14 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
             driver.stop().await;
         }
     });
+    if outcome.is_ok() && !config.drain_delay.is_zero() {
+        // Whoever sends requests here sees that it is not ready, and sends them elsewhere.
+        tokio::select! {
+            () = tokio::time::sleep(config.drain_delay) => {}
+            _ = &mut serving => {}
+            signal = signals.next() => tracing::warn!(signal, "a second signal"),
+        }
+    }
     // The receiver is gone when serving has ended by itself.
     let _ = stop.send(());
     let mut cut_off = false;
@@ -244,6 +255,8 @@ struct Built {
     /// Requests that a silent model is to answer.
     waiting: Waiting,
     metrics: prometheus::Registry,
+    /// What replicas share.
+    objects: Option<Objects>,
     tensors: BTreeMap<String, RawTensor>,
 }
 
@@ -271,7 +284,9 @@ async fn build(config: &Config, data: &Arc<DataDir>, tenants: &Tenants) -> anyho
     let upstreams: Vec<String> = config.upstreams.iter().map(|upstream| upstream.remote.name.clone()).collect();
     let failovers = config.failovers.iter().map(|failover| failover.name.clone());
     let reserved_names = [loaded.base.name.clone()].into_iter().chain(upstreams.clone()).chain(failovers).collect();
+    let objects = open_objects(config).await?;
     let (catalog, skipped) = Catalog::open(Setup {
+        shared: objects.clone().map(|objects| Shared::new(tenants.database().clone(), objects)),
         data: Arc::clone(data),
         roots: adapter_roots(config)?,
         reserved_names,
@@ -319,7 +334,26 @@ async fn build(config: &Config, data: &Arc<DataDir>, tenants: &Tenants) -> anyho
         default_max_tokens: config.default_max_tokens,
         tool_family: config.tool_family.clone(),
     });
-    Ok(Built { base_name, has_chat_template, backend, catalog, deployments, results, gateway, waiting, metrics, tensors })
+    Ok(Built {
+        base_name,
+        has_chat_template,
+        backend,
+        catalog,
+        deployments,
+        results,
+        gateway,
+        waiting,
+        metrics,
+        objects,
+        tensors,
+    })
+}
+
+/// Opens what replicas share.
+async fn open_objects(config: &Config) -> anyhow::Result<Option<Objects>> {
+    let Some(location) = &config.objects else { return Ok(None) };
+    crate::outbound::install_tls();
+    Ok(Some(Objects::open(location).await.context("the object store (--objects)")?))
 }
 
 async fn token_verifier(config: &Config, tenants: &Tenants) -> anyhow::Result<Option<Arc<TokenVerifier>>> {

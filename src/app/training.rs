@@ -30,10 +30,12 @@ pub(super) struct Training {
 
 /// Opens files and the desk, and takes up jobs of an earlier life.
 pub(super) async fn start(config: &Config, data: &Arc<DataDir>, tenants: &Tenants, built: &Built) -> anyhow::Result<Training> {
+    let shared = built.objects.is_some();
     let files = Files::open(FilesSetup {
         data: Arc::clone(data),
         database: tenants.database().clone(),
         node: tenants.node().to_owned(),
+        objects: built.objects.clone(),
         limits: FileLimits { file: config.max_upload_bytes, tenant: config.max_stored_bytes },
     });
     let files = files.await.context("files of clients")?;
@@ -47,8 +49,15 @@ pub(super) async fn start(config: &Config, data: &Arc<DataDir>, tenants: &Tenant
     let (driver, workshop) = match resident {
         Err(reason) => {
             tracing::info!(reason, "no fine-tuning");
-            jobs.end_unfinished(reason).await.context("training jobs of an earlier base")?;
+            // Of replicas another one may.
+            if !shared {
+                jobs.end_unfinished(reason).await.context("training jobs of an earlier base")?;
+            }
             (None, None)
+        }
+        Ok(resident) if !config.training.here => {
+            tracing::info!("other replicas work on fine-tuning jobs");
+            (None, Some(ResidentWorkshop::new(resident)))
         }
         Ok(resident) => {
             let examiner = OwnEngine {

@@ -78,6 +78,10 @@ impl AdapterPreparer for CheckOnly {
 
 pub(super) fn add(matches: &ArgMatches, config: &Config) -> anyhow::Result<()> {
     let (owner, name, path) = (owner(matches), name(matches)?, path(matches)?);
+    anyhow::ensure!(
+        config.objects.is_none(),
+        "the adapters of this server are shared with other replicas (objects): {ASK_THE_SERVER}"
+    );
     let data = Arc::new(open_data(&config.data_dir, ASK_THE_SERVER)?);
     let base = base::open(config)?;
     let roots = adapter_roots(config)?;
@@ -96,6 +100,7 @@ pub(super) fn add(matches: &ArgMatches, config: &Config) -> anyhow::Result<()> {
             base: base.checkpoint.config,
             preparer: Arc::new(CheckOnly),
             memory: None,
+            shared: None,
         };
         let (catalog, _) = Catalog::open(setup).await?;
         let request = LoadRequest {

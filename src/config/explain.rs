@@ -63,6 +63,8 @@ impl Config {
             "redis_timeout" => self.shared_limits.as_ref().map_or("-".to_owned(), |shared| format!("{:?}", shared.timeout)),
             "redis_lease" => self.shared_limits.as_ref().map_or("-".to_owned(), |shared| format!("{:?}", shared.lease)),
             "redis_local_share" => self.shared_limits.as_ref().map_or("-".to_owned(), |shared| shared.share.part().to_string()),
+            "objects" => self.objects.as_ref().map_or("none".to_owned(), |objects| objects.url.to_string()),
+            "objects_cache" => self.objects.as_ref().map_or("-".to_owned(), |objects| objects.cache.to_string()),
             "ledger_sync" => match self.ledger_sync {
                 Sync::Group => "group",
                 Sync::Wait => "wait",
@@ -111,7 +113,9 @@ impl Config {
             "training_slice" => format!("{:?}", self.training.policy.slice),
             "training_hours" => self.training.policy.hours.map_or_else(|| "always".to_owned(), hours),
             "training_memory" => self.training.memory.map_or_else(|| "auto".to_owned(), |bytes| bytes.to_string()),
+            "training_jobs" => if self.training.here { "here" } else { "elsewhere" }.to_owned(),
             "training_max_time" => self.training_max_time.as_secs_f64().to_string(),
+            "drain_delay" => self.drain_delay.as_secs_f64().to_string(),
             "drain_deadline" => self.drain_deadline.as_secs_f64().to_string(),
             key if key.starts_with("jwt_") => self.jwt.as_ref().map_or_else(|| "none".to_owned(), |jwt| tokens(jwt, key)),
             "log_format" => match self.log.format {

@@ -96,6 +96,7 @@ impl Reader<'_> {
         let shadow_retention = self.value("shadow_retention", Duration::from_secs(7 * 86_400), duration);
         let training = self.training();
         let training_max_time = self.value("training_max_time", Duration::from_secs(86_400), duration);
+        let drain_delay = self.value("drain_delay", Duration::ZERO, duration);
         let drain_deadline = self.value("drain_deadline", Duration::from_secs(30), duration);
         let log = self.log();
         let otlp_endpoint = self.otlp_endpoint();
@@ -123,6 +124,7 @@ impl Reader<'_> {
         let (admin_key, secret_key) = (self.admin_key(), self.secret_key());
         let database = data_dir.as_deref().and_then(|dir| self.database(dir));
         let shared_limits = self.shared_limits(database.as_ref());
+        let objects = self.objects(database.as_ref());
         let hub = match locate::hub(&self.given.variables) {
             Ok(hub) => Some(hub),
             Err((origin, text)) => {
@@ -157,12 +159,14 @@ impl Reader<'_> {
             shadow_retention: shadow_retention?,
             training: training?,
             training_max_time: training_max_time?,
+            drain_delay: drain_delay?,
             drain_deadline: drain_deadline?,
             jwt: jwt?,
             log: log?,
             otlp_endpoint: otlp_endpoint?,
             database: database?,
             shared_limits: shared_limits?,
+            objects: objects?,
             ledger_sync: ledger_sync?,
             cache: CacheConfig { bytes: cache_bytes?, ttl: cache_ttl? },
             default_max_tokens: default_max_tokens?,
@@ -223,7 +227,15 @@ impl Reader<'_> {
             "auto" => Ok(None),
             text => bytes(text).map(Some),
         });
-        Some(TrainingConfig { policy: Policy { mode: mode?, slice: slice?, hours: hours? }, memory: memory? })
+        let shares = self.raw.typed.get("objects").is_some_and(|typed| typed.values.iter().any(|value| value != "none"));
+        let here = self.value("training_jobs", true, |text| match (text, shares) {
+            ("here", _) => Ok(true),
+            ("elsewhere", true) => Ok(false),
+            ("elsewhere", false) => Err("other replicas can work on jobs only where objects is set".to_owned()),
+            _ => Err("here or elsewhere is right".to_owned()),
+        });
+        let policy = Policy { mode: mode?, slice: slice?, hours: hours? };
+        Some(TrainingConfig { policy, memory: memory?, here: here? })
     }
 
     fn null(&mut self) -> Option<NullConfig> {
@@ -506,7 +518,7 @@ pub(super) fn duration(text: &str) -> Result<Duration, String> {
 }
 
 /// `1048576`, `512MiB`, `4GB`, `1.5 GiB`.
-fn bytes(text: &str) -> Result<u64, String> {
+pub(super) fn bytes(text: &str) -> Result<u64, String> {
     let digits = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
     let (number, unit) = text.split_at(digits);
     let factor: u64 = match unit.trim().to_ascii_lowercase().as_str() {

@@ -119,6 +119,8 @@ pub struct TrainingConfig {
     pub policy: Policy,
     /// Bytes beside the base; `None` is decided when a job begins.
     pub memory: Option<u64>,
+    /// Whether this process works on jobs.
+    pub here: bool,
 }
 
 /// Memory for keys and values.
@@ -195,7 +197,9 @@ pub struct Config {
     pub training: TrainingConfig,
     /// Longest time that a job may train.
     pub training_max_time: Duration,
-    /// Time for running answers after a signal.
+    /// Time for others to see that no more requests should be sent, after a signal.
+    pub drain_delay: Duration,
+    /// Time for running answers after that.
     pub drain_deadline: Duration,
     /// JSON Web Tokens, where they are accepted.
     pub jwt: Option<crate::tenants::jwt::Settings>,
@@ -207,6 +211,8 @@ pub struct Config {
     pub database: Location,
     /// Where limits and budgets are kept for all replicas together.
     pub shared_limits: Option<crate::tenants::shared::Settings>,
+    /// Where replicas keep adapters, files and states of jobs together.
+    pub objects: Option<crate::store::objects::ObjectsLocation>,
     /// When rows of the ledger are put on the disk.
     pub ledger_sync: Sync,
     /// The response cache.

@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use super::Location;
-use super::meaning::{Reader, duration};
+use super::meaning::{Reader, bytes, duration};
+use crate::store::objects::ObjectsLocation;
 use crate::tenants::shared::{RedisUrl, Settings, Share};
 
 impl Reader<'_> {
@@ -33,6 +34,35 @@ impl Reader<'_> {
         };
         self.raw.problem(origin, text);
         None
+    }
+}
+
+/// What the clouds' own tools read from the environment.
+const CLOUDS: [&str; 3] = ["AWS_", "GOOGLE_", "AZURE_"];
+
+impl Reader<'_> {
+    /// `Some(None)` where adapters are this process's own.
+    pub(super) fn objects(&mut self, database: Option<&Location>) -> Option<Option<ObjectsLocation>> {
+        let cache = self.value("objects_cache", 10 << 30, bytes);
+        let url = self.optional("objects", |text| match text {
+            "none" => Ok(None),
+            text => ObjectsLocation::parse(text).map(Some).map_err(str::to_owned),
+        });
+        let Some(url) = url?.flatten() else { return Some(None) };
+        match database? {
+            Location::Postgres(_) => {}
+            Location::File(_) => {
+                let origin = self.raw.typed.get("objects").map(|typed| typed.origin.to_string()).unwrap_or_default();
+                let text = "objects: replicas that share adapters share a PostgreSQL; set database to a postgres:// address, or leave \
+                            objects out";
+                self.raw.problem(origin, text);
+                return None;
+            }
+        }
+        let variables = self.given.variables.iter().filter_map(|(name, value)| Some((name.to_str()?, value.to_str()?)));
+        let options = variables.filter(|(name, _)| CLOUDS.iter().any(|cloud| name.starts_with(cloud)));
+        let options = options.map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
+        Some(Some(ObjectsLocation { url, options, cache: cache? }))
     }
 }
 

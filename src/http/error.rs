@@ -379,6 +379,7 @@ impl From<RegistryError> for ApiError {
             | RegistryError::Prepare(_)
             | RegistryError::Lost { .. }
             | RegistryError::Storage(_)
+            | RegistryError::KeptTogether
             | RegistryError::Interrupted => Self::internal(&error),
         }
     }

@@ -1,5 +1,6 @@
 //! Whether the server lives, and whether it is ready.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use axum::Json;
@@ -12,7 +13,13 @@ use crate::gateway::Health;
 
 /// Ready when nobody holds a latch: whoever is not ready yet takes one at start and drops it.
 #[derive(Debug, Clone, Default)]
-pub struct Readiness(Arc<Mutex<Vec<&'static str>>>);
+pub struct Readiness(Arc<Inner>);
+
+#[derive(Debug, Default)]
+struct Inner {
+    names: Mutex<Vec<&'static str>>,
+    ending: AtomicBool,
+}
 
 /// Keeps the server from being ready while it lives.
 #[derive(Debug)]
@@ -28,13 +35,24 @@ impl Readiness {
         Latch { readiness: self.clone(), name }
     }
 
+    /// The process ends: whoever asks for work should ask another one from now on.
+    pub fn end(&self) -> Latch {
+        self.0.ending.store(true, Ordering::Relaxed);
+        self.latch("shutdown")
+    }
+
+    /// Whether the process ends.
+    pub fn is_ending(&self) -> bool {
+        self.0.ending.load(Ordering::Relaxed)
+    }
+
     /// Names of the latches that are held.
     pub fn waiting_for(&self) -> Vec<&'static str> {
         self.names().clone()
     }
 
     fn names(&self) -> std::sync::MutexGuard<'_, Vec<&'static str>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.names.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -65,6 +65,17 @@ pub fn random_hex() -> String {
     format!("{:032x}", u128::from_be_bytes(bytes))
 }
 
+/// Of a process that ends, each answer asks its client to take another connection, which may lead to another process: nobody then sends
+/// a request at the moment in which the connection is closed.
+pub async fn send_elsewhere(State(server): State<Server>, request: Request, next: Next) -> Response {
+    let one_at_a_time = request.version() < axum::http::Version::HTTP_2;
+    let mut response = next.run(request).await;
+    if one_at_a_time && server.readiness().is_ending() {
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
+    response
+}
+
 /// Counts and logs each request; what is logged while it is answered carries its id, and the trace that the caller says it belongs to. The line at its end has method, route, status, time to the response's head, id and key; never its content. Where traces are exported, its span ends with the response's last byte.
 pub async fn trace(State(server): State<Server>, request: Request, next: Next) -> Response {
     let started = Instant::now();

@@ -128,6 +128,7 @@ pub fn router(server: Server) -> Router {
             ServiceBuilder::new()
                 .layer(from_fn(middleware::request_id))
                 .layer(from_fn_with_state(server.clone(), middleware::trace))
+                .layer(from_fn_with_state(server.clone(), middleware::send_elsewhere))
                 .layer(from_fn(middleware::catch_panics))
                 .layer(from_fn(middleware::envelope))
                 .layer(from_fn(linger))

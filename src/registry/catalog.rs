@@ -17,6 +17,7 @@ use super::owner::PerOwner;
 use super::records::{Facts, Records};
 use super::residents::{Residency, Residents};
 use super::roots::Roots;
+use super::shared::{Behind, Shared};
 use super::uploads::{Upload, Uploads};
 use super::{AdapterInfo, IfLoaded, Lease, LoadRequest, Loaded, LoadedBy, Owner, RegistryError, Source, Versions, Viewer};
 use crate::ids::VersionId;
@@ -45,6 +46,8 @@ pub struct Setup {
     pub preparer: Arc<dyn AdapterPreparer>,
     /// Most bytes of adapters in memory; `None` keeps all that are in service.
     pub memory: Option<usize>,
+    /// Where replicas keep adapters together; `None` keeps them in `data`.
+    pub shared: Option<Shared>,
 }
 
 /// An adapter that was in service before the restart and is not now.
@@ -66,7 +69,8 @@ pub struct Catalog {
 
 pub(super) struct Inner {
     pub(super) data: Arc<DataDir>,
-    files: VersionFiles,
+    pub(super) shared: Option<Arc<Shared>>,
+    pub(super) files: VersionFiles,
     roots: Roots,
     uploads: Uploads,
     pub(super) reserved_names: Vec<String>,
@@ -94,6 +98,8 @@ pub(super) struct State {
     tokens: HashMap<(Owner, String, u32), Weak<()>>,
     /// Versions that stay on disk.
     pub(super) guarded: Arc<BTreeSet<VersionId>>,
+    /// What other replicas have changed.
+    pub(super) behind: Behind,
 }
 
 pub(super) struct Served {
@@ -111,8 +117,10 @@ impl Catalog {
     /// left out and reported; they stay on record.
     pub async fn open(setup: Setup) -> Result<(Self, Vec<Skipped>), RegistryError> {
         blocking(move || {
+            let shared = setup.shared.map(Arc::new);
             let inner = Inner {
-                files: VersionFiles::open(&setup.data)?,
+                files: VersionFiles::open(&setup.data, shared.clone())?,
+                shared,
                 roots: Roots::new(setup.roots)?,
                 uploads: Uploads::open(&setup.data)?,
                 state: Mutex::new(State {
@@ -131,6 +139,7 @@ impl Catalog {
                 arrivals: Mutex::default(),
                 changes: Mutex::new(()),
             };
+            inner.join()?;
             let skipped = inner.restore()?;
             Ok((Self { inner: Arc::new(inner) }, skipped))
         })
@@ -187,7 +196,10 @@ impl Catalog {
     /// A lease on the version that `name`, `name@number` or `name@digest` means now to this tenant: its own adapter of that name,
     /// else the shared one.
     pub async fn resolve(&self, tenant: &str, model: &str) -> Result<Lease, RegistryError> {
-        let found = self.inner.look_up(tenant, model)?;
+        let found = match self.inner.look_up(tenant, model) {
+            Err(RegistryError::NotFound { .. }) if self.has_heard_more().await => self.inner.look_up(tenant, model)?,
+            other => other?,
+        };
         self.lease(found).await
     }
 
@@ -274,7 +286,13 @@ impl State {
     }
 
     /// Puts a version into service. With a budget it may be on the disk only.
-    fn serve(&mut self, owner: &Owner, name: &str, (number, id): (u32, VersionId), adapter: Option<Arc<PreparedAdapter>>) {
+    pub(super) fn serve(
+        &mut self,
+        owner: &Owner,
+        name: &str,
+        (number, id): (u32, VersionId),
+        adapter: Option<Arc<PreparedAdapter>>,
+    ) {
         let token = self.token(owner, name, number);
         self.unavailable.remove(owner, name);
         if self.residents.has_budget()
@@ -299,21 +317,16 @@ impl Inner {
         let mut skipped = Vec::new();
         for (owner, name, adapter) in records.adapters.iter() {
             let Some(current) = adapter.current().filter(|current| !current.loaded_by.is_on_call()) else { continue };
-            let reserved = match owner {
-                Owner::Shared => &*self.reserved_names,
-                Owner::Tenant(_) => self.reserved_names.get(..1).unwrap_or_default(),
-            };
-            let restored = name::check(name, reserved).and_then(|()| {
-                // With a budget as many as fit; the others are read when they are asked for.
-                let fits = {
-                    let state = self.state();
-                    let Residency { budget, bytes, .. } = state.residents.residency();
-                    budget.is_none_or(|most| bytes + state.residents.size(&current.id, current.file_bytes) <= most)
-                };
+            let restored = name::check(name, self.reserved(owner)).and_then(|()| {
+                let fits = self.fits(current.id, current.file_bytes);
                 fits.then(|| self.prepared(current.id, || self.stored(current.id))).transpose()
             });
             match restored {
                 Ok(adapter) => self.state().serve(owner, name, (current.number, current.id), adapter),
+                Err(RegistryError::Storage(error)) if self.shared.is_some() && error.is_outage() => {
+                    tracing::warn!(%error, adapter = name, "an adapter cannot be fetched yet; it is tried again");
+                    self.later(owner, name);
+                }
                 Err(error) => {
                     self.state().unavailable.insert(owner, name, error.public_reason());
                     skipped.push(Skipped { owner: owner.clone(), name: name.to_owned(), reason: error.to_string() });
@@ -321,6 +334,21 @@ impl Inner {
             }
         }
         Ok(skipped)
+    }
+
+    /// Names that no new adapter of this owner may have.
+    pub(super) fn reserved(&self, owner: &Owner) -> &[String] {
+        match owner {
+            Owner::Shared => &self.reserved_names,
+            Owner::Tenant(_) => self.reserved_names.get(..1).unwrap_or_default(),
+        }
+    }
+
+    /// With a budget as many are in memory as fit; the others are read when they are asked for.
+    pub(super) fn fits(&self, id: VersionId, file_bytes: u64) -> bool {
+        let state = self.state();
+        let Residency { budget, bytes, .. } = state.residents.residency();
+        budget.is_none_or(|most| bytes + state.residents.size(&id, file_bytes) <= most)
     }
 
     fn load(&self, request: LoadRequest) -> Result<Loaded, RegistryError> {
@@ -346,6 +374,8 @@ impl Inner {
         let adapter = self.prepared(id, || self.checked(&files))?;
         let facts = Facts { id, rank: adapter.max_rank, file_bytes: files.len() as u64, now: now(), by };
         let is_trained = matches!(facts.by, LoadedBy::Trained { .. });
+        // Whoever reads in another replica what is remembered finds its files.
+        self.files.share(id, &files, Some(dir.as_path()).filter(|_| is_trained))?;
         let loaded = self.install(Installing { owner, name, if_loaded, expected, facts, adapter, files: Some(&files) })?;
         if is_trained {
             self.files.keep_lineage(id, &dir)?;
@@ -357,7 +387,7 @@ impl Inner {
     pub(super) fn install(&self, what: Installing<'_>) -> Result<Loaded, RegistryError> {
         let Installing { owner, name, if_loaded, expected, facts, adapter, files } = what;
         let (id, on_call) = (facts.id, facts.by.is_on_call());
-        let _one_at_a_time = self.changes.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut change = self.begin_change()?;
         let (mut records, replaced) = {
             let state = self.state();
             // Asked again: the name may have moved while the files were read.
@@ -372,7 +402,7 @@ impl Inner {
             // Of a version that is on the disk; it may have been removed meanwhile.
             None => drop(self.files.read(id)?),
         }
-        records.write(&self.data)?;
+        change.write(self, &records, &owner, &name)?;
         let referenced = records.referenced();
         {
             let mut state = self.state();
@@ -398,14 +428,14 @@ impl Inner {
     }
 
     fn unload(&self, owner: &Owner, name: &str, expected: Option<&str>) -> Result<(), RegistryError> {
-        let _one_at_a_time = self.changes.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut change = self.begin_change()?;
         let mut records = self.state().records.clone();
         if records.adapters.get(owner, name).is_none_or(|adapter| adapter.current.is_none()) {
             return Err(RegistryError::NotFound { model: name.chars().take(256).collect() });
         }
         records.compare(owner, name, expected)?;
         records.remove(owner, name);
-        records.write(&self.data)?;
+        change.write(self, &records, owner, name)?;
         let referenced = records.referenced();
         {
             let mut state = self.state();
@@ -548,8 +578,10 @@ impl Inner {
 }
 
 fn may_load(state: &State, owner: &Owner, name: &str, if_loaded: IfLoaded, expected: Option<&str>) -> Result<(), RegistryError> {
-    if let (IfLoaded::Refuse, Some(served)) = (if_loaded, state.served.get(owner, name)) {
-        return Err(RegistryError::AlreadyLoaded { name: name.to_owned(), number: served.number });
+    let served = state.served.get(owner, name).map(|served| served.number);
+    let soon = || state.records.adapters.get(owner, name)?.current.filter(|_| state.behind.has(owner, name));
+    if let (IfLoaded::Refuse, Some(number)) = (if_loaded, served.or_else(soon)) {
+        return Err(RegistryError::AlreadyLoaded { name: name.to_owned(), number });
     }
     state.records.compare(owner, name, expected)
 }

@@ -105,6 +105,9 @@ pub enum RegistryError {
     /// State on disk.
     #[error(transparent)]
     Storage(#[from] StoreError),
+    /// Asked of one data directory, where replicas keep adapters together.
+    #[error("the adapters of this data directory are shared with other replicas (objects): ask one of them over its API")]
+    KeptTogether,
     /// The work was stopped, by a fault or by the end of the process.
     #[error("the work on the adapter did not finish")]
     Interrupted,

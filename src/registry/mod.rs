@@ -17,6 +17,7 @@ mod pinned;
 mod records;
 mod residents;
 mod roots;
+mod shared;
 #[cfg(test)]
 mod tests;
 mod trained;
@@ -32,6 +33,7 @@ pub use owner::{Owner, Viewer};
 pub use pinned::{Pinned, Resident};
 pub use records::{InService, Offline, VersionRecord, in_service};
 pub use residents::{Counts, Excess, Residency};
+pub use shared::Shared;
 pub use trained::{Gate, Judged, Promotion, Release};
 pub use uploads::{AdapterFile, Upload, Writing};
 

@@ -69,13 +69,20 @@ impl Catalog {
 
     /// A lease on a pinned version; read from disk where nobody holds it.
     pub async fn resolve_pinned(&self, pinned: &Pinned) -> Result<Lease, RegistryError> {
-        let found = self.inner.look_up_pinned(pinned)?;
+        let found = self.find_pinned(pinned).await?;
         self.lease(found).await
+    }
+
+    async fn find_pinned(&self, pinned: &Pinned) -> Result<Found, RegistryError> {
+        match self.inner.look_up_pinned(pinned) {
+            Err(RegistryError::NotFound { .. }) if self.has_heard_more().await => self.inner.look_up_pinned(pinned),
+            other => other,
+        }
     }
 
     /// Brings a pinned version into memory, to stay there. Does not wait for room: nor will others wait for it to leave.
     pub async fn hold(&self, pinned: &Pinned) -> Result<Resident, RegistryError> {
-        let found = self.inner.look_up_pinned(pinned)?;
+        let found = self.find_pinned(pinned).await?;
         let lease = self.lease_within(found, Duration::ZERO).await?;
         let pin = self.inner.state().residents.pin(lease.id, &pinned.model);
         Ok(Resident { adapter: Arc::clone(&lease.adapter), pin })

@@ -15,6 +15,8 @@ use crate::store::{self, Access, DataDir, StoreError};
 
 /// Name of the state file in the data directory.
 const FILE: &str = "registry.json";
+/// The same, of a process that shares its adapters with other replicas now.
+const RETIRED: &str = "registry.json.before-sharing";
 /// Shared adapters only. Written wherever it suffices, so that older versions read it.
 const FORMAT_SHARED: u32 = 1;
 /// Adapters of tenants, too.
@@ -124,6 +126,10 @@ impl Records {
     }
 
     pub(super) fn write(&self, data: &DataDir) -> Result<(), StoreError> {
+        self.write_as(data, FILE)
+    }
+
+    fn write_as(&self, data: &DataDir, file: &str) -> Result<(), StoreError> {
         let (mut adapters, mut owned) = (BTreeMap::new(), BTreeMap::<String, BTreeMap<String, Adapter>>::new());
         for (owner, name, adapter) in self.adapters.iter() {
             let names = match owner.tenant() {
@@ -139,7 +145,22 @@ impl Records {
             (false, true) => FORMAT_SHARED,
             (false, false) => FORMAT_OWNED,
         };
-        data.write_json(FILE, &File { format, adapters, owned }, Access::Normal)
+        data.write_json(file, &File { format, adapters, owned }, Access::Normal)
+    }
+
+    /// What is remembered of one adapter, as replicas tell each other; empty where nothing is.
+    pub(super) fn told(&self, owner: &Owner, name: &str) -> Result<String, StoreError> {
+        let told = self.adapters.get(owner, name).map(serde_json::to_string).transpose();
+        told.map(Option::unwrap_or_default).map_err(|error| damaged(name, error))
+    }
+
+    /// Takes over what another replica tells.
+    pub(super) fn hear(&mut self, owner: &Owner, name: &str, told: &str) -> Result<(), StoreError> {
+        match told {
+            "" => self.adapters.remove(owner, name),
+            told => self.adapters.insert(owner, name, serde_json::from_str(told).map_err(|error| damaged(name, error))?),
+        }
+        Ok(())
     }
 
     /// The compare of compare-and-set.
@@ -218,6 +239,28 @@ impl Records {
     }
 }
 
+/// Takes the records of a data directory out of use: replicas keep them together from now on.
+pub(super) fn retire(data: &DataDir) -> Result<(), StoreError> {
+    let (from, to) = (data.path().join(FILE), data.path().join(RETIRED));
+    match store::rename_durably(&from, &to) {
+        Err(StoreError::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound && !to.exists() => {
+            Records::default().write_as(data, RETIRED)
+        }
+        Err(StoreError::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        other => other,
+    }
+}
+
+/// Refuses to speak for adapters that replicas keep together.
+fn check_own(directory: &Path) -> Result<(), RegistryError> {
+    let retired = directory.join(RETIRED).exists() && !directory.join(FILE).exists();
+    if retired { Err(RegistryError::KeptTogether) } else { Ok(()) }
+}
+
+fn damaged(name: &str, error: serde_json::Error) -> StoreError {
+    StoreError::Damaged { path: format!("adapters/{name}").into(), reason: error.to_string() }
+}
+
 /// An adapter in service according to a data directory.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct InService {
@@ -233,6 +276,7 @@ pub struct InService {
 
 /// What is in service according to a data directory. A server may own the directory: nothing is locked and nothing is written.
 pub fn in_service(directory: &Path) -> Result<Vec<InService>, RegistryError> {
+    check_own(directory)?;
     let records = Records::read(directory)?;
     let listed = records.adapters.iter().filter_map(|(owner, name, adapter)| {
         let kept = adapter.versions.iter().map(|version| version.number).collect();
@@ -250,6 +294,7 @@ pub struct Offline<'data> {
 impl<'data> Offline<'data> {
     /// Reads the records of a data directory.
     pub fn open(data: &'data DataDir) -> Result<Self, RegistryError> {
+        check_own(data.path())?;
         Ok(Self { data, records: Records::read(data.path())? })
     }
 

@@ -99,6 +99,7 @@ impl Fixture {
             base: base(hidden_size),
             preparer: Arc::clone(&self.preparer) as Arc<dyn AdapterPreparer>,
             memory,
+            shared: None,
         })
         .await
         .unwrap()
@@ -434,6 +435,7 @@ async fn two_adapters_are_prepared_at_a_time() {
         base: base(8),
         preparer: Arc::clone(&crowd) as Arc<dyn AdapterPreparer>,
         memory: None,
+        shared: None,
     })
     .await
     .unwrap();
@@ -506,6 +508,7 @@ async fn a_tenants_adapter_keeps_a_name_that_another_model_has_now() {
         base: base(8),
         preparer: Arc::clone(&fixture.preparer) as Arc<dyn AdapterPreparer>,
         memory: None,
+        shared: None,
     });
     let (before, _) = before.await.unwrap();
     before.load(owned("a", request("elsewhere", "one"))).await.unwrap();

@@ -139,7 +139,7 @@ impl Catalog {
 
 impl Inner {
     fn judge(&self, owner: &Owner, name: &str, verdict: Judged) -> Result<(), RegistryError> {
-        let _one_at_a_time = self.changes.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut change = self.begin_change()?;
         let mut records = self.state().records.clone();
         let adapter = records.adapters.get_mut(owner, name);
         let version = adapter.and_then(|adapter| {
@@ -150,7 +150,7 @@ impl Inner {
             return Err(RegistryError::NotFound { model: name.to_owned() });
         };
         (*gate, *score, *compared) = (verdict.gate, verdict.score, verdict.compared);
-        records.write(&self.data)?;
+        change.write(self, &records, owner, name)?;
         let referenced = records.referenced();
         self.state().replace_records(records, &referenced);
         Ok(())

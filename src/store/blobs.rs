@@ -1,4 +1,5 @@
-//! Contents of files, each once, named by its SHA-256: written beside, synced, then renamed. Knows no file's name and no owner.
+//! Contents of files, each once, named by its SHA-256: written beside, synced, then renamed. Of replicas that share an object store
+//! each keeps copies of those that it used last. Knows no file's name and no owner.
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -6,6 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use sha2::{Digest, Sha256};
 use tokio::io::{AsyncWriteExt, BufWriter};
 
+use super::objects::{Objects, touch, trim};
 use super::{DataDir, StoreError, rename_durably};
 
 /// Begins the name of a content that is being written.
@@ -14,6 +16,8 @@ const UNFINISHED: &str = "unfinished-";
 const DIRECTORY: &str = "files";
 /// Bytes that are collected before they are handed to the disk.
 const WRITE_BYTES: usize = 1 << 20;
+/// Where contents are in the object store.
+pub const SHARED: &str = "files";
 
 /// Where a content is in a data directory, whoever owns it; for commands that read it beside a server.
 pub fn place(data_dir: &Path, sha256: &str) -> PathBuf {
@@ -25,26 +29,77 @@ pub fn place(data_dir: &Path, sha256: &str) -> PathBuf {
 pub struct Blobs {
     dir: PathBuf,
     next: AtomicU64,
+    /// Where replicas keep them together.
+    objects: Option<Objects>,
 }
 
 impl Blobs {
     /// Removes what earlier processes left half written.
-    pub fn open(data: &DataDir) -> Result<Self, StoreError> {
+    pub fn open(data: &DataDir, objects: Option<Objects>) -> Result<Self, StoreError> {
         let dir = data.path().join(DIRECTORY);
         std::fs::create_dir_all(&dir).map_err(StoreError::io("create", &dir))?;
-        let blobs = Self { dir, next: AtomicU64::new(0) };
+        let blobs = Self { dir, next: AtomicU64::new(0), objects };
         for name in blobs.names()?.into_iter().filter(|name| name.starts_with(UNFINISHED)) {
             blobs.remove(&name)?;
         }
         Ok(blobs)
     }
 
+    /// Where replicas keep contents together.
+    pub const fn objects(&self) -> Option<&Objects> {
+        self.objects.as_ref()
+    }
+
+    fn unfinished(&self) -> PathBuf {
+        self.dir.join(format!("{UNFINISHED}{}", self.next.fetch_add(1, Ordering::Relaxed)))
+    }
+
     /// Begins to write.
     pub async fn begin(&self) -> Result<BlobWriter, StoreError> {
-        let path = self.dir.join(format!("{UNFINISHED}{}", self.next.fetch_add(1, Ordering::Relaxed)));
+        let path = self.unfinished();
         let file = tokio::fs::File::create(&path).await.map_err(StoreError::io("create", &path))?;
         let unfinished = Unfinished(path);
         Ok(BlobWriter { unfinished, file: BufWriter::with_capacity(WRITE_BYTES, file), digest: Sha256::new(), bytes: 0 })
+    }
+
+    /// Gives a content to the other replicas. Before it is kept: whoever reads in another replica that it is there finds it.
+    pub async fn share(&self, whole: &Whole) -> Result<(), StoreError> {
+        self.share_file(&whole.sha256, &whole.unfinished.0).await
+    }
+
+    /// Gives a content to the other replicas that is in its place here.
+    pub async fn share_kept(&self, sha256: &str) -> Result<(), StoreError> {
+        self.share_file(sha256, &self.place(sha256)).await
+    }
+
+    async fn share_file(&self, sha256: &str, path: &Path) -> Result<(), StoreError> {
+        match &self.objects {
+            Some(objects) => objects.put_file(&format!("{SHARED}/{sha256}"), path).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Where a content is, which is fetched where only other replicas have it. Nothing is there where nobody has it.
+    pub async fn fetch(&self, sha256: &str) -> Result<PathBuf, StoreError> {
+        let place = self.place(sha256);
+        let Some(objects) = &self.objects else { return Ok(place) };
+        if place.exists() {
+            touch(&place);
+            return Ok(place);
+        }
+        let coming = Unfinished(self.unfinished());
+        match objects.get_file(&format!("{SHARED}/{sha256}"), &coming.0).await? {
+            None => {}
+            Some(digest) if digest == sha256 => {
+                rename_durably(&coming.0, &place)?;
+                trim(&self.dir, objects.cache(), |name| !name.starts_with(UNFINISHED))?;
+            }
+            Some(digest) => {
+                let reason = format!("the object {SHARED}/{sha256} has the digest {digest}");
+                return Err(StoreError::Damaged { path: place, reason });
+            }
+        }
+        Ok(place)
     }
 
     /// Puts a content in its place, durably. The caller sees to it that nobody removes the same content meanwhile.
@@ -157,7 +212,7 @@ mod tests {
     async fn a_content_has_its_digests_name_and_half_a_content_is_gone() {
         let dir = tempfile::tempdir().unwrap();
         let data = DataDir::open(dir.path()).unwrap();
-        let blobs = Blobs::open(&data).unwrap();
+        let blobs = Blobs::open(&data, None).unwrap();
         for _ in 0..2 {
             let mut writer = blobs.begin().await.unwrap();
             writer.write(b"ab").await.unwrap();
@@ -174,7 +229,7 @@ mod tests {
         assert_eq!(blobs.names().unwrap(), blobs.contents().unwrap());
         assert_eq!(std::fs::read(blobs.place(&blobs.contents().unwrap()[0])).unwrap(), b"abc");
         std::fs::write(dir.path().join("files/unfinished-9"), b"of a crash").unwrap();
-        let again = Blobs::open(&data).unwrap();
+        let again = Blobs::open(&data, None).unwrap();
         assert_eq!(again.names().unwrap().len(), 1);
         again.remove(&again.contents().unwrap()[0]).unwrap();
         assert!(again.names().unwrap().is_empty());

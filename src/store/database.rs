@@ -21,6 +21,7 @@ const MIGRATIONS: &[(i64, &str, &str)] = &[
     (2, "training", include_str!("migrations/0002_training.sql")),
     (3, "experiments", include_str!("migrations/0003_experiments.sql")),
     (4, "responses", include_str!("migrations/0004_responses.sql")),
+    (5, "shared", include_str!("migrations/0005_shared.sql")),
 ];
 /// Name of the SQLite file in the data directory.
 pub const FILE: &str = "switchyard.db";

@@ -204,6 +204,26 @@ pub async fn is_needed(connection: &mut AnyConnection, node: &str, sha256: &str)
     Ok(false)
 }
 
+/// Contents that rows of a node need.
+pub async fn contents(connection: &mut AnyConnection, node: &str) -> Result<Vec<String>, StoreError> {
+    let mut contents = Vec::new();
+    for table in ["files", "upload_parts"] {
+        let query = Query::new(&format!("SELECT sha256 FROM {table} WHERE")).with(" node = ?", node);
+        contents.extend(query.read(connection, "list contents", |row| row.try_get(0)).await?);
+    }
+    Ok(contents)
+}
+
+/// Gives the rows of a node to another name.
+pub async fn give(connection: &mut AnyConnection, from: &str, to: &str) -> Result<(), StoreError> {
+    for table in ["files", "uploads", "upload_parts"] {
+        let query = sqlx::query(sqlx::AssertSqlSafe(format!("UPDATE {table} SET node = $1 WHERE node = $2")));
+        let done = query.bind(to.to_owned()).bind(from.to_owned()).execute(&mut *connection).await;
+        done.map_err(StoreError::sql("give files to all replicas"))?;
+    }
+    Ok(())
+}
+
 /// A tenant's upload.
 pub async fn get_upload(connection: &mut AnyConnection, project_id: &str, id: &str) -> Result<Option<UploadRow>, StoreError> {
     let query = Query::new(UPLOAD).and("project_id = ?", Some(project_id)).and("id = ?", Some(id));

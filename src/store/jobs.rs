@@ -71,6 +71,12 @@ pub struct JobRow {
     pub error_param: Option<String>,
     /// Counts changes.
     pub version: i64,
+    /// The process that works on it; empty is none.
+    pub holder: String,
+    /// Counts the holder's signs of life. Not written with the row.
+    pub beat: i64,
+    /// Name of the object that it goes on from, where replicas share such.
+    pub state: Option<String>,
 }
 
 /// Something that happened.
@@ -127,7 +133,7 @@ pub struct MetricRow {
 const JOB: &str = "SELECT id, project_id, key_id, node, status, phase, base, suffix, model, seed, training_file, validation_file, \
                    method, settings, metadata, max_seconds, max_nanos, created_at, started_at, finished_at, estimated_finish, \
                    published, result_file, steps, steps_done, trained_tokens, trained_millis, error_code, error_message, \
-                   error_param, version FROM jobs WHERE 1 = 1";
+                   error_param, version, holder, beat, state FROM jobs WHERE 1 = 1";
 
 fn job(row: &AnyRow) -> Result<JobRow, sqlx::Error> {
     Ok(JobRow {
@@ -162,6 +168,9 @@ fn job(row: &AnyRow) -> Result<JobRow, sqlx::Error> {
         error_message: row.try_get(28)?,
         error_param: row.try_get(29)?,
         version: row.try_get(30)?,
+        holder: row.try_get(31)?,
+        beat: row.try_get(32)?,
+        state: row.try_get(33)?,
     })
 }
 
@@ -284,7 +293,8 @@ pub async fn update(connection: &mut AnyConnection, row: &mut JobRow) -> Result<
     let done = sqlx::query(
         "UPDATE jobs SET status = $1, phase = $2, settings = $3, started_at = $4, finished_at = $5, estimated_finish = $6, \
          published = $7, result_file = $8, steps = $9, steps_done = $10, trained_tokens = $11, trained_millis = $12, \
-         error_code = $13, error_message = $14, error_param = $15, version = version + 1 WHERE id = $16 AND version = $17",
+         error_code = $13, error_message = $14, error_param = $15, holder = $16, state = $17, version = version + 1 \
+         WHERE id = $18 AND version = $19",
     )
     .bind(row.status.clone())
     .bind(row.phase.clone())
@@ -301,6 +311,8 @@ pub async fn update(connection: &mut AnyConnection, row: &mut JobRow) -> Result<
     .bind(row.error_code.clone())
     .bind(row.error_message.clone())
     .bind(row.error_param.clone())
+    .bind(row.holder.clone())
+    .bind(row.state.clone())
     .bind(row.id.clone())
     .bind(row.version)
     .execute(connection)
@@ -309,6 +321,23 @@ pub async fn update(connection: &mut AnyConnection, row: &mut JobRow) -> Result<
     let changed = done.rows_affected() == 1;
     row.version += i64::from(changed);
     Ok(changed)
+}
+
+/// Says that a process is alive that holds jobs.
+pub async fn beat(connection: &mut AnyConnection, holder: &str) -> Result<(), StoreError> {
+    sqlx::query("UPDATE jobs SET beat = beat + 1 WHERE holder = $1 AND status IN ('validating_files', 'running')")
+        .bind(holder.to_owned())
+        .execute(connection)
+        .await
+        .map_err(StoreError::sql("say that a job is worked on"))?;
+    Ok(())
+}
+
+/// Gives a node's jobs to another name; the node holds what it was working on.
+pub async fn give(connection: &mut AnyConnection, from: &str, to: &str) -> Result<(), StoreError> {
+    let query = sqlx::query("UPDATE jobs SET node = $1, holder = $2 WHERE node = $2").bind(to.to_owned()).bind(from.to_owned());
+    query.execute(connection).await.map_err(StoreError::sql("give jobs to all replicas"))?;
+    Ok(())
 }
 
 /// Adds an event.

@@ -1,6 +1,8 @@
-//! Durable state: one data directory, owned by one process, with files that are replaced whole or not at all, and the database.
+//! Durable state: one data directory, owned by one process, with files that are replaced whole or not at all, the database, and the
+//! objects that replicas share.
 //! Knows no rules about what the files and tables say.
 
+pub mod adapters;
 pub mod audit;
 pub mod blobs;
 pub mod budgets;
@@ -16,6 +18,7 @@ pub mod keys;
 pub mod ledger;
 pub mod limits;
 pub mod list;
+pub mod objects;
 pub mod policy;
 pub mod prices;
 pub mod projects;
@@ -64,6 +67,16 @@ pub enum StoreError {
         /// The cause.
         source: sqlx::Error,
     },
+    /// The object store refused or cannot be reached.
+    #[error("cannot {doing} {key}: {source}")]
+    Objects {
+        /// What was being done.
+        doing: &'static str,
+        /// The object's key, or the store's address.
+        key: String,
+        /// The cause.
+        source: Box<object_store::Error>,
+    },
     /// The database's tables are not those of this version.
     #[error("cannot bring the database up to date: {0}")]
     Migration(String),
@@ -94,8 +107,11 @@ impl StoreError {
         move |source| Self::Sql { doing, source }
     }
 
-    /// Whether the database could not be asked, so that asking again may help: no connection, too many, locked.
+    /// Whether the database or the object store could not be asked, so that asking again may help: no connection, too many, locked.
     pub fn is_outage(&self) -> bool {
+        if let Self::Objects { source, .. } = self {
+            return matches!(**source, object_store::Error::Generic { .. });
+        }
         let Self::Sql { source, .. } = self else { return false };
         match source {
             sqlx::Error::Io(_) | sqlx::Error::Tls(_) | sqlx::Error::PoolTimedOut | sqlx::Error::PoolClosed => true,

@@ -187,8 +187,8 @@ class Binary:
 # --- Overlays ---------------------------------------------------------------------------------------------------------------------
 
 
-def pod_agrees(where, documents, image, binary, template):
-    pods = the(documents, "StatefulSet")
+def pod_agrees(where, documents, pods, image, binary, template):
+    serves = pods["kind"] == "StatefulSet"
     pod = pods["spec"]["template"]["spec"]
     container = pod["containers"][0]
     ports = {port["name"]: port["containerPort"] for port in container["ports"]}
@@ -197,12 +197,13 @@ def pod_agrees(where, documents, image, binary, template):
     version, _, variant = tag.partition("-")
     expect(version == binary.version(), where, f"image {container['image']}; the binary is {binary.version()}")
     expect((variant or "cpu") in image["variants"], where, f"the Dockerfile makes no variant {variant}")
-    for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
+    for probe in ("startupProbe", "readinessProbe", "livenessProbe") if serves else ("startupProbe", "livenessProbe"):
         get = container[probe]["httpGet"]
         status, _ = binary.ask(get["path"])
         expect(status == 200, where, f"{probe}: {get['path']} is answered with {status}")
         expect(get["port"] in ports, where, f"{probe}: no port {get['port']}")
-    expect(container["readinessProbe"]["httpGet"]["path"] == "/ready", where, "readiness is what /ready says")
+    if serves:
+        expect(container["readinessProbe"]["httpGet"]["path"] == "/ready", where, "readiness is what /ready says")
     expect(container["livenessProbe"]["httpGet"]["path"] == "/health", where, "liveness is what /health says")
     # Who may do what.
     context, own = pod["securityContext"], container["securityContext"]
@@ -214,7 +215,7 @@ def pod_agrees(where, documents, image, binary, template):
     mounts = {mount["name"]: mount["mountPath"] for mount in container["volumeMounts"]}
     expect(mounts.get("data") == image["VOLUME"], where, "the volume is not where the image has its data")
     volumes = {volume["name"]: volume for volume in pod["volumes"]}
-    claims = {claim["metadata"]["name"] for claim in pods["spec"]["volumeClaimTemplates"]}
+    claims = {claim["metadata"]["name"] for claim in pods["spec"].get("volumeClaimTemplates", [])}
     expect(set(mounts) == set(volumes) | claims, where, f"mounts {sorted(mounts)}, volumes {sorted(set(volumes) | claims)}")
     # The configuration, with what the pod's environment says.
     expect(container["args"][0] in image["CMD"] and container["args"][1] == "--config", where, "other arguments than expected")
@@ -238,7 +239,9 @@ def pod_agrees(where, documents, image, binary, template):
     expect(pod["enableServiceLinks"] is False, where, "enableServiceLinks must be off")
     assert binary.config_is_right(toml, {**environment, "SWITCHYARD_PORT": "tcp://10.0.0.1:80"}), "an unknown variable is taken"
     # Time to end: until no request comes, the running answers, the last rows of the ledger.
-    needed = container["lifecycle"]["preStop"]["sleep"]["seconds"] + tomllib.loads(toml).get("drain_deadline", 30) + 5
+    asleep = container["lifecycle"]["preStop"]["sleep"]["seconds"] if serves else 0
+    settings = tomllib.loads(toml)
+    needed = asleep + settings.get("drain_delay", 0) + settings.get("drain_deadline", 30) + 5
     expect(pod["terminationGracePeriodSeconds"] > needed, where, f"{needed} s are needed to end")
 
 
@@ -289,10 +292,11 @@ def names_are_there(where, documents, image):
     for job in of_kind(documents, "CronJob"):
         pod = job["spec"]["jobTemplate"]["spec"]["template"]["spec"]
         expect(pod["serviceAccountName"] in accounts, where, f"{name_of(job)}: no such account")
-        verb, target, _ = pod["containers"][0]["args"]
-        expect(verb == "scale" and any(target == name_of(pod).lower() for pod in pods), where, f"{name_of(job)} scales nothing")
+        for container in pod["containers"]:
+            verb, target, _ = container["args"]
+            expect(verb == "scale" and any(target == name_of(pod).lower() for pod in pods), where, f"{name_of(job)} scales nothing")
     for document in documents:
-        if document["kind"] not in ("Namespace", "NodePool", "StorageClass"):
+        if document["kind"] not in ("Namespace", "NodePool", "StorageClass", "PriorityClass"):
             expect(document["metadata"].get("namespace") == "switchyard", where, f"{name_of(document)} is in no namespace")
     for pod in pods:
         image_name = pod["spec"]["template"]["spec"]["containers"][0]["image"]
@@ -477,8 +481,9 @@ def compose(image, binary):
             source = volume.split(":")[0]
             there = (directory / source).exists() if source.startswith(".") else source in document["volumes"]
             expect(there, where, f"{name}: {source} is not there")
-        for other in service.get("depends_on", {}):
-            expect("healthcheck" in services[other], where, f"{name} waits for {other}, which has no health check")
+        for other, how in service.get("depends_on", {}).items():
+            known = "restart" in services[other] if how["condition"] == "service_completed_successfully" else "healthcheck" in services[other]
+            expect(known, where, f"{name} waits for {other}, which has no health check")
     gateway = services["gateway"]
     expect(gateway["image"].partition(":")[2] == binary.version(), where, "another version")
     expect(gateway["ports"][0].rpartition(":")[2] == image["EXPOSE"], where, "another port than the image's")
@@ -490,7 +495,8 @@ def compose(image, binary):
     toml = (K8S / "base/switchyard.toml").read_text()
     said = binary.config_is_right(toml, environment)
     expect(not said, where, said)
-    needed = tomllib.loads(toml).get("drain_deadline", 30) + 5
+    settings = tomllib.loads(toml)
+    needed = settings.get("drain_delay", 0) + settings.get("drain_deadline", 30) + 5
     expect(int(gateway["stop_grace_period"].rstrip("s")) > needed, where, f"{needed} s are needed to end")
     prometheus = yaml.safe_load((directory / "prometheus.yaml").read_text())
     scrape = prometheus["scrape_configs"][0]
@@ -546,7 +552,11 @@ def main():
         for document in documents:
             for problem in validate(document):
                 wrong(f"{overlay}: {name_of(document)}", problem)
-        pod_agrees(overlay, documents, image, binary, template)
+        pod_agrees(overlay, documents, the(documents, "StatefulSet"), image, binary, template)
+        for trainer in of_kind(documents, "Deployment"):
+            pod_agrees(f"{overlay}: trainer", documents, trainer, image, binary, template)
+            classes = {document["metadata"]["name"] for document in of_kind(documents, "PriorityClass")}
+            expect(trainer["spec"]["template"]["spec"]["priorityClassName"] in classes, overlay, "no such priority")
         names_are_there(overlay, documents, image)
     expect({path.name for path in (K8S / "overlays").iterdir()} == set(OVERLAYS), "overlays", "not those that are tested")
     pod_labels = the(documents, "StatefulSet")["spec"]["template"]["metadata"]["labels"]

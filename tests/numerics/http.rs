@@ -53,6 +53,7 @@ impl Served {
             data: Arc::clone(&store),
             database: tenants.database().clone(),
             node: tenants.node().to_owned(),
+            objects: None,
             limits: FileLimits { file: 0, tenant: 0 },
         });
         let files = files.await.unwrap();
@@ -64,6 +65,7 @@ impl Served {
             base: base.config.clone(),
             preparer,
             memory: None,
+            shared: None,
         };
         let (catalog, _) = Catalog::open(setup).await.unwrap();
         let registry = prometheus::Registry::new();

@@ -156,6 +156,7 @@ impl Harness {
             data: Arc::clone(&store),
             database: tenants.database().clone(),
             node: tenants.node().to_owned(),
+            objects: None,
             limits: options.files,
         });
         let files = files.await.unwrap();
@@ -170,6 +171,7 @@ impl Harness {
             base: config,
             preparer,
             memory: None,
+            shared: None,
         };
         let (catalog, _) = Catalog::open(setup).await.unwrap();
         let deployments = Deployments::open(experiments::Setup {

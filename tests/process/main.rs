@@ -12,6 +12,8 @@ mod killed;
 mod kubernetes;
 mod lifecycle;
 mod null_backend;
+#[path = "../store/objects.rs"]
+mod objects;
 #[path = "../store/postgres.rs"]
 mod postgres;
 #[path = "../store/redis.rs"]
@@ -22,6 +24,7 @@ mod replicas;
 mod rollouts;
 mod security;
 mod shared_database;
+mod sharing;
 mod support;
 mod tools;
 #[cfg(feature = "otlp")]

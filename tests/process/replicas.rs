@@ -1,6 +1,8 @@
 //! Three processes with one PostgreSQL and one Redis: a key's limits hold over all of them, to the token; without Redis they serve
-//! on, and what a killed one held comes back.
+//! on, what a killed one held comes back, and restarting one after the other fails nobody.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -17,6 +19,15 @@ const ANSWER: i64 = 8;
 struct Replicas {
     servers: Vec<(Home, Server)>,
     redis: Redis,
+    arguments: Vec<String>,
+}
+
+fn serve(home: &Home, arguments: &[String]) -> Server {
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let secret = "5a".repeat(32);
+    let mut server = home.serve_with(&arguments, &[("SWITCHYARD_ADMIN_KEY", ADMIN), ("SWITCHYARD_SECRET_KEY", &secret)]);
+    server.key = ADMIN.to_owned();
+    server
 }
 
 impl Replicas {
@@ -24,16 +35,14 @@ impl Replicas {
         let database = new_database().await?;
         let redis = Redis::start()?;
         let url = redis.url();
-        let secret = "5a".repeat(32);
-        let mut all = vec!["--backend", "null", "--database", &database, "--redis-url", &url];
-        all.extend_from_slice(arguments);
+        let common = ["--backend", "null", "--database", &database, "--redis-url", &url];
+        let arguments: Vec<String> = common.iter().chain(arguments).map(|&argument| argument.to_owned()).collect();
         let start = || {
             let home = Home::new();
-            let mut server = home.serve_with(&all, &[("SWITCHYARD_ADMIN_KEY", ADMIN), ("SWITCHYARD_SECRET_KEY", &secret)]);
-            server.key = ADMIN.to_owned();
+            let server = serve(&home, &arguments);
             (home, server)
         };
-        Some(Self { servers: vec![start(), start(), start()], redis })
+        Some(Self { servers: vec![start(), start(), start()], redis, arguments })
     }
 
     fn server(&self, index: usize) -> &Server {
@@ -202,4 +211,105 @@ fn limits_are_shared_only_with_a_database_that_is() {
     let wrong = home.run(&["check-config", "--database", "postgres://localhost/x", "--redis-url", "http://:secret@localhost"]);
     assert!(wrong.code == Some(64) && wrong.err.contains("redis://"), "{wrong:?}");
     assert!(!refused.err.contains("secret") && !wrong.err.contains("secret"), "{wrong:?}");
+}
+
+/// What a load balancer knows: addresses of replicas, and whether they were ready when it looked.
+#[derive(Default)]
+struct Balancer(Mutex<Vec<(String, bool)>>);
+
+impl Balancer {
+    fn next(&self, turn: usize) -> String {
+        let targets = self.0.lock().unwrap();
+        let ready: Vec<&String> = targets.iter().filter(|(_, ready)| *ready).map(|(url, _)| url).collect();
+        ready[turn % ready.len()].clone()
+    }
+
+    async fn look(&self, client: &reqwest::Client) {
+        let urls: Vec<String> = self.0.lock().unwrap().iter().map(|(url, _)| url.clone()).collect();
+        for url in urls {
+            let ready = client.get(format!("{url}/ready")).send().await.is_ok_and(|reply| reply.status().is_success());
+            self.0.lock().unwrap().iter_mut().filter(|(known, _)| *known == url).for_each(|(_, was)| *was = ready);
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_rolling_restart_under_load_fails_no_request() {
+    let patient = ["--null-delay", "5ms", "--null-token-gap", "1ms", "--redis-timeout", "10s", "--drain-delay", "2s"];
+    let Some(mut replicas) = Replicas::start(&patient).await else { return };
+    let key = replicas.key(json!({})).await;
+    let balancer = Arc::new(Balancer::default());
+    *balancer.0.lock().unwrap() = replicas.servers.iter().map(|(_, server)| (server.url.clone(), true)).collect();
+    let looking = {
+        let balancer = Arc::clone(&balancer);
+        tokio::spawn(async move {
+            let client = client();
+            loop {
+                balancer.look(&client).await;
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        })
+    };
+    let over = Arc::new(AtomicBool::new(false));
+    let workers: Vec<_> = (0..8)
+        .map(|worker| {
+            let (balancer, over, key) = (Arc::clone(&balancer), Arc::clone(&over), key.clone());
+            tokio::spawn(async move {
+                // Connections are kept and used again, as clients do.
+                let client = client();
+                let (mut done, mut failed) = (0usize, Vec::new());
+                while !over.load(Ordering::Relaxed) {
+                    let url = balancer.next(worker + done);
+                    let body = json!({"model": "llama3", "prompt": "one two", "max_tokens": 20, "stream": worker % 2 == 0});
+                    let sent = client.post(format!("{url}/v1/completions")).bearer_auth(&key).json(&body).send().await;
+                    let answered = async {
+                        let reply = sent.map_err(|error| format!("{error:?}"))?;
+                        let status = reply.status();
+                        let text = reply.text().await.map_err(|error| format!("{error:?}"))?;
+                        let whole = status.is_success() && (worker % 2 == 1 || text.trim_end().ends_with("data: [DONE]"));
+                        if whole { Ok(()) } else { Err(format!("{status} {text}")) }
+                    };
+                    done += 1;
+                    failed.extend(answered.await.err());
+                }
+                (done, failed)
+            })
+        })
+        .collect();
+    for index in 0..3 {
+        let (home, server) = replicas.servers.remove(0);
+        let old = server.url.clone();
+        server.signal(libc::SIGTERM);
+        let (status, err) = tokio::task::spawn_blocking(move || server.wait()).await.unwrap();
+        assert_eq!(status.code(), Some(0), "{index}: {err}");
+        let arguments = replicas.arguments.clone();
+        let (home, server) = tokio::task::spawn_blocking(move || {
+            let server = serve(&home, &arguments);
+            (home, server)
+        })
+        .await
+        .unwrap();
+        balancer
+            .0
+            .lock()
+            .unwrap()
+            .iter_mut()
+            .filter(|(url, _)| *url == old)
+            .for_each(|target| *target = (server.url.clone(), false));
+        replicas.servers.push((home, server));
+        eventually(async || balancer.0.lock().unwrap().iter().all(|(_, ready)| *ready)).await;
+    }
+    over.store(true, Ordering::Relaxed);
+    let mut all = 0;
+    for worker in workers {
+        let (done, failed) = worker.await.unwrap();
+        assert!(failed.is_empty(), "{} of {done}: {:?}", failed.len(), &failed[..failed.len().min(3)]);
+        all += done;
+    }
+    eprintln!("{all} requests, none failed");
+    assert!(all > 100, "{all}");
+    looking.abort();
+    for (_, server) in replicas.servers {
+        server.stop();
+    }
 }

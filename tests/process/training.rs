@@ -18,7 +18,7 @@ pub fn rows() -> String {
 }
 
 /// Asks for a job of 800 steps.
-async fn begin(server: &Server, key: &str) -> String {
+pub async fn begin(server: &Server, key: &str) -> String {
     begin_with(server, key, json!({"n_epochs": 20, "batch_size": 1})).await
 }
 

@@ -114,6 +114,7 @@ async fn what_somebody_who_left_has_brought_is_not_read_again() {
         base: base(8),
         preparer: Arc::new(Held { begun, told: std::sync::Mutex::new(told) }),
         memory: Some(10),
+        shared: None,
     })
     .await
     .unwrap();

@@ -233,6 +233,9 @@ impl Jobs {
             error_message: None,
             error_param: None,
             version: 1,
+            holder: String::new(),
+            beat: 0,
+            state: None,
         };
         {
             let mut connection = inner.database.connection().await?;

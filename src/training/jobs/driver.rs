@@ -17,6 +17,7 @@ use super::job::{Method, MethodKind, Phase, Status};
 use super::queue::{self, Waiting};
 use super::record::{self, Event, Notes};
 use super::run::{Ending, Run};
+use super::shared::Watch;
 use super::work::{Examiner, Failure, Task, Workshop};
 use super::{JobsError, runs, unix_now};
 use crate::registry::Catalog;
@@ -88,6 +89,7 @@ pub struct Driver {
     shop: Arc<Shop>,
     threads: Vec<JoinHandle<()>>,
     ended: oneshot::Receiver<()>,
+    beating: tokio::task::JoinHandle<()>,
 }
 
 /// What both threads share.
@@ -105,6 +107,10 @@ pub(super) struct Shop {
     last_checked: Mutex<String>,
     /// Jobs that are left for later.
     later: Mutex<BTreeMap<String, Later>>,
+    /// Which of other replicas that train are alive.
+    pub(super) training: Mutex<Watch>,
+    /// Which of those are that check files.
+    pub(super) checking: Mutex<Watch>,
 }
 
 /// A job whose trouble may pass.
@@ -135,8 +141,11 @@ impl Driver {
             stopping: AtomicBool::new(false),
             last_checked: Mutex::default(),
             later: Mutex::default(),
+            training: Mutex::default(),
+            checking: Mutex::default(),
         });
         shop.recover().await?;
+        let beating = tokio::spawn(shop.jobs.clone().beat());
         let (alive, ended) = oneshot::channel();
         // The receiver hears when the last of the threads has gone.
         let alive = Arc::new(alive);
@@ -149,7 +158,7 @@ impl Driver {
             });
             threads.push(thread.map_err(crate::store::StoreError::io("start a thread for", Path::new("training")))?);
         }
-        Ok(Self { shop, threads, ended })
+        Ok(Self { shop, threads, ended, beating })
     }
 
     /// Returns when the threads have ended by themselves.
@@ -170,6 +179,7 @@ impl Driver {
 
 impl Drop for Driver {
     fn drop(&mut self) {
+        self.beating.abort();
         self.shop.stop();
     }
 }
@@ -197,7 +207,7 @@ impl Shop {
             let mut connection = database.connection().await?;
             rows::in_status(&mut connection, node, Status::Running.name()).await?
         };
-        for mut row in running {
+        for mut row in running.into_iter().filter(|row| !self.jobs.are_shared() || row.holder == self.jobs.own()) {
             let message = "The server was restarted; the job goes on from what it has saved.";
             // Where somebody else was faster it is not running any more.
             record::write(database, &mut row, Notes::event(Event::info(message))).await?;
@@ -272,8 +282,9 @@ impl Shop {
         if running.is_empty() {
             self.jobs.pulse().rest();
         }
+        let running = self.free(running, &self.training);
         if let Some(row) = running.into_iter().find(|row| self.is_due(&row.id)) {
-            return Ok(Some(row));
+            return self.take_up(row).await;
         }
         queued.retain(|row| self.is_due(&row.id));
         let used: BTreeMap<String, i64> = used.into_iter().collect();
@@ -284,6 +295,7 @@ impl Shop {
         row.status = Status::Running.name().to_owned();
         row.phase = Phase::Preprocessing.name().to_owned();
         row.started_at = row.started_at.or_else(|| Some(unix_now()));
+        self.jobs.own().clone_into(&mut row.holder);
         let notes = Notes { reached: Some(Phase::Preprocessing), ..Notes::event(Event::info("Fine-tuning job started.")) };
         let claimed = record::write(database, &mut row, notes).await?;
         self.jobs.changed();
@@ -310,15 +322,20 @@ impl Shop {
     async fn oldest_unchecked(&self) -> Result<Option<JobRow>, JobsError> {
         let mut connection = self.jobs.inner.database.connection().await?;
         let found = rows::in_status(&mut connection, &self.jobs.inner.node, Status::ValidatingFiles.name()).await?;
+        drop(connection);
+        let found = self.free(found, &self.checking);
         let mut due = found.into_iter().filter(|row| self.is_due(&row.id)).collect::<Vec<_>>();
-        // One after another of each tenant, so that many files of one do not keep the others waiting.
+        let Some(next) = self.turn_to_check(&mut due) else { return Ok(None) };
+        self.take_up(next).await
+    }
+
+    /// One after another of each tenant, so that many files of one do not keep the others waiting.
+    fn turn_to_check(&self, due: &mut Vec<JobRow>) -> Option<JobRow> {
         let mut last = self.last_checked.lock().unwrap_or_else(PoisonError::into_inner);
         due.sort_by_cached_key(|row| (row.project_id <= *last, row.project_id.clone()));
-        let next = due.into_iter().next();
-        if let Some(row) = &next {
-            last.clone_from(&row.project_id);
-        }
-        Ok(next)
+        let next = due.drain(..).next()?;
+        last.clone_from(&next.project_id);
+        Some(next)
     }
 
     /// Checks the files of a new job.
@@ -339,6 +356,7 @@ impl Shop {
             };
             row.settings = serde_json::to_string(&resolved).ok();
             row.status = Status::Queued.name().to_owned();
+            row.holder.clear();
             let read = serde_json::json!(runs::data(&task, &facts));
             let event = Event::info("Files validated, moving job to queued state.").with(read);
             let mut events = vec![event];
@@ -434,6 +452,9 @@ impl Shop {
         let over = self.runtime.block_on(self.jobs.get(&row.project_id, id)).is_ok_and(|row| Status::is_over(&row.status));
         if over && let Err(error) = std::fs::remove_dir_all(self.dir_of(id)) {
             tracing::debug!(%error, "a job has left nothing");
+        }
+        if over {
+            self.runtime.block_on(self.jobs.remove_states(id, None));
         }
     }
 

@@ -11,6 +11,7 @@ use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore};
 use super::{JobsError, Page, Paging, new_id, unix_now};
 use crate::store::blobs::{BlobWriter, Blobs, Whole};
 pub use crate::store::files::FileRow;
+use crate::store::objects::Objects;
 use crate::store::{DataDir, Database, files as rows};
 
 /// Files that are received at the same time: each may take as much disk as one file is allowed.
@@ -19,6 +20,10 @@ const TOGETHER: usize = 16;
 const OF_A_TENANT: usize = 4;
 /// How often it is looked for what has expired.
 const LOOK_EVERY: Duration = Duration::from_secs(60);
+/// Stands for the process that has a content, where all have.
+const EVERYBODY: &str = "everybody";
+/// Looks after which it is looked for objects that nobody needs: an hour.
+const SWEEP_EVERY: u64 = 60;
 /// Longest name of a file, bytes.
 const MAX_NAME: usize = 512;
 
@@ -73,6 +78,8 @@ pub struct FilesSetup {
     pub database: Database,
     /// Name of this process's data directory among those that share the database.
     pub node: String,
+    /// Where replicas keep contents together; `None` keeps them in `data`.
+    pub objects: Option<Objects>,
     /// How much.
     pub limits: FileLimits,
 }
@@ -99,7 +106,10 @@ pub struct Files {
 pub(super) struct Inner {
     pub(super) blobs: Blobs,
     pub(super) database: Database,
+    /// This process, or all that share contents.
     pub(super) node: String,
+    /// This process.
+    pub(super) own: String,
     pub(super) limits: FileLimits,
     places: Arc<Semaphore>,
     /// Places that tenants have.
@@ -112,14 +122,14 @@ pub(super) struct Inner {
 impl Files {
     /// Removes contents that no row needs.
     pub async fn open(setup: FilesSetup) -> Result<Self, JobsError> {
-        let FilesSetup { data, database, node, limits } = setup;
-        let blobs = Blobs::open(&data)?;
+        let FilesSetup { data, database, node: own, objects, limits } = setup;
+        let node = if objects.is_some() { EVERYBODY.to_owned() } else { own.clone() };
+        let blobs = Blobs::open(&data, objects)?;
         let places = Arc::new(Semaphore::new(TOGETHER));
         let (taken, changes) = (Arc::default(), Mutex::new(()));
-        let files = Self { inner: Arc::new(Inner { blobs, database, node, limits, places, taken, changes }) };
-        for sha256 in files.inner.blobs.contents()? {
-            files.release(&sha256).await?;
-        }
+        let files = Self { inner: Arc::new(Inner { blobs, database, node, own, limits, places, taken, changes }) };
+        files.give_to_all().await?;
+        files.sweep().await?;
         Ok(files)
     }
 
@@ -166,6 +176,7 @@ impl Files {
             created_at: now,
             expires_at: new.seconds.map(|seconds| now.saturating_add(seconds)),
         };
+        self.inner.blobs.share(&content).await?;
         let _one_at_a_time = self.inner.changes.lock().await;
         let mut transaction = self.inner.database.begin().await?;
         self.check_room(&mut transaction, &new.tenant, row.bytes).await?;
@@ -207,7 +218,7 @@ impl Files {
         if row.node != self.inner.node {
             return Err(JobsError::Elsewhere { id: row.id });
         }
-        let path = self.inner.blobs.place(&row.sha256);
+        let path = self.inner.blobs.fetch(&row.sha256).await?;
         Ok((row, path))
     }
 
@@ -227,6 +238,14 @@ impl Files {
         self.release(&row.sha256).await
     }
 
+    /// Removes contents that no row needs.
+    pub(super) async fn sweep(&self) -> Result<(), JobsError> {
+        for sha256 in self.inner.blobs.contents()? {
+            self.release(&sha256).await?;
+        }
+        Ok(())
+    }
+
     /// Removes a content unless a row needs it.
     pub(super) async fn release(&self, sha256: &str) -> Result<(), JobsError> {
         let _one_at_a_time = self.inner.changes.lock().await;
@@ -241,8 +260,13 @@ impl Files {
     pub async fn keep_up(self) {
         let mut look = tokio::time::interval(LOOK_EVERY);
         look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        loop {
+        for looks in 1u64.. {
             look.tick().await;
+            if looks.is_multiple_of(SWEEP_EVERY)
+                && let Err(error) = self.sweep_objects().await
+            {
+                tracing::warn!(%error, "objects that nobody needs are not removed yet");
+            }
             if let Err(error) = self.expire(unix_now()).await {
                 tracing::warn!(%error, "files that have expired are not removed yet");
             }

@@ -13,6 +13,7 @@ mod record;
 mod result;
 mod run;
 mod runs;
+mod shared;
 pub mod uploads;
 pub mod work;
 pub mod workshop;

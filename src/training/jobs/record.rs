@@ -190,6 +190,7 @@ pub fn end(row: &mut JobRow, status: Status, phase: Phase) {
     row.phase = phase.name().to_owned();
     row.finished_at = Some(unix_now());
     row.estimated_finish = None;
+    row.holder.clear();
 }
 
 fn unix_micros() -> i64 {

@@ -72,6 +72,8 @@ pub(super) struct Run<'a> {
     questions: Vec<Question>,
     /// Of the held-out rows, the last time that it was measured.
     held_out_loss: Option<f64>,
+    /// The shared state before the one that the row names.
+    before: Option<String>,
 }
 
 impl<'a> Run<'a> {
@@ -95,6 +97,7 @@ impl<'a> Run<'a> {
             began: now,
             questions: Vec::new(),
             held_out_loss: None,
+            before: None,
         }
     }
 
@@ -112,6 +115,8 @@ impl<'a> Run<'a> {
         self.questions = material.questions();
         std::fs::create_dir_all(&self.dir).map_err(|error| ending_of_io(&error))?;
         let state = self.dir.join("state");
+        let fetched = self.shop.runtime.block_on(self.shop.jobs.fetch_state(self.row, &state));
+        fetched.map_err(|error| Ending::Later(error.to_string()))?;
         let resume = Some(state.as_path()).filter(|state| state.exists());
         let mut session = material.begin(&resolved, resume, &self.stop)?;
         self.row.steps = i64::try_from(session.steps()).ok();
@@ -151,6 +156,7 @@ impl<'a> Run<'a> {
                 if self.began.elapsed() >= self.shop.rhythm.turn && self.shop.others_wait(self.row) {
                     self.row.status = Status::Queued.name().to_owned();
                     self.row.estimated_finish = None;
+                    self.row.holder.clear();
                     self.phase(Phase::Queued, Event::info("Another project's job has its turn; this one goes on afterwards."))?;
                     return Err(Ending::Left);
                 }
@@ -481,6 +487,21 @@ impl<'a> Run<'a> {
         if let Err(failure) = session.save(state) {
             tracing::warn!(?failure, job = self.row.id, "what a job goes on from was not saved");
             self.pending.events.push(Event::warn("What a restart would go on from could not be saved; it is tried again."));
+            return;
+        }
+        match self.shop.runtime.block_on(self.shop.jobs.share_state(&self.row.id, state)) {
+            Ok(None) => {}
+            Ok(Some(shared)) => {
+                // The row in the database may still name the one before.
+                let before = self.row.state.replace(shared);
+                if before == self.row.state {
+                    return;
+                }
+                if let Some(older) = std::mem::replace(&mut self.before, before) {
+                    self.shop.runtime.block_on(self.shop.jobs.remove_states(&self.row.id, Some(&older)));
+                }
+            }
+            Err(error) => tracing::warn!(%error, job = self.row.id, "other replicas cannot go on with a job from here"),
         }
     }
 
@@ -499,7 +520,13 @@ impl<'a> Run<'a> {
         let jobs = &self.shop.jobs;
         for _ in 0..CHANGED_TRIES {
             let theirs = jobs.get(&self.row.project_id, &self.row.id).await?;
+            if jobs.is_lost(&theirs) {
+                return Ok(());
+            }
             let mut row = JobRow {
+                // Others may go on at once.
+                holder: String::new(),
+                state: self.row.state.clone(),
                 settings: self.row.settings.clone(),
                 steps: self.row.steps,
                 steps_done: self.row.steps_done,

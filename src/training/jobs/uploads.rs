@@ -89,6 +89,7 @@ impl Files {
             sha256: content.sha256.clone(),
             created_at: unix_now(),
         };
+        self.inner.blobs.share(&content).await?;
         let _one_at_a_time = self.inner.changes.lock().await;
         let mut transaction = self.inner.database.begin().await?;
         // It may have ended while this came.
@@ -144,6 +145,7 @@ impl Files {
             created_at: now,
             expires_at: row.file_seconds.map(|seconds| now.saturating_add(seconds)),
         };
+        self.inner.blobs.share(&content).await?;
         let parts = {
             let _one_at_a_time = self.inner.changes.lock().await;
             let mut transaction = self.inner.database.begin().await?;
@@ -228,7 +230,7 @@ impl Files {
         let mut md5 = Md5::new();
         let mut buffer = vec![0u8; COPY];
         for part in parts {
-            let path = self.inner.blobs.place(&part.sha256);
+            let path = self.inner.blobs.fetch(&part.sha256).await?;
             let mut from = tokio::fs::File::open(&path).await.map_err(StoreError::io("read", &path))?;
             loop {
                 let read = from.read(&mut buffer).await.map_err(StoreError::io("read", &path))?;

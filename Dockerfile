@@ -1,19 +1,23 @@
 # syntax=docker/dockerfile:1
 #
 #   docker build -t switchyard:0.1.0 .
+#   docker build -t switchyard:0.1.0-mistralrs --build-arg VARIANT=mistralrs .
 #   docker build -t switchyard:0.1.0-cuda --build-arg VARIANT=cuda --build-arg CUDA_COMPUTE_CAP=90 .
 #   docker buildx build --platform linux/arm64 -t switchyard:0.1.0-arm64 .
 #
 # The first can be run step by step in a clean Debian root by tests/container/by_hand.py; docs/deploying.md says what of it has been. The
-# second needs NVIDIA's images and has not been built. The third is the same recipe on another platform, natively or under emulation,
-# and has not been built either.
+# second is the same with one more feature (docs/backends.md). The third needs NVIDIA's images and has not been built. The fourth is the
+# same recipe as the first on another platform, natively or under emulation, and has not been built either.
 
-# cpu or cuda.
+# cpu, mistralrs or cuda.
 ARG VARIANT=cpu
 ARG RUST_VERSION=1.95.0
 
 FROM rust:${RUST_VERSION}-bookworm AS toolchain-cpu
 ENV FEATURES=""
+
+FROM toolchain-cpu AS toolchain-mistralrs
+ENV FEATURES="mistralrs"
 
 FROM nvidia/cuda:13.0.1-devel-ubuntu24.04 AS toolchain-cuda
 ARG RUST_VERSION
@@ -51,6 +55,8 @@ RUN install -m 755 /out/switchyard /tree/opt/switchyard/switchyard && \
 
 FROM scratch AS image-cpu
 COPY --from=tree /tree/ /
+
+FROM image-cpu AS image-mistralrs
 
 # CUDA's libraries are in NVIDIA's image; the driver comes from the node.
 FROM nvidia/cuda:13.0.1-runtime-ubuntu24.04 AS image-cuda

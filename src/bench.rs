@@ -121,7 +121,7 @@ pub fn random_adapter(config: &ModelConfig, rank: usize, seed: u64) -> LoraWeigh
     }
     let mut digest = [0u8; 32];
     digest[..8].copy_from_slice(&seed.to_le_bytes());
-    LoraWeights { id: VersionId::new(digest), modules, max_rank: rank }
+    LoraWeights { id: VersionId::new(digest), modules, foreign: Vec::new(), max_rank: rank }
 }
 
 struct Bench<'a> {

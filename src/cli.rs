@@ -63,6 +63,8 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>, environment: Vec<(OsSt
             return if error.use_stderr() { ExitCode::from(BAD_CONFIGURATION) } else { ExitCode::SUCCESS };
         }
     };
+    // Before anybody makes a client: a build may have two libraries to choose from.
+    crate::outbound::install_tls();
     let outcome = dispatch(&matches, environment);
     telemetry::flush();
     match outcome {

@@ -190,6 +190,7 @@ fn some_crates_live_in_one_room() {
         ("redis::", &["tenants"]),
         ("opentelemetry", &["telemetry"]),
         ("reqwest::", &["outbound", "tenants"]),
+        ("mistralrs::", &["backends"]),
     ];
     let mut findings = Vec::new();
     for (path, text) in rust_files() {

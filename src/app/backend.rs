@@ -8,6 +8,10 @@ use anyhow::{Context, anyhow};
 use super::{base, device, memory};
 use crate::backends::null::{NullConfig, Pace};
 use crate::backends::{Backend, NullBackend};
+#[cfg(feature = "mistralrs")]
+use crate::backends::{MistralBackend, MistralConfig};
+#[cfg(feature = "mistralrs")]
+use crate::config::Device;
 use crate::config::{BackendKind, Config, KvMemory, Quant};
 use crate::engine::{self, EngineConfig, PrefixCache};
 use crate::gateway;
@@ -50,8 +54,43 @@ pub(crate) fn load_options(config: &Config, model: &ModelConfig) -> native::Load
 pub(crate) fn start(config: &Config) -> anyhow::Result<Loaded> {
     match config.backend {
         BackendKind::Native => start_native(config),
+        BackendKind::Mistralrs => start_mistralrs(config),
         BackendKind::Null => start_null(config),
     }
+}
+
+#[cfg(feature = "mistralrs")]
+fn start_mistralrs(config: &Config) -> anyhow::Result<Loaded> {
+    let (base::Base { name, checkpoint }, path) = base::describe(config)?;
+    if matches!(config.device, Device::Cuda(_)) {
+        return Err(anyhow!("the backend mistralrs computes on the CPU in this build; --device cpu is right"));
+    }
+    let quantized = path.is_file();
+    let quant = match config.quant {
+        Quant::Auto | Quant::None => None,
+        _ if quantized => {
+            return Err(anyhow!("a GGUF file is quantized already, and mistralrs takes it as it is; --quant auto is right"));
+        }
+        Quant::Q8_0 => Some(DType::Q8_0),
+        Quant::Q6K => Some(DType::Q6K),
+        Quant::Q4K => Some(DType::Q4K),
+    };
+    let backend = MistralBackend::start(MistralConfig {
+        path,
+        quant,
+        model: checkpoint.config.clone(),
+        queue_capacity: config.queue_capacity,
+        scratch: config.data_dir.join("mistralrs"),
+    });
+    let backend = backend.with_context(|| format!("cannot load the base {name}"))?;
+    tracing::info!(base = name, "mistralrs computes the base");
+    Ok(Loaded { base: served(name, checkpoint), backend: Backend::Mistralrs(backend), tensors: BTreeMap::new() })
+}
+
+/// The configuration refuses it before this.
+#[cfg(not(feature = "mistralrs"))]
+fn start_mistralrs(_: &Config) -> anyhow::Result<Loaded> {
+    Err(anyhow!("this build does not have the backend mistralrs"))
 }
 
 fn start_native(config: &Config) -> anyhow::Result<Loaded> {

@@ -94,7 +94,12 @@ pub(super) async fn ended(driver: &mut Option<Driver>) {
 
 /// The base as the workshop needs it, or why it cannot be trained.
 fn resident(config: &Config, built: &Built) -> Result<Resident, &'static str> {
-    let Backend::Native(engine) = &built.backend else { return Err("it runs without a model") };
+    let engine = match &built.backend {
+        Backend::Native(engine) => engine,
+        #[cfg(feature = "mistralrs")]
+        Backend::Mistralrs(_) => return Err("its backend is mistralrs, on which training is not implemented"),
+        Backend::Null(_) => return Err("it runs without a model"),
+    };
     if let Some(reason) = built.backend.facts().model.anatomy().untrainable {
         return Err(reason);
     }

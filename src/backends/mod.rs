@@ -1,8 +1,10 @@
 //! What generates: the seam between the gateway and the engine. Knows neither prompts as text nor adapters' names.
 //!
-//! Two backends: the native engine, and one without a model ([`null`]) for measuring everything around it. [`upstream`] is a client of
-//! another server, for teachers and judges.
+//! The native engine; mistralrs for families of models that it does not cover (feature `mistralrs`); one without a model ([`null`]) for
+//! measuring everything around it. [`upstream`] is a client of another server, for teachers and judges.
 
+#[cfg(feature = "mistralrs")]
+pub mod mistralrs;
 pub mod null;
 pub mod upstream;
 
@@ -17,6 +19,8 @@ pub use crate::engine::grammar;
 pub use crate::engine::request::{Event, Finish, Pooling, Realm, Request, Sampling, TokenLogprob};
 pub use crate::engine::{Effort, EffortReader, EngineFacts, EngineHandle, Health, PrefixCache, Stats, SubmitError};
 pub use crate::model::lora::PreparedAdapter;
+#[cfg(feature = "mistralrs")]
+pub use mistralrs::{MistralBackend, MistralConfig};
 pub use null::NullBackend;
 
 use crate::engine;
@@ -27,6 +31,9 @@ use crate::model::AdapterPreparer;
 pub enum Backend {
     /// The engine, with a model.
     Native(EngineHandle),
+    /// Another engine's models, in this process.
+    #[cfg(feature = "mistralrs")]
+    Mistralrs(MistralBackend),
     /// No model: words after a fixed delay.
     Null(NullBackend),
 }
@@ -36,6 +43,8 @@ impl Backend {
     pub fn reserve(&self, count: usize, within: usize) -> Result<Places, SubmitError> {
         match self {
             Self::Native(engine) => engine.reserve(count, within).map(Places::Native),
+            #[cfg(feature = "mistralrs")]
+            Self::Mistralrs(mistral) => mistral.reserve(count, within).map(Places::Native),
             Self::Null(null) => null.reserve(count, within).map(Places::Null),
         }
     }
@@ -44,6 +53,8 @@ impl Backend {
     pub fn submit_at(&self, places: &mut Places, request: Request) -> Result<Generation, SubmitError> {
         match (self, places) {
             (Self::Native(engine), Places::Native(places)) => engine.submit_at(places, request).map(Generation::Native),
+            #[cfg(feature = "mistralrs")]
+            (Self::Mistralrs(mistral), Places::Native(places)) => mistral.submit_at(places, request).map(Generation::Native),
             (Self::Null(null), Places::Null(places)) => null.submit_at(places, request).map(Generation::Null),
             // Places of another backend are worth nothing here.
             (backend, places) => {
@@ -53,10 +64,22 @@ impl Backend {
         }
     }
 
+    /// What it is called in metrics and in the configuration.
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::Native(_) => "native",
+            #[cfg(feature = "mistralrs")]
+            Self::Mistralrs(_) => "mistralrs",
+            Self::Null(_) => "null",
+        }
+    }
+
     /// Numbers of this moment.
     pub fn stats(&self) -> Stats {
         match self {
             Self::Native(engine) => engine.stats(),
+            #[cfg(feature = "mistralrs")]
+            Self::Mistralrs(mistral) => mistral.stats(),
             Self::Null(null) => null.stats(),
         }
     }
@@ -66,6 +89,8 @@ impl Backend {
     pub fn is_quiet_but_for(&self, own: usize) -> bool {
         match self {
             Self::Native(engine) => engine.pressure().sequences() <= own,
+            #[cfg(feature = "mistralrs")]
+            Self::Mistralrs(mistral) => mistral.pressure().sequences() <= own,
             Self::Null(null) => {
                 let stats = null.stats();
                 stats.waiting + stats.running <= own + null.facts().config.queue_capacity / 4
@@ -77,6 +102,8 @@ impl Backend {
     pub fn facts(&self) -> &EngineFacts {
         match self {
             Self::Native(engine) => engine.facts(),
+            #[cfg(feature = "mistralrs")]
+            Self::Mistralrs(mistral) => mistral.facts(),
             Self::Null(null) => null.facts(),
         }
     }
@@ -85,6 +112,8 @@ impl Backend {
     pub fn adapter_preparer(&self) -> Arc<dyn AdapterPreparer> {
         match self {
             Self::Native(engine) => engine.adapter_preparer(),
+            #[cfg(feature = "mistralrs")]
+            Self::Mistralrs(mistral) => mistral.adapter_preparer(),
             Self::Null(_) => Arc::new(null::NoPacking),
         }
     }
@@ -93,6 +122,8 @@ impl Backend {
     pub fn health(&self) -> watch::Receiver<Health> {
         match self {
             Self::Native(engine) => engine.health(),
+            #[cfg(feature = "mistralrs")]
+            Self::Mistralrs(mistral) => mistral.health(),
             Self::Null(null) => null.health(),
         }
     }
@@ -101,6 +132,8 @@ impl Backend {
     pub async fn shutdown(&self, deadline: Duration) {
         match self {
             Self::Native(engine) => engine.shutdown(deadline).await,
+            #[cfg(feature = "mistralrs")]
+            Self::Mistralrs(mistral) => mistral.shutdown(deadline).await,
             Self::Null(null) => null.shutdown(deadline).await,
         }
     }
@@ -115,7 +148,7 @@ impl From<EngineHandle> for Backend {
 /// Reserved places in the queue; those that are not used are given back when this is dropped.
 #[derive(Debug)]
 pub enum Places {
-    /// Of the engine.
+    /// Of the engine, also where its logits are computed outside of it.
     Native(engine::Places),
     /// Of the null backend.
     Null(null::Places),
@@ -124,7 +157,7 @@ pub enum Places {
 /// The events of one request. Dropping it cancels the request.
 #[derive(Debug)]
 pub enum Generation {
-    /// The engine's.
+    /// The engine's, also where its logits are computed outside of it.
     Native(engine::Generation),
     /// The null backend's.
     Null(null::Generation),

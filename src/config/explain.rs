@@ -99,6 +99,7 @@ impl Config {
             "prefix_cache" => if self.prefix_cache { "on" } else { "off" }.to_owned(),
             "backend" => match self.backend {
                 BackendKind::Native => "native",
+                BackendKind::Mistralrs => "mistralrs",
                 BackendKind::Null => "null",
             }
             .to_owned(),

@@ -84,7 +84,11 @@ impl Reader<'_> {
         let backend = self.value("backend", BackendKind::Native, |text| match text {
             "native" => Ok(BackendKind::Native),
             "null" => Ok(BackendKind::Null),
-            _ => Err("native or null is right".to_owned()),
+            "mistralrs" if cfg!(feature = "mistralrs") => Ok(BackendKind::Mistralrs),
+            "mistralrs" => {
+                Err("this build does not have it; `cargo build --release --features mistralrs` makes one that has".to_owned())
+            }
+            _ => Err("native, mistralrs or null is right".to_owned()),
         });
         let null = self.null();
         let max_body_bytes = self.value("max_body_bytes", 8 << 20, |text| {

@@ -95,8 +95,10 @@ pub enum Device {
 /// What generates.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BackendKind {
-    /// The base.
+    /// The base, by our engine.
     Native,
+    /// The base, by mistralrs; only in builds that have it.
+    Mistralrs,
     /// Nothing: words after a delay, to measure what is around a model.
     Null,
 }
@@ -295,7 +297,8 @@ impl Config {
     /// Adapters that nobody asked for and that come with the bundled base, by name. One that was taken out of service stays out.
     pub fn default_adapters(&self) -> impl Iterator<Item = &(String, PathBuf)> {
         let bundled = match &self.model {
-            ModelSource::Bundled(bundle) => bundle.adapters.as_slice(),
+            // Into its file mistralrs merges nothing.
+            ModelSource::Bundled(bundle) if self.backend != BackendKind::Mistralrs => bundle.adapters.as_slice(),
             _ => &[],
         };
         bundled.iter().filter(|(name, _)| !self.adapters.iter().any(|(taken, _)| taken == name))

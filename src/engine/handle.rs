@@ -92,6 +92,14 @@ pub enum SubmitError {
         /// Most tokens that a prompt can have here.
         limit: usize,
     },
+    /// What computes here cannot do this.
+    #[error("{what} cannot be had of this backend")]
+    Unable {
+        /// The client's field that asks for it.
+        field: &'static str,
+        /// What is asked.
+        what: &'static str,
+    },
     /// A field of the request is wrong.
     #[error("{field} {problem}")]
     Invalid {
@@ -261,13 +269,13 @@ impl EngineHandle {
 
 /// Reserved places in the queue; those that are not used are given back when this is dropped.
 #[derive(Debug)]
-pub struct Places(Vec<QueueSlot>);
+pub struct Places(pub(super) Vec<QueueSlot>);
 
 /// The events of one request. Dropping it cancels the request at the next step.
 #[derive(Debug)]
 pub struct Generation {
-    events: UnboundedReceiver<Event>,
-    meter: Arc<Meter>,
+    pub(super) events: UnboundedReceiver<Event>,
+    pub(super) meter: Arc<Meter>,
 }
 
 impl Generation {

@@ -43,7 +43,7 @@ impl Emitter {
         self.sender.is_closed()
     }
 
-    fn send(&self, event: Event) {
+    pub(super) fn send(&self, event: Event) {
         // A listener that left is noticed before the next step.
         let _ = self.sender.send(event);
     }

@@ -38,6 +38,7 @@ mod handle;
 mod job;
 pub mod kv;
 mod leak;
+pub mod outside;
 mod pool;
 pub mod pressure;
 pub mod request;

@@ -105,6 +105,11 @@ impl Shared {
         *self.stats.lock().unwrap_or_else(PoisonError::into_inner) = stats;
     }
 
+    /// Changes numbers that nobody else publishes.
+    pub(super) fn change(&self, change: impl FnOnce(&mut Stats)) {
+        change(&mut self.stats.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+
     pub(super) fn queued(&self) -> usize {
         self.queued.load(Ordering::Acquire)
     }

@@ -107,6 +107,14 @@ pub enum GatewayError {
     /// The server is shutting down.
     #[error("the server is shutting down")]
     Stopping,
+    /// The backend cannot do what is asked.
+    #[error("{what} cannot be had of this backend")]
+    Unable {
+        /// The field that asks for it.
+        field: &'static str,
+        /// What is asked.
+        what: &'static str,
+    },
     /// The engine refused a value of the request.
     #[error("{field} {problem}")]
     Invalid {

@@ -71,6 +71,7 @@ struct Inner {
     adapter_cost: IntCounterVec,
     shadows: IntCounterVec,
     upstreams: IntCounterVec,
+    backends: IntCounterVec,
     adapters: Mutex<HashSet<String>>,
 }
 
@@ -130,6 +131,11 @@ impl Metrics {
                 "Requests for models that are other servers, by how they ended.",
                 &["upstream", "outcome"],
             )?,
+            backends: counters(
+                "switchyard_backend_requests_total",
+                "Requests by what they were given to: native, mistralrs, null, upstream. What the response cache answered is nobody's.",
+                &["backend"],
+            )?,
             adapters: Mutex::default(),
         })))
     }
@@ -152,6 +158,12 @@ impl Metrics {
     /// A request to another server has ended.
     pub(super) fn relayed(&self, upstream: &str, outcome: Outcome) {
         self.0.upstreams.with_label_values(&[upstream, outcome.name()]).inc();
+        self.given_to("upstream");
+    }
+
+    /// A request was given to this backend.
+    pub(super) fn given_to(&self, backend: &str) {
+        self.0.backends.with_label_values(&[backend]).inc();
     }
 
     pub(super) fn first_token(&self, after: Duration) {

@@ -437,6 +437,7 @@ impl Gateway {
                 }
             }
         }
+        inner.metrics.given_to(inner.backend.name());
         Ok(answer)
     }
 
@@ -518,6 +519,7 @@ fn refused(error: SubmitError) -> GatewayError {
         SubmitError::Stopping => GatewayError::Stopping,
         SubmitError::Unhealthy(reason) => GatewayError::Engine(reason),
         SubmitError::PromptTooLong { tokens, limit } => GatewayError::ContextTooLong { limit, prompt: tokens, answer: None },
+        SubmitError::Unable { field, what } => GatewayError::Unable { field, what },
         SubmitError::Invalid { field, problem } => GatewayError::Invalid { field, problem },
     }
 }

@@ -242,6 +242,10 @@ impl From<GatewayError> for ApiError {
                     "The server cannot record usage at the moment and therefore answers nothing. Please try again later.";
                 Self { retry_after: Some(5), ..Self::unavailable("ledger_unavailable", message) }
             }
+            GatewayError::Unable { field, what } => {
+                let message = format!("Unsupported: the backend that serves this model cannot give {what} ('{field}').");
+                Self::invalid(field, "unsupported_by_backend", message)
+            }
             GatewayError::Invalid { field, problem } => {
                 Self::invalid(field, "invalid_value", format!("Invalid '{field}': {field} {problem}."))
             }

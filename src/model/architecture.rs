@@ -3,7 +3,7 @@
 
 use super::config::LinearSite::{self, Down, Gate, K, O, Q, Up, V};
 
-/// Architectures that the decoder covers.
+/// Architectures that the decoder covers, and all others.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Architecture {
@@ -23,6 +23,8 @@ pub enum Architecture {
     Gemma2,
     /// Gemma 3, text (normalised heads, windowed layers with a rotary base of their own).
     Gemma3,
+    /// One that the decoder does not cover: another engine computes it, and nothing here knows its parts.
+    Foreign,
 }
 
 /// A matrix as files store it: the linears whose rows it holds, one after the other.
@@ -236,8 +238,17 @@ const GEMMA3: Anatomy = Anatomy {
     ..GEMMA2
 };
 
+const FOREIGN: Anatomy = Anatomy {
+    name: "foreign",
+    class: "",
+    gguf: "",
+    modules: &[],
+    untrainable: Some("its base is of an architecture on which training is not implemented"),
+    ..LLAMA
+};
+
 impl Architecture {
-    /// All of them.
+    /// All that the decoder covers.
     pub const ALL: [Self; 8] =
         [Self::Llama, Self::Mistral, Self::Qwen2, Self::Qwen3, Self::Phi2, Self::Phi3, Self::Gemma2, Self::Gemma3];
 
@@ -252,6 +263,7 @@ impl Architecture {
             Self::Phi3 => &PHI3,
             Self::Gemma2 => &GEMMA2,
             Self::Gemma3 => &GEMMA3,
+            Self::Foreign => &FOREIGN,
         }
     }
 

@@ -29,7 +29,7 @@ fn lora(config: &ModelConfig, rank: usize, sites: &[LinearSite], seed: u64) -> L
             modules.push(LoraModule { layer, site: *site, rank, scale: 0.7, a: noise(rank * k), b: noise(n * rank) });
         }
     }
-    LoraWeights { id: VersionId::new([seed as u8; 32]), modules, max_rank: rank }
+    LoraWeights { id: VersionId::new([seed as u8; 32]), modules, foreign: Vec::new(), max_rank: rank }
 }
 
 fn model(config: &ModelConfig, mix: Mix, quant: Quant, device: Device) -> Box<dyn Model> {

@@ -3,6 +3,7 @@
 
 mod endings;
 mod equality;
+mod outside;
 
 use std::sync::Arc;
 

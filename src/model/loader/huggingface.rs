@@ -16,6 +16,33 @@ use crate::model::tokenizer::Tokenizer;
 pub fn open_directory(directory: &Path) -> Result<Checkpoint, ModelError> {
     let read = huggingface_config::read(&required(directory, "config.json")?);
     let config = read.map_err(|problem| in_file(directory, "config.json", &problem))?;
+    let mut checkpoint = without_tensors(directory, config)?;
+    let mut tensors = tensors(directory)?;
+    if checkpoint.config.tied_embeddings {
+        // Some files store the shared matrix twice; the embedding is the one that counts.
+        tensors.remove("lm_head.weight");
+    }
+    // A buffer that old checkpoints carry; it follows from the configuration.
+    tensors.retain(|name, _| !name.ends_with(".rotary_emb.inv_freq"));
+    if checkpoint.config.anatomy().norms.plus_one {
+        add_one_to_norms(&mut tensors)?;
+    }
+    checkpoint.tensors = tensors;
+    check::check(&checkpoint).map_err(|error| {
+        ModelError::Invalid(format!("{}: config.json and the weights disagree: {error}", directory.display()))
+    })?;
+    Ok(checkpoint)
+}
+
+/// What a directory says of its base, whatever its architecture is.
+pub fn describe_directory(directory: &Path) -> Result<Checkpoint, ModelError> {
+    let document = required(directory, "config.json")?;
+    let config = huggingface_config::read(&document).or_else(|_| huggingface_config::read_foreign(&document));
+    without_tensors(directory, config.map_err(|problem| in_file(directory, "config.json", &problem))?)
+}
+
+/// Everything but the tensors.
+fn without_tensors(directory: &Path, config: huggingface_config::Config) -> Result<Checkpoint, ModelError> {
     let document = required(directory, "tokenizer.json")?;
     let in_tokenizer = |problem: &str| in_file(directory, "tokenizer.json", problem);
     let read = |bytes: &[u8]| Tokenizer::from_json(bytes).map_err(|error| in_tokenizer(&error.to_string()));
@@ -36,25 +63,11 @@ pub fn open_directory(directory: &Path) -> Result<Checkpoint, ModelError> {
     if eos.is_empty() {
         eos.extend(settings.eos.as_deref().and_then(|token| tokenizer.token_id(token)));
     }
-    let mut tensors = tensors(directory)?;
-    if config.model.tied_embeddings {
-        // Some files store the shared matrix twice; the embedding is the one that counts.
-        tensors.remove("lm_head.weight");
-    }
-    // A buffer that old checkpoints carry; it follows from the configuration.
-    tensors.retain(|name, _| !name.ends_with(".rotary_emb.inv_freq"));
-    if config.model.anatomy().norms.plus_one {
-        add_one_to_norms(&mut tensors)?;
-    }
     let chat_template = settings.template.map(|source| ChatTemplate::new(&source, settings.bos, settings.eos)).transpose()?;
     let generation = GenerationDefaults { eos, bos: tokenizer.bos() };
     let name = directory.canonicalize().unwrap_or_else(|_| directory.to_owned());
     let name = name.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-    let checkpoint = Checkpoint { config: config.model, tokenizer, chat_template, generation, tensors, name };
-    check::check(&checkpoint).map_err(|error| {
-        ModelError::Invalid(format!("{}: config.json and the weights disagree: {error}", directory.display()))
-    })?;
-    Ok(checkpoint)
+    Ok(Checkpoint { config: config.model, tokenizer, chat_template, generation, tensors: BTreeMap::new(), name })
 }
 
 /// A tokenizer without its added tokens that have no row of the embedding, as Gemma 3's for images: they then are text as any other.

@@ -5,7 +5,7 @@ use serde_json::Value;
 
 use super::huggingface_rope::{Ropes, rope_scaling};
 use crate::model::architecture::Activation;
-use crate::model::config::{Architecture, Details, ModelConfig};
+use crate::model::config::{Architecture, Details, ModelConfig, RopeScaling};
 
 /// The fields of `config.json` that matter; others (initialisation, dropout ...) do not change an answer.
 #[derive(Debug, Deserialize)]
@@ -95,7 +95,9 @@ impl Defaults {
     const fn of(architecture: Architecture) -> Self {
         let plain = Self { head_dim: None, tied: false, rotary: 1.0, theta: 10_000.0 };
         match architecture {
-            Architecture::Llama | Architecture::Mistral | Architecture::Qwen2 | Architecture::Phi3 => plain,
+            Architecture::Llama | Architecture::Mistral | Architecture::Qwen2 | Architecture::Phi3 | Architecture::Foreign => {
+                plain
+            }
             Architecture::Qwen3 => Self { head_dim: Some(128), ..plain },
             Architecture::Phi2 => Self { rotary: 0.5, ..plain },
             Architecture::Gemma2 => Self { head_dim: Some(256), tied: true, ..plain },
@@ -127,7 +129,7 @@ pub(super) fn read(bytes: &[u8]) -> Result<Config, String> {
     let sliding_window = match architecture {
         Architecture::Mistral | Architecture::Gemma2 | Architecture::Gemma3 => raw.sliding_window.unwrap_or(Some(DEFAULT_WINDOW)),
         Architecture::Phi3 => raw.sliding_window.flatten(),
-        Architecture::Llama | Architecture::Qwen2 | Architecture::Qwen3 | Architecture::Phi2 => None,
+        Architecture::Llama | Architecture::Qwen2 | Architecture::Qwen3 | Architecture::Phi2 | Architecture::Foreign => None,
     };
     let ropes = Ropes::read(raw.rope_parameters.as_ref().or(raw.rope_scaling.as_ref()))?;
     let partial = raw.partial_rotary_factor.or_else(|| ropes.all.as_ref()?.partial_rotary_factor).unwrap_or(defaults.rotary);
@@ -235,6 +237,36 @@ fn refuse_unsupported(raw: &Raw, architecture: Architecture) -> Result<(), Strin
     Ok(())
 }
 
+/// The shape of a model of an architecture that is not computed here, as far as requests are checked against it. Those that see or hear
+/// say it of their text part.
+pub(super) fn read_foreign(bytes: &[u8]) -> Result<Config, String> {
+    let document: Value = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
+    let part = document.get("text_config").or_else(|| document.get("llm_config")).unwrap_or(&document);
+    let number = |names: &[&str]| names.iter().find_map(|name| part.get(name)?.as_u64()).and_then(|n| usize::try_from(n).ok());
+    let needed = |names: &[&str]| number(names).filter(|n| *n > 0).ok_or_else(|| format!("it has no {}", names.join(" or ")));
+    let (hidden_size, heads) = (needed(&["hidden_size", "n_embd"])?, number(&["num_attention_heads", "n_head"]).unwrap_or(1));
+    let eos = part.get("eos_token_id").or_else(|| document.get("eos_token_id")).cloned().unwrap_or_default();
+    let eos: Option<TokenIds> = serde_json::from_value(eos).map_err(|error| format!("eos_token_id: {error}"))?;
+    let model = ModelConfig {
+        architecture: Architecture::Foreign,
+        vocab_size: needed(&["vocab_size"])?,
+        hidden_size,
+        intermediate_size: number(&["intermediate_size"]).unwrap_or(0),
+        layers: needed(&["num_hidden_layers", "n_layer"])?,
+        heads,
+        kv_heads: number(&["num_key_value_heads"]).unwrap_or(heads),
+        head_dim: number(&["head_dim"]).unwrap_or(hidden_size / heads.max(1)),
+        rms_eps: 0.0,
+        rope_theta: 0.0,
+        rope_scaling: RopeScaling::None,
+        context_length: needed(&["max_position_embeddings", "n_positions"])?,
+        sliding_window: number(&["sliding_window"]).filter(|_| part.get("use_sliding_window") != Some(&Value::Bool(false))),
+        tied_embeddings: false,
+        details: Details::default(),
+    };
+    Ok(Config { model, eos: eos.map(TokenIds::into_vec).unwrap_or_default() })
+}
+
 /// `eos_token_id` of a `generation_config.json`.
 pub(super) fn read_generation(bytes: &[u8]) -> Result<Vec<u32>, String> {
     #[derive(Deserialize)]
@@ -262,7 +294,6 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::model::config::RopeScaling;
 
     fn base(extra: Value) -> Result<Config, String> {
         let mut config = json!({

@@ -231,6 +231,15 @@ pub fn open(path: &Path) -> Result<Checkpoint, ModelError> {
     if path.is_dir() { huggingface::open_directory(path) } else { gguf_checkpoint::open_gguf(path) }
 }
 
+/// What a base says of itself, for whoever computes it: everything but its tensors. Of a directory the architecture may be one that is
+/// not computed here.
+pub fn describe(path: &Path) -> Result<Checkpoint, ModelError> {
+    if path.is_dir() {
+        return huggingface::describe_directory(path);
+    }
+    Ok(Checkpoint { tensors: BTreeMap::new(), ..gguf_checkpoint::open_gguf(path)? })
+}
+
 /// Maps a file for reading.
 pub(crate) fn map_file(path: &Path) -> Result<Arc<memmap2::Mmap>, ModelError> {
     let io = |source| ModelError::Io { path: path.to_owned(), source };

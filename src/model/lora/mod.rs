@@ -50,6 +50,25 @@ impl LoraModule {
     }
 }
 
+/// Low-rank update of a matrix that is known by its name alone; what it is made of agrees with itself.
+#[derive(Debug, Clone)]
+pub struct ForeignModule {
+    /// As the base's files name it, without `.weight`.
+    pub path: String,
+    /// Rank, at least 1.
+    pub rank: usize,
+    /// As of [`LoraModule`].
+    pub scale: f32,
+    /// Width of its input.
+    pub inner: usize,
+    /// Width of its output.
+    pub out: usize,
+    /// `A`, row-major `[rank, inner]`.
+    pub a: Vec<f32>,
+    /// `B`, row-major `[out, rank]`.
+    pub b: Vec<f32>,
+}
+
 /// A checked adapter for one base: shapes agree with the base, values are finite.
 #[derive(Debug, Clone)]
 pub struct LoraWeights {
@@ -57,6 +76,8 @@ pub struct LoraWeights {
     pub id: VersionId,
     /// Every targeted linear, in order of (layer, site).
     pub modules: Vec<LoraModule>,
+    /// Every targeted matrix of a base whose architecture is not known here, by name.
+    pub foreign: Vec<ForeignModule>,
     /// Highest rank.
     pub max_rank: usize,
 }

@@ -5,6 +5,7 @@
 //! tensor has to be one that the configuration asks for, with the base's shape, and every weight has to be finite.
 
 mod config;
+mod foreign;
 #[cfg(test)]
 mod tests;
 
@@ -18,7 +19,7 @@ use sha2::{Digest, Sha256};
 use self::config::AdapterConfig;
 use crate::ids::VersionId;
 use crate::model::ModelError;
-use crate::model::architecture::Module;
+use crate::model::architecture::{Architecture, Module};
 use crate::model::config::ModelConfig;
 use crate::model::lora::{LoraModule, LoraWeights};
 
@@ -105,6 +106,11 @@ impl AdapterFiles {
         let config = AdapterConfig::parse(&self.config)?;
         let tensors = SafeTensors::deserialize(&self.weights)
             .map_err(|error| invalid(format!("{WEIGHTS_FILE} is damaged or not a safetensors file: {error}")))?;
+        if base.architecture == Architecture::Foreign {
+            let foreign = foreign::modules(&config, &tensors)?;
+            let max_rank = foreign.iter().map(|module| module.rank).max().unwrap_or(0);
+            return Ok(LoraWeights { id: self.digest_with(&config), modules: Vec::new(), foreign, max_rank });
+        }
         let mut found = index(&tensors, base)?;
         let linears = || (0..base.layers).flat_map(|layer| base.anatomy().modules.iter().map(move |module| (layer, module)));
         let path = |(layer, module): (usize, &Module)| format!("model.layers.{layer}.{}", module.path);
@@ -147,7 +153,7 @@ impl AdapterFiles {
         let Some(max_rank) = modules.iter().map(|module| module.rank).max() else {
             return Err(invalid(format!("{CONFIG_FILE}: target_modules matches no linear layer of this base")));
         };
-        Ok(LoraWeights { id: self.digest_with(&config), modules, max_rank })
+        Ok(LoraWeights { id: self.digest_with(&config), modules, foreign: Vec::new(), max_rank })
     }
 }
 

@@ -100,7 +100,7 @@ fn log_probabilities_are_those_of_serving() {
         learner.forward(&fixture.batch, Some((&fixture.layout, &fixture.values)), None, Passing::Through).unwrap();
         let outcomes = learner.targets(&fixture.batch, Slopes::None);
         let modules = fixture.layout.pairs(&fixture.values);
-        let weights = LoraWeights { id: VersionId::new([1; 32]), modules, max_rank: 3 };
+        let weights = LoraWeights { id: VersionId::new([1; 32]), modules, foreign: Vec::new(), max_rank: 3 };
         let adapter = Arc::new(fixture.model.adapter_preparer().prepare(weights).unwrap());
         for span in &fixture.batch.spans {
             let chunk = Chunk {

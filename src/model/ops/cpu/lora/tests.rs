@@ -25,7 +25,7 @@ fn module(rank: usize, k: usize, n: usize, seed: u64, magnitude: f32) -> LoraMod
 
 fn adapter(module: &LoraModule, exact: bool) -> CpuLora {
     let (id, max_rank) = (VersionId::new([module.rank as u8; 32]), module.rank);
-    CpuLora::new(&LoraWeights { id, modules: vec![module.clone()], max_rank }, 1, exact).unwrap()
+    CpuLora::new(&LoraWeights { id, modules: vec![module.clone()], foreign: Vec::new(), max_rank }, 1, exact).unwrap()
 }
 
 /// An output of the update, and how far from it a kernel may be.

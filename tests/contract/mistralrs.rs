@@ -235,6 +235,6 @@ async fn answers_side_by_side_are_those_that_come_alone() {
             .await;
         drop(open);
     }
-    assert_eq!(text_of(server.post("/v1/completions", &bodies[0]).await).is_string(), true);
+    assert!(text_of(server.post("/v1/completions", &bodies[0]).await).is_string());
     server.stop();
 }

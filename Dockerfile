@@ -6,7 +6,7 @@
 #   docker buildx build --platform linux/arm64 -t switchyard:0.1.0-arm64 .
 #
 # The first can be run step by step in a clean Debian root by tests/container/by_hand.py; docs/deploying.md says what of it has been. The
-# second is the same with one more feature (docs/backends.md). The third needs NVIDIA's images and has not been built. The fourth is the
+# second is the same with one more feature (docs/backends.md) and has not been built. The third needs NVIDIA's images and has not been built. The fourth is the
 # same recipe as the first on another platform, natively or under emulation, and has not been built either.
 
 # cpu, mistralrs or cuda.

@@ -284,7 +284,7 @@ async fn build(config: &Config, data: &Arc<DataDir>, tenants: &Tenants) -> anyho
     let upstreams: Vec<String> = config.upstreams.iter().map(|upstream| upstream.remote.name.clone()).collect();
     let failovers = config.failovers.iter().map(|failover| failover.name.clone());
     let reserved_names = [loaded.base.name.clone()].into_iter().chain(upstreams.clone()).chain(failovers).collect();
-    let objects = open_objects(config).await?;
+    let objects = open_objects(config, tenants.database()).await?;
     let (catalog, skipped) = Catalog::open(Setup {
         shared: objects.clone().map(|objects| Shared::new(tenants.database().clone(), objects)),
         data: Arc::clone(data),
@@ -350,10 +350,12 @@ async fn build(config: &Config, data: &Arc<DataDir>, tenants: &Tenants) -> anyho
 }
 
 /// Opens what replicas share.
-async fn open_objects(config: &Config) -> anyhow::Result<Option<Objects>> {
+async fn open_objects(config: &Config, database: &Database) -> anyhow::Result<Option<Objects>> {
     let Some(location) = &config.objects else { return Ok(None) };
     crate::outbound::install_tls();
-    Ok(Some(Objects::open(location).await.context("the object store (--objects)")?))
+    // Those who share the database share this.
+    let installation = database.settle_fact("objects_of", &crate::ids::hex(&rand::random::<[u8; 16]>())).await?;
+    Ok(Some(Objects::open(location, &installation).await.context("the object store (--objects)")?))
 }
 
 async fn token_verifier(config: &Config, tenants: &Tenants) -> anyhow::Result<Option<Arc<TokenVerifier>>> {

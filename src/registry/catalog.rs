@@ -323,7 +323,9 @@ impl Inner {
             });
             match restored {
                 Ok(adapter) => self.state().serve(owner, name, (current.number, current.id), adapter),
-                Err(RegistryError::Storage(error)) if self.shared.is_some() && error.is_outage() => {
+                Err(error @ (RegistryError::Storage(_) | RegistryError::Prepare(_)))
+                    if self.shared.is_some() && !error.is_lasting() =>
+                {
                     tracing::warn!(%error, adapter = name, "an adapter cannot be fetched yet; it is tried again");
                     self.later(owner, name);
                 }

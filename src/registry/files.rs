@@ -67,7 +67,9 @@ impl VersionFiles {
         fs::create_dir(&unfinished).map_err(StoreError::io("create", &unfinished))?;
         write_durably(&unfinished.join(CONFIG_FILE), &files.config, Access::Normal)?;
         write_durably(&unfinished.join(WEIGHTS_FILE), &files.weights, Access::Normal)?;
-        rename_durably(&unfinished, &place)
+        rename_durably(&unfinished, &place)?;
+        self.trim();
+        Ok(())
     }
 
     /// Keeps beside a version that is stored where it comes from, as the directory says that it was read from. The first word stays.
@@ -83,10 +85,11 @@ impl VersionFiles {
     /// copy fetches one.
     pub(super) fn read(&self, id: VersionId) -> Result<AdapterFiles, RegistryError> {
         let read = self.read_here(id);
-        let Some(shared) = self.shared.as_ref().filter(|_| read.is_err()) else {
+        let Some(shared) = &self.shared else { return read };
+        if read.is_ok() {
             touch(&self.place(id));
             return read;
-        };
+        }
         let place = self.place(id);
         if place.exists() {
             tracing::warn!(%id, "a damaged copy of an adapter's version is fetched again");
@@ -103,8 +106,15 @@ impl VersionFiles {
         });
         remove(&coming)?;
         fetched?;
-        trim(&self.dir, shared.cache(), |name| name.parse::<VersionId>().is_ok())?;
+        self.trim();
         self.read_here(id)
+    }
+
+    /// Of replicas that share versions each keeps those that it used last.
+    fn trim(&self) {
+        if let Some(shared) = &self.shared {
+            trim(&self.dir, shared.cache(), |name| name.parse::<VersionId>().is_ok());
+        }
     }
 
     fn read_here(&self, id: VersionId) -> Result<AdapterFiles, RegistryError> {

@@ -93,8 +93,10 @@ impl Shared {
         Ok(())
     }
 
+    /// Nobody waits for ever for a replica that has gone in the middle of a change.
     async fn begin(&self) -> Result<(Transaction, i64), StoreError> {
         let mut transaction = self.database.begin().await?;
+        rows::bound(&mut transaction).await?;
         let counter = rows::count(&mut transaction).await?;
         Ok((transaction, counter))
     }
@@ -142,6 +144,27 @@ impl Catalog {
         if self.inner.shared.is_none() {
             return std::future::pending().await;
         }
+        // What others change is known at once, however long files take to come.
+        tokio::join!(self.listen(), self.bring());
+    }
+
+    async fn bring(&self) {
+        let mut look = tokio::time::interval(LOOK_EVERY);
+        look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            look.tick().await;
+            let inner = Arc::clone(&self.inner);
+            let brought = blocking(move || {
+                inner.catch_up();
+                Ok(())
+            });
+            if let Err(error) = brought.await {
+                tracing::warn!(%error, "what other replicas have changed is not brought into service");
+            }
+        }
+    }
+
+    async fn listen(&self) {
         let mut swept = Instant::now();
         let mut look = tokio::time::interval(LOOK_EVERY);
         look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -149,13 +172,8 @@ impl Catalog {
         loop {
             look.tick().await;
             let inner = Arc::clone(&self.inner);
-            let looked = blocking(move || {
-                inner.look()?;
-                inner.catch_up();
-                Ok(())
-            });
-            match looked.await {
-                Ok(()) => told = false,
+            match blocking(move || inner.look()).await {
+                Ok(_) => told = false,
                 Err(error) if !told => {
                     tracing::warn!(%error, "what other replicas change of adapters is not seen");
                     told = true;
@@ -267,7 +285,8 @@ impl Inner {
             }
             std::mem::take(&mut state.behind.names)
         };
-        for (owner, name) in names {
+        let mut names = names.into_iter();
+        while let Some((owner, name)) = names.next() {
             let meant = |state: &State| {
                 let current = state.records.adapters.get(&owner, &name)?.current()?;
                 (!current.loaded_by.is_on_call()).then_some((current.number, current.id, current.file_bytes))
@@ -289,10 +308,13 @@ impl Inner {
             };
             match brought {
                 Ok(adapter) => state.serve(&owner, &name, (number, id), adapter),
-                Err(RegistryError::Storage(error)) if error.is_outage() => {
+                Err(error @ (RegistryError::Storage(_) | RegistryError::Prepare(_))) if !error.is_lasting() => {
                     tracing::warn!(%error, adapter = name, "an adapter that another replica has changed is not in service yet");
+                    // With all that come after it: they would wait for the same.
                     state.behind.names.insert((owner, name));
+                    state.behind.names.extend(names);
                     state.behind.again = Some(Instant::now() + AGAIN);
+                    return;
                 }
                 Err(error) => {
                     tracing::error!(%error, adapter = name, "an adapter that another replica has changed cannot be served");

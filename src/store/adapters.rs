@@ -17,6 +17,14 @@ pub struct AdapterRow {
     pub counter: i64,
 }
 
+/// Bounds the waits of a change: for others who change something, and of the others for this one. Of PostgreSQL alone.
+pub async fn bound(connection: &mut AnyConnection) -> Result<(), StoreError> {
+    for bound in ["SET LOCAL lock_timeout = '15s'", "SET LOCAL idle_in_transaction_session_timeout = '60s'"] {
+        sqlx::query(bound).execute(&mut *connection).await.map_err(StoreError::sql("bound a change of adapters"))?;
+    }
+    Ok(())
+}
+
 /// Counts a change. Whoever counts first in a transaction makes the others wait for its end: changes happen one after the other.
 pub async fn count(connection: &mut AnyConnection) -> Result<i64, StoreError> {
     sqlx::query_scalar("UPDATE revisions SET value = value + 1 WHERE name = 'adapters' RETURNING value")

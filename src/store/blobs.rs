@@ -92,7 +92,7 @@ impl Blobs {
             None => {}
             Some(digest) if digest == sha256 => {
                 rename_durably(&coming.0, &place)?;
-                trim(&self.dir, objects.cache(), |name| !name.starts_with(UNFINISHED))?;
+                trim(&self.dir, objects.cache(), |name| !name.starts_with(UNFINISHED));
             }
             Some(digest) => {
                 let reason = format!("the object {SHARED}/{sha256} has the digest {digest}");
@@ -105,9 +105,14 @@ impl Blobs {
     /// Puts a content in its place, durably. The caller sees to it that nobody removes the same content meanwhile.
     pub async fn keep(&self, whole: Whole) -> Result<(), StoreError> {
         let to = self.place(&whole.sha256);
+        let (dir, cache) = (self.dir.clone(), self.objects.as_ref().map(Objects::cache));
         let renamed = tokio::task::spawn_blocking(move || {
             let done = rename_durably(&whole.unfinished.0, &to);
             drop(whole);
+            // Others have it, too.
+            if let Some(cache) = cache {
+                trim(&dir, cache, |name| !name.starts_with(UNFINISHED));
+            }
             done
         });
         renamed.await.unwrap_or_else(|error| {

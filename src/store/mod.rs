@@ -77,6 +77,12 @@ pub enum StoreError {
         /// The cause.
         source: Box<object_store::Error>,
     },
+    /// The objects are not this installation's.
+    #[error("the objects at {url} belong to another installation of switchyard, with another database; another prefix is right")]
+    Foreign {
+        /// Where they are.
+        url: String,
+    },
     /// The database's tables are not those of this version.
     #[error("cannot bring the database up to date: {0}")]
     Migration(String),

@@ -22,16 +22,22 @@ use super::StoreError;
 
 /// Bytes that are read from a file at once.
 const PIECE: usize = 1 << 20;
-/// Longest wait for one answer of the store.
+/// Longest silence of the store.
 const ANSWER: Duration = Duration::from_secs(30);
+/// Longest time that one object may take.
+const WHOLE: Duration = Duration::from_secs(3_600);
 /// Longest wait for a connection.
 const CONNECT: Duration = Duration::from_secs(5);
 /// How long something that failed is tried again.
-const AGAIN: Duration = Duration::from_secs(15);
+const AGAIN: Duration = Duration::from_secs(180);
 /// Times that it is tried again.
 const TRIES: usize = 3;
-/// Says that a store is ours, and proves at the start that it can be written to.
-const MARK: (&str, &str) = ("switchyard", "Objects of switchyard, format 1.\n");
+/// Above so many bytes an object is written in parts.
+const LARGE: usize = 8 << 20;
+/// The object that says whose the others are. To write it proves at the start that the store can be written to.
+const MARK: &str = "switchyard";
+/// Longest such object, bytes.
+const LONGEST_MARK: u64 = 4_096;
 
 /// Where objects are.
 #[derive(Clone, PartialEq, Eq)]
@@ -108,7 +114,8 @@ macro_rules! built {
             name.eq_ignore_ascii_case("AWS_ALLOW_HTTP") && value == "true"
                 || name.starts_with("AWS_ENDPOINT_URL") && value.starts_with("http://")
         });
-        let client = ClientOptions::new().with_timeout(ANSWER).with_connect_timeout(CONNECT).with_allow_http(allow_http);
+        let client = ClientOptions::new().with_timeout(WHOLE).with_read_timeout(ANSWER).with_connect_timeout(CONNECT);
+        let client = client.with_allow_http(allow_http);
         let retry = RetryConfig { max_retries: TRIES, retry_timeout: AGAIN, ..RetryConfig::default() };
         let builder = builder.with_client_options(client).with_retry(retry);
         Arc::new(builder.build().map_err(failed("open the object store at", $location.url.as_str()))?) as Arc<dyn ObjectStore>
@@ -116,8 +123,9 @@ macro_rules! built {
 }
 
 impl Objects {
-    /// Opens the store and writes into it what says whose it is, so that wrong credentials are found at the start.
-    pub async fn open(location: &ObjectsLocation) -> Result<Self, StoreError> {
+    /// Opens the store and writes into it whose it is, so that wrong credentials are found at the start. What belongs to another
+    /// installation is refused: each would remove what the other one needs.
+    pub async fn open(location: &ObjectsLocation, installation: &str) -> Result<Self, StoreError> {
         let opening = || failed("open the object store at", location.url.as_str());
         let (scheme, prefix) = ObjectStoreScheme::parse(&location.url).map_err(|error| opening()(error.into()))?;
         let (store, prefix): (Arc<dyn ObjectStore>, Key) = match scheme {
@@ -132,9 +140,15 @@ impl Objects {
             }
         };
         let objects = Self { store, prefix, cache: location.cache };
-        let (key, text) = MARK;
-        objects.put(key, text.as_bytes().to_vec()).await?;
-        Ok(objects)
+        let mark = format!("Objects of switchyard, format 1, installation {installation}.\n");
+        let is_ours = |found: Option<Vec<u8>>| found.is_none_or(|found| found == mark.as_bytes());
+        let foreign = || StoreError::Foreign { url: location.url.to_string() };
+        if !is_ours(objects.get(MARK, LONGEST_MARK).await?) {
+            return Err(foreign());
+        }
+        objects.put(MARK, mark.clone().into_bytes()).await?;
+        // Another installation may have begun at the same moment.
+        if is_ours(objects.get(MARK, LONGEST_MARK).await?) { Ok(objects) } else { Err(foreign()) }
     }
 
     /// Most bytes of objects that each kind of them may take on this machine.
@@ -148,6 +162,11 @@ impl Objects {
 
     /// Writes an object, in one piece: others see all of it or nothing.
     pub async fn put(&self, key: &str, content: Vec<u8>) -> Result<(), StoreError> {
+        if content.len() > LARGE {
+            let mut to = BufWriter::new(Arc::clone(&self.store), self.key(key));
+            to.write_all(&content).await.map_err(failed_to_write(key))?;
+            return to.shutdown().await.map_err(failed_to_write(key));
+        }
         self.store.put(&self.key(key), content.into()).await.map_err(failed("write the object", key))?;
         Ok(())
     }
@@ -222,7 +241,15 @@ impl Objects {
         const YOUNG: i64 = 86_400;
         let mut removed = 0;
         for object in self.list(directory).await? {
-            if object.written + YOUNG <= now && !needed(&object.key) {
+            if object.written + YOUNG > now || needed(&object.key) {
+                continue;
+            }
+            // Somebody may have written it again since it was listed.
+            let again = match self.store.head(&self.key(&object.key)).await {
+                Err(Error::NotFound { .. }) => continue,
+                other => other.map_err(failed("look at the object", &object.key))?,
+            };
+            if again.last_modified.timestamp() + YOUNG <= now {
                 self.remove(&object.key).await?;
                 removed += 1;
             }
@@ -232,8 +259,14 @@ impl Objects {
 }
 
 /// Brings what is kept of objects in a directory under a number of bytes: what was used longest ago goes first. What is in use is
-/// open, and stays readable.
-pub fn trim(directory: &Path, budget: u64, is_object: impl Fn(&str) -> bool) -> Result<(), StoreError> {
+/// open, and stays readable. What cannot be removed now is removed another time.
+pub fn trim(directory: &Path, budget: u64, is_object: impl Fn(&str) -> bool) {
+    if let Err(error) = make_room(directory, budget, is_object) {
+        tracing::warn!(%error, "copies of objects take more than objects_cache");
+    }
+}
+
+fn make_room(directory: &Path, budget: u64, is_object: impl Fn(&str) -> bool) -> Result<(), StoreError> {
     let reading = || StoreError::io("read", directory);
     let mut kept = Vec::new();
     for entry in std::fs::read_dir(directory).map_err(reading())? {
@@ -253,7 +286,11 @@ pub fn trim(directory: &Path, budget: u64, is_object: impl Fn(&str) -> bool) -> 
             break;
         }
         let removed = if is_dir { std::fs::remove_dir_all(&path) } else { std::fs::remove_file(&path) };
-        removed.map_err(StoreError::io("remove", &path))?;
+        match removed {
+            // Somebody else makes room, too.
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            other => other.map_err(StoreError::io("remove", &path))?,
+        }
         total -= bytes;
     }
     Ok(())
@@ -293,7 +330,7 @@ mod tests {
 
     async fn in_directory(dir: &Path) -> Objects {
         let url = ObjectsLocation::parse(&format!("file://{}/a/b", dir.display())).unwrap();
-        Objects::open(&ObjectsLocation { url, options: Vec::new(), cache: 100 }).await.unwrap()
+        Objects::open(&ObjectsLocation { url, options: Vec::new(), cache: 100 }, "mine").await.unwrap()
     }
 
     #[tokio::test]
@@ -321,6 +358,16 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn what_belongs_to_another_installation_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        in_directory(dir.path()).await;
+        in_directory(dir.path()).await;
+        let url = ObjectsLocation::parse(&format!("file://{}/a/b", dir.path().display())).unwrap();
+        let location = ObjectsLocation { url, options: Vec::new(), cache: 100 };
+        assert!(matches!(Objects::open(&location, "theirs").await, Err(StoreError::Foreign { .. })));
+    }
+
+    #[tokio::test]
     async fn what_nobody_needs_goes_after_a_day() {
         let dir = tempfile::tempdir().unwrap();
         let objects = in_directory(dir.path()).await;
@@ -344,10 +391,10 @@ mod tests {
             std::fs::File::open(place(name)).unwrap().set_modified(then).unwrap();
         }
         touch(&place("a"));
-        trim(dir.path(), 80, |name| name != "other").unwrap();
+        trim(dir.path(), 80, |name| name != "other");
         let left = ["a", "b", "c", "other"].map(|name| place(name).exists());
         assert_eq!(left, [true, false, true, true], "b was used longest ago, and the other is not ours");
-        trim(dir.path(), 1, |name| name != "other").unwrap();
+        trim(dir.path(), 1, |name| name != "other");
         assert!(place("a").exists() && !place("c").exists(), "one that is too large alone is used all the same");
     }
 

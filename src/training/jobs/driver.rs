@@ -431,8 +431,13 @@ impl Shop {
             self.waiting().remove(id);
         }
         match ending {
+            Ok(()) => {}
             // What is left for later was told.
-            Ok(()) | Err(Ending::Left | Ending::Later(_)) => {}
+            Err(Ending::Left | Ending::Later(_)) => {
+                if let Err(error) = self.runtime.block_on(self.jobs.let_go(&row.project_id, id)) {
+                    tracing::warn!(%error, job = id, "another process cannot go on with a job yet");
+                }
+            }
             Err(Ending::Failed { code, message, param }) => {
                 tracing::info!(job = id, code, message, "a training job failed");
                 record::end(row, Status::Failed, Phase::Failed);

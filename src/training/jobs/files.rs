@@ -176,7 +176,7 @@ impl Files {
             created_at: now,
             expires_at: new.seconds.map(|seconds| now.saturating_add(seconds)),
         };
-        self.inner.blobs.share(&content).await?;
+        self.share(&new.tenant, &content, row.bytes).await?;
         let _one_at_a_time = self.inner.changes.lock().await;
         let mut transaction = self.inner.database.begin().await?;
         self.check_room(&mut transaction, &new.tenant, row.bytes).await?;
@@ -184,6 +184,17 @@ impl Files {
         self.inner.blobs.keep(content).await?;
         transaction.commit().await?;
         Ok(row)
+    }
+
+    /// Gives a content to the other replicas, where the tenant has room for it.
+    pub(super) async fn share(&self, tenant: &str, content: &Whole, more: i64) -> Result<(), JobsError> {
+        if self.inner.blobs.objects().is_none() {
+            return Ok(());
+        }
+        let mut transaction = self.inner.database.begin().await?;
+        self.check_room(&mut transaction, tenant, more).await?;
+        drop(transaction);
+        Ok(self.inner.blobs.share(content).await?)
     }
 
     /// Refuses what would be more than the tenant may keep.

@@ -72,8 +72,8 @@ pub(super) struct Run<'a> {
     questions: Vec<Question>,
     /// Of the held-out rows, the last time that it was measured.
     held_out_loss: Option<f64>,
-    /// The shared state before the one that the row names.
-    before: Option<String>,
+    /// Shared states that the row in the database may still name.
+    old: Vec<String>,
 }
 
 impl<'a> Run<'a> {
@@ -97,7 +97,7 @@ impl<'a> Run<'a> {
             began: now,
             questions: Vec::new(),
             held_out_loss: None,
-            before: None,
+            old: Vec::new(),
         }
     }
 
@@ -204,6 +204,8 @@ impl<'a> Run<'a> {
         let jobs = &self.shop.jobs;
         match self.shop.runtime.block_on(jobs.get(&self.row.project_id, &self.row.id)) {
             Ok(row) if row.published != 0 => Ok(()),
+            // It is somebody else's model now.
+            Ok(row) if jobs.is_lost(&row) => Err(ending),
             Ok(_) => {
                 let gone = self.shop.runtime.block_on(self.shop.catalog.delete_trained(&self.row.project_id, model));
                 if let Err(error) = gone {
@@ -225,7 +227,17 @@ impl<'a> Run<'a> {
             return Err(Ending::Left);
         }
         self.pending = Notes::default();
+        self.shop.runtime.block_on(self.remove_old());
         Ok(())
+    }
+
+    /// Removes states that the row does not name any more.
+    async fn remove_old(&mut self) {
+        for state in std::mem::take(&mut self.old) {
+            if self.row.state.as_ref() != Some(&state) {
+                self.shop.jobs.remove_states(&self.row.id, Some(&state)).await;
+            }
+        }
     }
 
     /// Whether a step's checkpoint is written down. Where it is not, what was measured at the step is remembered for it.
@@ -492,14 +504,8 @@ impl<'a> Run<'a> {
         match self.shop.runtime.block_on(self.shop.jobs.share_state(&self.row.id, state)) {
             Ok(None) => {}
             Ok(Some(shared)) => {
-                // The row in the database may still name the one before.
                 let before = self.row.state.replace(shared);
-                if before == self.row.state {
-                    return;
-                }
-                if let Some(older) = std::mem::replace(&mut self.before, before) {
-                    self.shop.runtime.block_on(self.shop.jobs.remove_states(&self.row.id, Some(&older)));
-                }
+                self.old.extend(before);
             }
             Err(error) => tracing::warn!(%error, job = self.row.id, "other replicas cannot go on with a job from here"),
         }
@@ -541,6 +547,7 @@ impl<'a> Run<'a> {
             }
             if record::write(&jobs.inner.database, &mut row, notes).await? {
                 (*self.row, self.pending) = (row, Notes::default());
+                self.remove_old().await;
                 break;
             }
         }

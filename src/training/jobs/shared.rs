@@ -28,21 +28,32 @@ const STATES: &str = "checkpoints";
 
 /// The last sign of life of those who hold jobs, by this process's clock alone: no two machines' clocks are compared.
 #[derive(Debug, Default)]
-pub(super) struct Watch(BTreeMap<String, (String, i64, Instant)>);
+pub(super) struct Watch {
+    /// Of each job its holder, the holder's signs of life and the row's changes, and since when they are the same.
+    seen: BTreeMap<String, (String, i64, i64, Instant)>,
+    /// When this process looked last.
+    looked: Option<Instant>,
+}
 
 impl Watch {
     /// Whether the holder of a job is dead, as far as was seen until now.
     fn is_silent(&mut self, row: &JobRow, now: Instant) -> bool {
-        let seen = self.0.entry(row.id.clone()).or_insert_with(|| (row.holder.clone(), row.beat, now));
-        if (seen.0.as_str(), seen.1) != (row.holder.as_str(), row.beat) {
-            *seen = (row.holder.clone(), row.beat, now);
+        let is = || (row.holder.clone(), row.beat, row.version, now);
+        let seen = self.seen.entry(row.id.clone()).or_insert_with(is);
+        if (seen.0.as_str(), seen.1, seen.2) != (row.holder.as_str(), row.beat, row.version) {
+            *seen = is();
         }
-        now.saturating_duration_since(seen.2) >= SILENCE
+        now.saturating_duration_since(seen.3) >= SILENCE
     }
 
     /// Jobs of these rows that this process may work on: its own, those that nobody holds, those whose holder is dead.
     pub(super) fn free(&mut self, own: &str, rows: Vec<JobRow>, now: Instant) -> Vec<JobRow> {
-        self.0.retain(|job, _| rows.iter().any(|row| row.id == *job));
+        // While nobody could look nobody could say anything, either.
+        if self.looked.is_some_and(|looked| now.saturating_duration_since(looked) > SILENCE / 2) {
+            self.seen.clear();
+        }
+        self.looked = Some(now);
+        self.seen.retain(|job, _| rows.iter().any(|row| row.id == *job));
         rows.into_iter().filter(|row| row.holder.is_empty() || row.holder == own || self.is_silent(row, now)).collect()
     }
 }
@@ -103,6 +114,20 @@ impl Jobs {
     /// Whether somebody else has taken the job up.
     pub(super) fn is_lost(&self, row: &JobRow) -> bool {
         self.are_shared() && !row.holder.is_empty() && row.holder != self.own()
+    }
+
+    /// Lets a job go that this process does not work on any more, so that another one may go on at once.
+    pub(super) async fn let_go(&self, tenant: &str, id: &str) -> Result<(), JobsError> {
+        if !self.are_shared() {
+            return Ok(());
+        }
+        let mut row = self.get(tenant, id).await?;
+        if row.holder == self.own() && !Status::is_over(&row.status) {
+            row.holder.clear();
+            // Where somebody else was faster it is theirs.
+            record::write(&self.inner.database, &mut row, Notes::default()).await?;
+        }
+        Ok(())
     }
 
     /// Says every few seconds that this process is alive, for the jobs that it holds; until it is dropped.

@@ -89,7 +89,7 @@ impl Files {
             sha256: content.sha256.clone(),
             created_at: unix_now(),
         };
-        self.inner.blobs.share(&content).await?;
+        self.share(tenant, &content, part.bytes).await?;
         let _one_at_a_time = self.inner.changes.lock().await;
         let mut transaction = self.inner.database.begin().await?;
         // It may have ended while this came.
@@ -145,7 +145,8 @@ impl Files {
             created_at: now,
             expires_at: row.file_seconds.map(|seconds| now.saturating_add(seconds)),
         };
-        self.inner.blobs.share(&content).await?;
+        // It takes the place of its parts.
+        self.share(tenant, &content, 0).await?;
         let parts = {
             let _one_at_a_time = self.inner.changes.lock().await;
             let mut transaction = self.inner.database.begin().await?;

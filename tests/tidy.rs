@@ -18,6 +18,7 @@ const ROOMS: &[(&str, &[&str])] = &[
             "gateway",
             "http",
             "model",
+            "outbound",
             "registry",
             "store",
             "telemetry",

@@ -19,6 +19,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, anyhow};
+use futures::FutureExt;
+use futures::future::FusedFuture;
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::oneshot;
 
@@ -121,7 +123,7 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
         // A dropped sender means the same: nobody is left to serve for.
         let _ = stopped.await;
     };
-    let mut serving = tokio::spawn(http::serve(listener, server, stopped, config.drain_deadline));
+    let mut serving = tokio::spawn(http::serve(listener, server, stopped, config.drain_deadline)).fuse();
     drop(starting);
     let facts = built.backend.facts();
     announce::Announcement {
@@ -192,9 +194,9 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
     // The receiver is gone when serving has ended by itself.
     let _ = stop.send(());
     let mut cut_off = false;
-    if !serving.is_finished() {
+    if !serving.is_terminated() {
         tokio::select! {
-            ended = serving => match ended {
+            ended = &mut serving => match ended {
                 Ok(Ok(Ended::Drained)) => tracing::info!("drained"),
                 Ok(Ok(Ended::CutOff)) => cut_off = true,
                 Ok(Err(error)) => tracing::error!(%error, "serving"),

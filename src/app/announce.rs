@@ -99,7 +99,7 @@ impl Announcement<'_> {
         };
         writeln!(text, "  curl {url}/v1/{path} \\")?;
         writeln!(text, "    -H \"Authorization: Bearer {key}\" -H 'Content-Type: application/json' \\")?;
-        writeln!(text, "    -d '{{\"model\": \"{model}\", \"max_tokens\": 64, {ask}}}'")
+        writeln!(text, "    -d '{{\"model\": \"{model}\", \"max_tokens\": 64, \"temperature\": 0, {ask}}}'")
     }
 }
 

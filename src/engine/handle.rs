@@ -186,14 +186,14 @@ impl EngineHandle {
 
     /// Takes `count` places in the queue, all or none, for requests that belong together, if no more than `within` are taken then.
     pub fn reserve(&self, count: usize, within: usize) -> Result<Places, SubmitError> {
-        self.refuse_unless_serving()?;
+        self.0.shared.refuse_unless_serving()?;
         let slots = QueueSlot::take(&self.0.shared, count, self.0.facts.config.queue_capacity.min(within));
         slots.map(Places).ok_or_else(|| SubmitError::Overloaded { waiting: self.0.shared.queued() })
     }
 
     /// [`EngineHandle::submit`] at one of the reserved places; without any left, at a new one.
     pub fn submit_at(&self, places: &mut Places, request: Request) -> Result<Generation, SubmitError> {
-        self.refuse_unless_serving()?;
+        self.0.shared.refuse_unless_serving()?;
         check::request(&request, &self.0.facts.model, self.0.facts.max_context)?;
         if places.0.is_empty() {
             *places = self.reserve(1, usize::MAX)?;
@@ -203,18 +203,10 @@ impl EngineHandle {
         let meter = Arc::new(Meter::new());
         let submission = Submission { request, emitter: Emitter::new(sender, Arc::clone(&meter), self.0.pressure.enter()), slot };
         if self.0.commands.send(Command::Submit(Box::new(submission))).is_err() {
-            self.refuse_unless_serving()?;
+            self.0.shared.refuse_unless_serving()?;
             return Err(SubmitError::Stopping);
         }
         Ok(Generation { events, meter })
-    }
-
-    fn refuse_unless_serving(&self) -> Result<(), SubmitError> {
-        match &*self.0.shared.health.borrow() {
-            Health::Serving => Ok(()),
-            Health::Stopping | Health::Stopped => Err(SubmitError::Stopping),
-            Health::Failed(why) => Err(SubmitError::Unhealthy(why.clone())),
-        }
     }
 
     /// Numbers after the last step.
@@ -249,13 +241,7 @@ impl EngineHandle {
 
     /// Stops taking requests, lets accepted ones finish until the deadline, fails the rest, waits for the thread's end.
     pub async fn shutdown(&self, deadline: Duration) {
-        self.0.shared.health.send_if_modified(|health| {
-            let serving = *health == Health::Serving;
-            if serving {
-                *health = Health::Stopping;
-            }
-            serving
-        });
+        self.0.shared.begin_stopping();
         // Without a thread there is nothing to stop; a deadline beyond the clock is none.
         let _ = self.0.commands.send(Command::Stop { at: Instant::now().checked_add(deadline) });
         let _ = self.health().wait_for(Health::is_over).await;

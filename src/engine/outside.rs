@@ -99,14 +99,14 @@ impl Outside {
 
     /// Takes `count` places in the queue, all or none, for requests that belong together, if no more than `within` are taken then.
     pub fn reserve(&self, count: usize, within: usize) -> Result<Places, SubmitError> {
-        self.refuse_unless_serving()?;
+        self.0.shared.refuse_unless_serving()?;
         let slots = QueueSlot::take(&self.0.shared, count, self.0.facts.config.queue_capacity.min(within));
         slots.map(Places).ok_or_else(|| SubmitError::Overloaded { waiting: self.0.shared.queued() })
     }
 
     /// Accepts a request at one of the reserved places; without any left, at a new one. Never blocks.
     pub fn open(&self, places: &mut Places, request: Request) -> Result<(Writer, Task, Generation), SubmitError> {
-        self.refuse_unless_serving()?;
+        self.0.shared.refuse_unless_serving()?;
         check::request(&request, &self.0.facts.model, self.0.facts.max_context)?;
         if request.prompt_logprobs.is_some() {
             return Err(SubmitError::Unable { field: "echo", what: "log-probabilities of a prompt" });
@@ -127,14 +127,6 @@ impl Outside {
         open.retain(|place| place.strong_count() > 0);
         open.push(Arc::downgrade(&place));
         Ok((Writer(place), task, Generation { events, meter }))
-    }
-
-    fn refuse_unless_serving(&self) -> Result<(), SubmitError> {
-        match &*self.0.shared.health.borrow() {
-            Health::Serving => Ok(()),
-            Health::Stopping | Health::Stopped => Err(SubmitError::Stopping),
-            Health::Failed(why) => Err(SubmitError::Unhealthy(why.clone())),
-        }
     }
 
     /// Numbers of this moment; there are no steps and no KV blocks.
@@ -159,13 +151,7 @@ impl Outside {
 
     /// Stops taking requests, lets accepted ones finish until the deadline, cuts the rest off.
     pub async fn shutdown(&self, deadline: Duration) {
-        self.0.shared.health.send_if_modified(|health| {
-            let serving = *health == Health::Serving;
-            if serving {
-                *health = Health::Stopping;
-            }
-            serving
-        });
+        self.0.shared.begin_stopping();
         // Late is the same as cut off.
         let _ = tokio::time::timeout(deadline, self.all_ended()).await;
         let open = std::mem::take(&mut *self.0.open());

@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
+use super::handle::SubmitError;
+
 /// A snapshot after the last step. Totals count from the start.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub struct Stats {
@@ -108,6 +110,26 @@ impl Shared {
     /// Changes numbers that nobody else publishes.
     pub(super) fn change(&self, change: impl FnOnce(&mut Stats)) {
         change(&mut self.stats.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    /// Whether requests are taken.
+    pub(super) fn refuse_unless_serving(&self) -> Result<(), SubmitError> {
+        match &*self.health.borrow() {
+            Health::Serving => Ok(()),
+            Health::Stopping | Health::Stopped => Err(SubmitError::Stopping),
+            Health::Failed(why) => Err(SubmitError::Unhealthy(why.clone())),
+        }
+    }
+
+    /// No more requests are taken; whoever has failed or stopped already stays so.
+    pub(super) fn begin_stopping(&self) {
+        self.health.send_if_modified(|health| {
+            let serving = *health == Health::Serving;
+            if serving {
+                *health = Health::Stopping;
+            }
+            serving
+        });
     }
 
     pub(super) fn queued(&self) -> usize {

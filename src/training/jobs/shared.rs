@@ -241,3 +241,78 @@ async fn digest(path: &Path) -> Result<String, StoreError> {
     }
     Ok(crate::ids::hex(&digest.finalize()))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn held(by: &str, beat: i64, version: i64) -> JobRow {
+        JobRow {
+            id: "ftjob-1".to_owned(),
+            project_id: "p".to_owned(),
+            key_id: "k".to_owned(),
+            node: "everybody".to_owned(),
+            status: Status::Running.name().to_owned(),
+            phase: "training".to_owned(),
+            base: "b".to_owned(),
+            suffix: String::new(),
+            model: "ft:b:p::1".to_owned(),
+            seed: 1,
+            training_file: "file-1".to_owned(),
+            validation_file: None,
+            method: "{}".to_owned(),
+            settings: None,
+            metadata: None,
+            max_seconds: 1,
+            max_nanos: None,
+            created_at: 1,
+            started_at: None,
+            finished_at: None,
+            estimated_finish: None,
+            published: 0,
+            result_file: None,
+            steps: None,
+            steps_done: 0,
+            trained_tokens: 0,
+            trained_millis: 0,
+            error_code: None,
+            error_message: None,
+            error_param: None,
+            version,
+            holder: by.to_owned(),
+            beat,
+            state: None,
+        }
+    }
+
+    /// Whether each look, so many seconds after the first, finds the job free.
+    fn looks(looks: &[(u64, JobRow)]) -> Vec<bool> {
+        let (mut watch, first) = (Watch::default(), Instant::now());
+        let free =
+            |(after, row): &(u64, JobRow)| !watch.free("me", vec![row.clone()], first + Duration::from_secs(*after)).is_empty();
+        looks.iter().map(free).collect()
+    }
+
+    #[test]
+    fn a_job_is_free_when_its_holder_has_been_silent_for_long_enough() {
+        let silent: Vec<_> = (0..=5).map(|look| (2 * look, held("other", 7, 3))).collect();
+        assert_eq!(looks(&silent), [false, false, false, false, false, true]);
+        assert_eq!(looks(&[(0, held("", 7, 3))]), [true], "nobody holds it");
+        assert_eq!(looks(&[(0, held("me", 7, 3))]), [true], "it is this process's own");
+    }
+
+    #[test]
+    fn signs_of_life_and_progress_keep_a_job_with_its_holder() {
+        let beats: Vec<_> = (0..=9).map(|look| (2 * look, held("other", i64::try_from(look / 2).unwrap_or(0), 3))).collect();
+        assert!(looks(&beats).iter().all(|free| !free));
+        let steps: Vec<_> = (0..=9).map(|look| (2 * look, held("other", 7, i64::try_from(look / 2).unwrap_or(0)))).collect();
+        assert!(looks(&steps).iter().all(|free| !free));
+    }
+
+    #[test]
+    fn nobody_is_dead_for_what_was_not_said_while_nobody_could_look() {
+        let row = || held("other", 7, 3);
+        let outage = [(0, row()), (2, row()), (60, row()), (62, row()), (64, held("other", 8, 3)), (66, held("other", 8, 3))];
+        assert!(looks(&outage).iter().all(|free| !free));
+    }
+}

@@ -33,6 +33,8 @@ WORKDIR /src
 COPY Cargo.toml Cargo.lock ./
 COPY src src
 COPY loadtests/loadtest loadtests/loadtest
+# For the records of trainings (docs/strategy.md): --build-arg GIT_COMMIT=$(git rev-parse HEAD)
+ARG GIT_COMMIT=
 # Without lines of sources: names of functions stay for backtraces.
 ENV CARGO_PROFILE_RELEASE_DEBUG=none CARGO_PROFILE_RELEASE_STRIP=debuginfo
 RUN --mount=type=cache,target=/usr/local/cargo/registry --mount=type=cache,target=/src/target \

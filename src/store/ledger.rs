@@ -217,6 +217,9 @@ pub async fn spent(database: &Database, nodes: Nodes<'_>, day: i64, month: i64) 
     rows.iter().map(row).collect::<Result<_, _>>().map_err(StoreError::sql(doing))
 }
 
+/// Begins the version of answers that come from another server.
+pub const UPSTREAM: &str = "upstream/";
+
 /// Tokens of prompts, of those the reused ones, and of answers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Used {
@@ -228,17 +231,26 @@ pub struct Used {
     pub output: i64,
 }
 
-/// What something that answers has used in all processes, under this name or under all, since a moment (microseconds since 1970).
-pub async fn used_of(database: &Database, version: &str, model: Option<&str>, since_micros: i64) -> Result<Used, StoreError> {
-    let sql = "SELECT CAST(COALESCE(SUM(input_tokens), 0) AS BIGINT), CAST(COALESCE(SUM(cached_tokens), 0) AS BIGINT), \
-               CAST(COALESCE(SUM(output_tokens), 0) AS BIGINT) FROM ledger WHERE version = $1 AND at_micros >= $2 AND ($3 = '' OR model = $3)";
+/// What each node has used of another server (`version` begins with [`UPSTREAM`]), under this name or under all, since a moment
+/// (microseconds since 1970).
+pub async fn used_by_node(
+    database: &Database,
+    version: &str,
+    model: Option<&str>,
+    since_micros: i64,
+) -> Result<Vec<(String, Used)>, StoreError> {
+    // The second condition is that of the index.
+    let sql = "SELECT node, CAST(SUM(input_tokens) AS BIGINT), CAST(SUM(cached_tokens) AS BIGINT), CAST(SUM(output_tokens) AS BIGINT) \
+               FROM ledger WHERE version = $1 AND version LIKE 'upstream/%' AND at_micros >= $2 AND ($3 = '' OR model = $3) \
+               GROUP BY node";
     let doing = "read what was used";
     // An empty text is no model's name.
     let query = sqlx::query(sql).bind(version.to_owned()).bind(since_micros).bind(model.unwrap_or_default().to_owned());
-    let row = query.fetch_one(database.pool()).await;
-    let row = row.map_err(StoreError::sql(doing))?;
-    let used = || Ok(Used { input: row.try_get(0)?, cached: row.try_get(1)?, output: row.try_get(2)? });
-    used().map_err(StoreError::sql(doing))
+    let rows = query.fetch_all(database.pool()).await.map_err(StoreError::sql(doing))?;
+    let row = |row: &sqlx::any::AnyRow| {
+        Ok((row.try_get(0)?, Used { input: row.try_get(1)?, cached: row.try_get(2)?, output: row.try_get(3)? }))
+    };
+    rows.iter().map(row).collect::<Result<_, _>>().map_err(StoreError::sql(doing))
 }
 
 /// What each node has spent of a tenant's or a key's money (of all, where neither is named): all in all, in the month and in the day

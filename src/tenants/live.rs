@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::path::Path;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
 use std::time::Duration;
 
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
@@ -14,6 +14,7 @@ use super::journal::Sync;
 use super::ledger::Ledger;
 use super::office::Office;
 use super::policy::{Policy, Subject};
+use super::purse::Purse;
 use super::shared::{self, Shared, Sharing};
 use super::ticket::{Books, subjects};
 use super::wallet::{BudgetReached, Spent};
@@ -27,6 +28,8 @@ const LOOK_EVERY: Duration = Duration::from_millis(250);
 const GRACE: Duration = Duration::from_secs(60);
 /// Every so many looks it is also asked what other processes have spent.
 const ASK_OTHERS_EVERY: u64 = 4;
+/// What they have spent on other servers is in many rows of the ledger: asked every so many looks.
+const ASK_OF_PURSES_EVERY: u64 = 20;
 /// Names the data directory in the ledger.
 const NODE_FILE: &str = "node";
 
@@ -58,6 +61,7 @@ struct Inner {
     books: Books,
     ledger: Ledger,
     shared: Option<Shared>,
+    purses: Mutex<Vec<Weak<Purse>>>,
     reached: UnboundedSender<BudgetReached>,
 }
 
@@ -95,6 +99,7 @@ impl Tenants {
             books: Books::new(by_subject(&spent), now),
             ledger,
             shared,
+            purses: Mutex::default(),
             reached,
         };
         let tenants = Self(Arc::new(inner));
@@ -144,6 +149,23 @@ impl Tenants {
         let (day, month) = (Period::Day.first_hour(now), Period::Month.first_hour(now));
         let others = spent(&self.0.office.database, Nodes::Except(&self.0.node), day, month).await?;
         self.0.books.set_others(by_subject(&others), now);
+        Ok(())
+    }
+
+    /// From now on it is told what other processes spend, for as long as somebody has it.
+    pub(super) fn keep(&self, purse: &Arc<Purse>) {
+        self.0.purses.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::downgrade(purse));
+    }
+
+    async fn ask_of_purses(&self) -> Result<(), TenantError> {
+        let purses: Vec<Arc<Purse>> = {
+            let mut purses = self.0.purses.lock().unwrap_or_else(PoisonError::into_inner);
+            purses.retain(|purse| purse.strong_count() > 0);
+            purses.iter().filter_map(Weak::upgrade).collect()
+        };
+        for purse in purses {
+            purse.ask_others(&self.0.office.database, &self.0.node).await?;
+        }
         Ok(())
     }
 
@@ -205,6 +227,12 @@ impl Tenants {
                 && let Err(error) = self.ask_others().await
             {
                 tracing::warn!(%error, "what other processes have spent is not known");
+            }
+            if self.0.office.database.is_shared()
+                && look.is_multiple_of(ASK_OF_PURSES_EVERY)
+                && let Err(error) = self.ask_of_purses().await
+            {
+                tracing::warn!(%error, "what other processes have spent on other servers is not known");
             }
         }
     }

@@ -29,6 +29,7 @@ mod wallet;
 pub mod webhooks;
 mod window;
 
+pub use crate::store::ledger::UPSTREAM;
 pub use admission::{CacheUse, Done, NotAdmitted, Outcome, Requested, Settled};
 pub use budget::{Budget, Enforcement, Period};
 pub use clock::unix as unix_now;

@@ -1,6 +1,7 @@
 //! What may be spent on a server that bills us: a cap for a period, counted here and read from the ledger at the start. The most that
-//! a request can cost is promised before, and settled to what it did cost.
+//! a request can cost is promised before, and settled to what it did cost. Replicas keep it together where they keep budgets so.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::TenantError;
@@ -10,8 +11,10 @@ use super::clock;
 use super::live::Tenants;
 use super::policy::Subject;
 use super::price::{Price, Tokens};
+use super::shared::Loan;
 use super::wallet::{Spent, Wallet};
-use crate::store::ledger::used_of;
+use crate::store::ledger::used_by_node;
+use crate::store::{Database, StoreError};
 
 /// The most that is spent in a period.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,14 +26,14 @@ pub struct Cap {
 }
 
 /// What is paid out of a purse.
-#[derive(Debug, Clone, Copy)]
-pub struct Bill<'a> {
+#[derive(Debug, Clone)]
+pub struct Bill {
     /// What answers, as the ledger calls it.
-    pub version: &'a str,
+    pub version: String,
     /// Only under this name.
-    pub model: Option<&'a str>,
+    pub model: Option<String>,
     /// What its tokens cost.
-    pub price: &'a Price,
+    pub price: Price,
 }
 
 /// The cap would be passed.
@@ -43,38 +46,36 @@ pub struct CapReached {
 
 /// Money for one server, or for several.
 pub struct Purse {
-    wallet: Wallet,
+    /// The same in all processes.
+    name: String,
+    wallet: Arc<Wallet>,
     period: Period,
+    bills: Vec<Bill>,
 }
 
 impl std::fmt::Debug for Purse {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Purse").field("spent", &self.spent()).finish()
+        f.debug_struct("Purse").field("name", &self.name).field("spent", &self.spent()).finish_non_exhaustive()
     }
 }
 
 impl Purse {
     /// With what all processes have used of these in the cap's period, each at its price.
-    pub async fn open(tenants: &Tenants, name: &str, cap: Cap, bills: &[Bill<'_>]) -> Result<Self, TenantError> {
+    pub async fn open(tenants: &Tenants, name: &str, cap: Cap, bills: Vec<Bill>) -> Result<Arc<Self>, TenantError> {
         let now = clock::unix();
-        let since = cap.period.first_hour(now).saturating_mul(3_600_000_000);
-        let count = |tokens: i64| u64::try_from(tokens).unwrap_or(0);
-        let mut spent = 0i64;
-        for Bill { version, model, price } in bills {
-            let used = used_of(tenants.database(), version, *model, since).await?;
-            let tokens =
-                Tokens { input: count(used.input), cached: count(used.cached), output: count(used.output), ..Tokens::default() };
-            spent = spent.saturating_add(price.cost(&tokens));
-        }
-        Ok(Self::new(name, cap, spent, now))
+        let by_node = spent_by_node(tenants.database(), &bills, cap.period, now).await?;
+        let own = by_node.iter().find(|(node, _)| node == tenants.node()).map_or(0, |(_, spent)| *spent);
+        let purse = Self::new(name, cap, bills, (own, now));
+        purse.set_others(tenants.node(), &by_node);
+        let purse = Arc::new(purse);
+        tenants.keep(&purse);
+        Ok(purse)
     }
 
-    fn new(version: &str, cap: Cap, spent: i64, now: i64) -> Self {
-        let of = |period| if period == cap.period { spent } else { 0 };
-        let spent = Spent { total: of(Period::Total), month: of(Period::Month), day: of(Period::Day) };
-        let wallet = Wallet::new(spent, now);
+    fn new(name: &str, cap: Cap, bills: Vec<Bill>, (own, now): (i64, i64)) -> Self {
+        let wallet = Wallet::new(in_period(cap.period, own), now);
         let budget = Budget {
-            id: version.to_owned(),
+            id: name.to_owned(),
             subject: Subject::Organization,
             period: cap.period,
             limit: cap.nanos,
@@ -83,7 +84,7 @@ impl Purse {
             notification: None,
         };
         wallet.set_budgets(0, vec![budget]);
-        Self { wallet, period: cap.period }
+        Self { name: name.to_owned(), wallet: Arc::new(wallet), period: cap.period, bills }
     }
 
     /// What was spent of it in the running period, nano-dollars.
@@ -91,28 +92,97 @@ impl Purse {
         self.wallet.spent(clock::unix()).of(self.period)
     }
 
-    /// Takes the most that a request can cost, nano-dollars.
-    pub fn promise(self: &Arc<Self>, most: i64) -> Result<Promise, CapReached> {
-        let now = clock::unix();
-        self.wallet.promise(now, most, Bound::Whole).map_err(|over| CapReached { period: over.period })?;
-        Ok(Promise { purse: Arc::clone(self), at: now, most: Some(most) })
+    pub(super) const fn wallet(&self) -> &Arc<Wallet> {
+        &self.wallet
+    }
+
+    /// Its name where replicas keep it together.
+    pub(super) fn shared_name(&self) -> String {
+        format!("w:u:{}", self.name)
+    }
+
+    /// What each node has spent of it in the period that runs at `now` (seconds since 1970), as the ledger says.
+    pub(super) async fn by_node(&self, database: &Database, now: i64) -> Result<Vec<(String, Spent)>, StoreError> {
+        let by_node = spent_by_node(database, &self.bills, self.period, now).await?;
+        Ok(by_node.into_iter().map(|(node, spent)| (node, in_period(self.period, spent))).collect())
+    }
+
+    /// Takes over what other processes than `node` have spent.
+    pub(super) async fn ask_others(&self, database: &Database, node: &str) -> Result<(), StoreError> {
+        self.set_others(node, &spent_by_node(database, &self.bills, self.period, clock::unix()).await?);
+        Ok(())
+    }
+
+    fn set_others(&self, own: &str, by_node: &[(String, i64)]) {
+        let others = by_node.iter().filter(|(node, _)| node != own).fold(0i64, |sum, (_, spent)| sum.saturating_add(*spent));
+        self.wallet.set_others(in_period(self.period, others));
+    }
+
+    /// Takes the most that a request can cost, nano-dollars, at a time (seconds since 1970).
+    pub(super) fn promise(self: &Arc<Self>, at: i64, most: i64, bound: Bound) -> Result<Promise, CapReached> {
+        self.wallet.promise(at, most, bound).map_err(|_| self.reached())?;
+        Ok(Promise { purse: Arc::clone(self), at, most: Some(most), loan: None })
+    }
+
+    /// The refusal.
+    pub(super) const fn reached(&self) -> CapReached {
+        CapReached { period: self.period }
     }
 }
 
+/// A purse has one period; of the others nothing is known and nothing asked.
+const fn in_period(period: Period, spent: i64) -> Spent {
+    match period {
+        Period::Total => Spent { total: spent, month: 0, day: 0 },
+        Period::Month => Spent { total: 0, month: spent, day: 0 },
+        Period::Day => Spent { total: 0, month: 0, day: spent },
+    }
+}
+
+async fn spent_by_node(database: &Database, bills: &[Bill], period: Period, now: i64) -> Result<Vec<(String, i64)>, StoreError> {
+    let since = period.first_hour(now).saturating_mul(3_600_000_000);
+    let count = |tokens: i64| u64::try_from(tokens).unwrap_or(0);
+    let mut spent: BTreeMap<String, i64> = BTreeMap::new();
+    for Bill { version, model, price } in bills {
+        for (node, used) in used_by_node(database, version, model.as_deref(), since).await? {
+            let tokens =
+                Tokens { input: count(used.input), cached: count(used.cached), output: count(used.output), ..Tokens::default() };
+            let sum = spent.entry(node).or_default();
+            *sum = sum.saturating_add(price.cost(&tokens));
+        }
+    }
+    Ok(spent.into_iter().collect())
+}
+
 /// Money that a request may cost. Dropped without [`Promise::settle`] nothing was spent.
-#[derive(Debug)]
 #[must_use = "what it holds is given back when it is dropped"]
 pub struct Promise {
     purse: Arc<Purse>,
     at: i64,
     most: Option<i64>,
+    /// What is lent by all replicas together; ends when this is dropped, too.
+    loan: Option<Loan>,
+}
+
+impl std::fmt::Debug for Promise {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Promise").field("purse", &self.purse).field("most", &self.most).finish_non_exhaustive()
+    }
 }
 
 impl Promise {
+    pub(super) fn lend(&mut self, loan: Loan) {
+        self.loan = Some(loan);
+    }
+
     /// So much was spent, nano-dollars.
     pub fn settle(mut self, cost: i64) {
         if let Some(most) = self.most.take() {
-            let _ = self.purse.wallet.settle(self.at, clock::unix(), most, cost);
+            let now = clock::unix();
+            let _ = self.purse.wallet.settle(self.at, now, most, cost);
+            if let Some(loan) = self.loan.take() {
+                loan.end(0, now);
+            }
         }
     }
 }
@@ -134,12 +204,16 @@ mod tests {
     #[test]
     fn what_is_promised_counts_until_it_is_settled() {
         let cap = Cap { period: Period::Day, nanos: 100 };
-        let purse = Arc::new(Purse::new("upstream/big", cap, 30, clock::unix()));
-        let first = purse.promise(60).unwrap();
-        assert_eq!(purse.promise(11).unwrap_err().period, Period::Day);
-        drop(purse.promise(10).unwrap());
+        let now = clock::unix();
+        let purse = Arc::new(Purse::new("upstream/big", cap, Vec::new(), (10, now)));
+        purse.set_others("n1", &[("n1".to_owned(), 10), ("n2".to_owned(), 15), ("n3".to_owned(), 5)]);
+        let promise = |most| purse.promise(now, most, Bound::Whole);
+        let first = promise(60).unwrap();
+        assert_eq!(promise(11).unwrap_err().period, Period::Day);
+        drop(promise(10).unwrap());
         first.settle(20);
-        purse.promise(50).unwrap().settle(50);
-        assert!(purse.promise(0).is_err(), "a cap that is reached lets nothing through");
+        promise(50).unwrap().settle(50);
+        assert!(promise(0).is_err(), "a cap that is reached lets nothing through");
+        assert_eq!(purse.spent(), 100);
     }
 }

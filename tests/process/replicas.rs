@@ -1,5 +1,6 @@
-//! Three processes with one PostgreSQL and one Redis: a key's limits hold over all of them, to the token; without Redis they serve
-//! on, what a killed one held comes back, and restarting one after the other fails nobody.
+//! Three processes with one PostgreSQL and one Redis: a key's limits hold over all of them, to the token, and so does what may be
+//! spent on other servers; without Redis they serve on, what a killed one held comes back, and restarting one after the other fails
+//! nobody.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -63,13 +64,20 @@ impl Replicas {
         let path = format!("/admin/limits/key/{}/*", account["api_key"]["id"].as_str().unwrap());
         let set = client().put(format!("{}{path}", server.url)).bearer_auth(ADMIN).json(&limits).send().await.unwrap();
         assert_eq!(set.status().as_u16(), 200);
-        // The others look four times a second: once each of them says what the limit is, it holds.
+        // The others look four times a second. A limit of tokens holds where a request is refused for asking for more than it at once;
+        // nothing is taken for that.
+        let too_much = limits["tokens_per_minute"]
+            .as_u64()
+            .is_some_and(|tokens| tokens < 1_000)
+            .then(|| json!({"model": "llama3", "prompt": "one two", "max_tokens": 250, "n": 4}));
         let key = account["api_key"]["value"].as_str().unwrap().to_owned();
         for (_, server) in &self.servers {
             eventually(async || {
                 let models = client().get(format!("{}/v1/models", server.url)).bearer_auth(&key).send().await.unwrap();
                 let limit = client().get(format!("{}{path}", server.url)).bearer_auth(ADMIN).send().await.unwrap();
-                models.status().as_u16() == 200 && limit.status().as_u16() == 200
+                let Some(body) = &too_much else { return models.status().as_u16() == 200 && limit.status().as_u16() == 200 };
+                let asked = client().post(format!("{}/v1/completions", server.url)).bearer_auth(&key).json(body);
+                asked.send().await.unwrap().status().as_u16() == 429
             })
             .await;
         }
@@ -93,7 +101,11 @@ async fn eventually(so: impl AsyncFn() -> bool) {
 
 /// Status, tokens used, and the error's code.
 async fn ask(server: &Server, key: &str, tokens: i64) -> (u16, i64, Value) {
-    let body = json!({"model": "llama3", "prompt": "one two", "max_tokens": tokens});
+    ask_for(server, key, "llama3", tokens).await
+}
+
+async fn ask_for(server: &Server, key: &str, model: &str, tokens: i64) -> (u16, i64, Value) {
+    let body = json!({"model": model, "prompt": "one two", "max_tokens": tokens});
     let request = client().post(format!("{}/v1/completions", server.url)).bearer_auth(key).json(&body);
     let response = request.send().await.unwrap();
     let status = response.status().as_u16();
@@ -197,6 +209,72 @@ async fn without_redis_a_share_holds_and_with_it_everything_again() {
         answered += 1;
     }
     assert_eq!(answered, 10);
+    for (_, server) in replicas.servers {
+        server.stop();
+    }
+}
+
+/// What a card says was spent, in thousandths of a dollar.
+async fn spent(server: &Server, model: &str, of: &str) -> i64 {
+    let card = server.get(&format!("/v1/model_cards/{model}")).await.1;
+    let dollars = card[of]["spent_usd"].as_f64().unwrap_or_else(|| panic!("{card}"));
+    (dollars * 1000.0).round() as i64
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_may_be_spent_on_other_servers_holds_over_three_processes() {
+    let (home, far_home) = (Home::new(), Home::new());
+    let far = far_home.serve(&["--backend", "null", "--null-delay", "1ms"]);
+    let (config, key) = (home.path("switchyard.toml"), home.path("key"));
+    std::fs::write(&key, &far.key).unwrap();
+    // 8 tokens of an answer are 0.008 dollars: room for 40 of the one, for 20 of the other.
+    let upstream = |name: &str| {
+        let (address, key) = (format!("{}/v1", far.url), key.display());
+        format!(
+            "[[upstream]]\nname = \"{name}\"\naddress = \"{address}\"\nmodel = \"llama3\"\nkey_file = \"{key}\"\n\
+             input_price = 0\noutput_price = 1000\n"
+        )
+    };
+    let cap = "spend_cap = 0.32\nspend_period = \"month\"\n";
+    let capability = "[[capability]]\nname = \"answers\"\nteachers = [\"teacher\"]\nbudget = 0.16\nbudget_period = \"day\"\n";
+    std::fs::write(&config, upstream("big") + cap + &upstream("teacher") + capability).unwrap();
+    let arguments = ["--config", config.to_str().unwrap(), "--redis-timeout", "10s"];
+    let Some(mut replicas) = Replicas::start(&arguments).await else { return };
+
+    for (model, of, room) in [("big", "spend_cap", 40), ("answers", "budget", 20)] {
+        let asking = (0..6).map(async |worker: usize| {
+            let mut answered = 0;
+            for turn in 0..12 {
+                match ask_for(replicas.server(worker + turn), ADMIN, model, ANSWER).await {
+                    (200, ..) => answered += 1,
+                    (503, _, code) if code == "upstream_spent" => {}
+                    other => panic!("{other:?}"),
+                }
+            }
+            answered
+        });
+        let answered: i64 = futures::future::join_all(asking).await.iter().sum();
+        assert_eq!(answered, room, "{model}");
+        for index in 0..3 {
+            eventually(async || spent(replicas.server(index), model, of).await == room * ANSWER).await;
+        }
+    }
+    // It is known without Redis, and a Redis that has forgotten everything is told of it.
+    let refused = async |replicas: &Replicas| {
+        for model in ["big", "answers"] {
+            for index in 0..3 {
+                let (status, _, code) = ask_for(replicas.server(index), ADMIN, model, ANSWER).await;
+                assert_eq!((status, code), (503, json!("upstream_spent")), "{model} {index}");
+            }
+        }
+    };
+    replicas.redis.kill();
+    refused(&replicas).await;
+    replicas.redis.start_again();
+    for index in 0..3 {
+        eventually(async || replicas.health(index).await == json!({"kept": "together"})).await;
+    }
+    refused(&replicas).await;
     for (_, server) in replicas.servers {
         server.stop();
     }

@@ -186,7 +186,7 @@ impl Gateway {
         let mut promises = Vec::new();
         if let Some(price) = &upstream.config.price {
             for purse in upstream.purse.iter().chain(&purse) {
-                let promise = purse.promise(price.most(borrowed(input), most));
+                let promise = self.0.tenants.promise(purse, price.most(borrowed(input), most)).await;
                 let model = request.origin.capability.as_deref().unwrap_or(&request.model);
                 promises.push(promise.map_err(|reached| GatewayError::UpstreamSpent { model: model.to_owned(), reached })?);
             }

@@ -16,10 +16,7 @@ pub use journey::{RelayRequest, Relayed, Stream, Whole};
 
 use super::Gateway;
 use crate::backends::upstream::Remote;
-use crate::tenants::{Bill, Cap, Price, Principal, Purse, Tenants};
-
-/// Begins what the ledger and `x-adapter-version` call an upstream.
-const PREFIX: &str = "upstream/";
+use crate::tenants::{Bill, Cap, Price, Principal, Purse, Tenants, UPSTREAM};
 
 /// A model that is another server, as it is configured.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -53,7 +50,7 @@ pub(super) struct Upstream {
 impl Upstream {
     /// What the ledger calls it.
     pub(super) fn version(&self) -> String {
-        format!("{PREFIX}{}", self.name())
+        format!("{UPSTREAM}{}", self.name())
     }
 
     pub(super) fn name(&self) -> &str {
@@ -183,9 +180,10 @@ impl Upstreams {
             let remote = remote.map_err(|source| UpstreamsError::Client { name: name.clone(), source })?;
             let purse = match (config.cap, &config.price) {
                 (Some(cap), Some(price)) => {
-                    let version = format!("{PREFIX}{name}");
-                    let purse = Purse::open(tenants, &version, cap, &[Bill { version: &version, model: None, price }]).await;
-                    Some(Arc::new(purse.map_err(|source| UpstreamsError::Spent { name: name.clone(), source })?))
+                    let version = format!("{UPSTREAM}{name}");
+                    let bill = Bill { version: version.clone(), model: None, price: price.clone() };
+                    let purse = Purse::open(tenants, &version, cap, vec![bill]).await;
+                    Some(purse.map_err(|source| UpstreamsError::Spent { name: name.clone(), source })?)
                 }
                 _ => None,
             };
@@ -193,7 +191,7 @@ impl Upstreams {
         }
         let mut chains = HashMap::new();
         for config in failovers {
-            let purse = budget(config, &all, tenants).await?.map(Arc::new);
+            let purse = budget(config, &all, tenants).await?;
             let parts: &[Part] =
                 if config.capability.is_some() { &[Part::All, Part::Students, Part::Teachers] } else { &[Part::All] };
             for part in parts {
@@ -223,17 +221,13 @@ async fn budget(
     config: &FailoverConfig,
     upstreams: &HashMap<String, Arc<Upstream>>,
     tenants: &Tenants,
-) -> Result<Option<Purse>, UpstreamsError> {
+) -> Result<Option<Arc<Purse>>, UpstreamsError> {
     let Some(cap) = config.capability.and_then(|capability| capability.budget) else { return Ok(None) };
-    let teachers: Vec<(String, &Price)> = config
-        .models
-        .iter()
-        .filter_map(|name| upstreams.get(name))
-        .filter_map(|teacher| Some((teacher.version(), teacher.config.price.as_ref()?)))
-        .collect();
-    let bills: Vec<Bill<'_>> =
-        teachers.iter().map(|(version, price)| Bill { version, model: Some(&config.name), price }).collect();
-    let purse = Purse::open(tenants, &config.name, cap, &bills).await;
+    let teachers = config.models.iter().filter_map(|name| upstreams.get(name));
+    let bill = |teacher: &Arc<Upstream>| {
+        Some(Bill { version: teacher.version(), model: Some(config.name.clone()), price: teacher.config.price.clone()? })
+    };
+    let purse = Purse::open(tenants, &config.name, cap, teachers.filter_map(bill).collect()).await;
     purse.map(Some).map_err(|source| UpstreamsError::Spent { name: config.name.clone(), source })
 }
 

@@ -9,22 +9,32 @@ use tokio::time::{Instant, timeout_at};
 
 use super::wire::{Borrow, Lent, MeterLeft, MeterTerms, Short, WalletTerms};
 use super::{Away, Loan, Shared, micros};
+use crate::store::StoreError;
 use crate::store::ledger::spent_by_node;
 use crate::tenants::bound::Bound;
 use crate::tenants::budget::Period;
 use crate::tenants::meter::{Gauge, Meter};
+use crate::tenants::purse::{CapReached, Promise, Purse};
 use crate::tenants::ticket::{Account, Ask, Now, Rate, Refusal, Ticket, subjects};
-use crate::tenants::wallet::Wallet;
-use crate::tenants::{Measure, Subject, Tenants};
+use crate::tenants::wallet::{Spent, Wallet};
+use crate::tenants::{Measure, Subject, Tenants, clock};
 
 /// Longest wait of a request for the database, where Redis knows nothing of a budget's past.
 const SEEDING: Duration = Duration::from_secs(1);
 
+/// Whose money it is.
+enum Whose {
+    /// A caller's.
+    Subject(Subject),
+    /// Ours, for other servers.
+    Purse(Arc<Purse>),
+}
+
 /// What a request is measured by.
 struct Terms {
     meters: Vec<MeterTerms>,
-    /// Subjects with hard budgets.
-    wallets: Vec<(Subject, Arc<Wallet>, WalletTerms)>,
+    /// What has hard budgets.
+    wallets: Vec<(Whose, Arc<Wallet>, WalletTerms)>,
 }
 
 impl Terms {
@@ -34,9 +44,16 @@ impl Terms {
         let wallets = wallets.filter_map(|(subject, wallet)| {
             let budgets = wallet.hard();
             let terms = WalletTerms { name: name(&subject), most, own: wallet.sums(now.unix()), budgets, seeds: None };
-            (!terms.budgets.is_empty()).then(|| (subject, Arc::clone(wallet), terms))
+            (!terms.budgets.is_empty()).then(|| (Whose::Subject(subject), Arc::clone(wallet), terms))
         });
         Self { meters: account.meters().iter().map(|meter| meter.terms()).collect(), wallets: wallets.collect() }
+    }
+
+    fn of_purse(purse: &Arc<Purse>, most: i64, now: Now) -> Self {
+        let wallet = purse.wallet();
+        let terms =
+            WalletTerms { name: purse.shared_name(), most, own: wallet.sums(now.unix()), budgets: wallet.hard(), seeds: None };
+        Self { meters: Vec::new(), wallets: vec![(Whose::Purse(Arc::clone(purse)), Arc::clone(wallet), terms)] }
     }
 
     fn against(&self, now: Now) -> Against {
@@ -68,7 +85,7 @@ impl Tenants {
             return self.books().admit(&policy, ask, now, Bound::Whole);
         }
         let mut loan = Loan::new(shared.clone(), terms.against(now));
-        match self.ask(shared, &mut loan, &terms, ask).await {
+        match self.ask(shared, &mut loan, &terms, tokens(ask)).await {
             Ok(Lent::Yes { epoch, left }) => {
                 loan.lent(epoch);
                 let mut ticket = self.books().admit(&policy, ask, now, Bound::Elsewhere(shared.0.settings.share))?;
@@ -96,7 +113,35 @@ impl Tenants {
         }
     }
 
-    async fn ask(&self, shared: &Shared, loan: &mut Loan, terms: &Terms, ask: Ask<'_>) -> Result<Lent, Away> {
+    /// Takes the most that a request can cost, nano-dollars, out of a purse that all replicas share.
+    pub async fn promise(&self, purse: &Arc<Purse>, most: i64) -> Result<Promise, CapReached> {
+        let now = clock::now();
+        let Some(shared) = self.shared() else { return purse.promise(now.unix(), most, Bound::Whole) };
+        let terms = Terms::of_purse(purse, most, now);
+        let mut loan = Loan::new(shared.clone(), terms.against(now));
+        match self.ask(shared, &mut loan, &terms, 0).await {
+            Ok(Lent::Yes { epoch, .. }) => {
+                loan.lent(epoch);
+                let mut promise = purse.promise(now.unix(), most, Bound::Elsewhere(shared.0.settings.share))?;
+                promise.lend(loan);
+                Ok(promise)
+            }
+            Ok(Lent::No { .. } | Lent::Spent { .. }) => {
+                loan.refused();
+                Err(purse.reached())
+            }
+            Ok(Lent::Seed(_)) | Err(Away) => {
+                // As in an admission.
+                drop(loan);
+                let mut promise = purse.promise(now.unix(), most, Bound::Share(shared.0.settings.share))?;
+                promise.lend(Loan::new(shared.clone(), terms.against(now)));
+                Ok(promise)
+            }
+        }
+    }
+
+    /// Has a loan lent, of so many tokens.
+    async fn ask(&self, shared: &Shared, loan: &mut Loan, terms: &Terms, tokens: u64) -> Result<Lent, Away> {
         let id = loan.id().to_owned();
         let mut borrow = Borrow {
             now: 0,
@@ -104,7 +149,7 @@ impl Tenants {
             epoch: &id,
             lease: micros(shared.0.settings.lease),
             node: &shared.0.node,
-            tokens: ask.input.saturating_add(ask.most_output),
+            tokens,
             meters: terms.meters.clone(),
             wallets: terms.wallets.iter().map(|(_, _, terms)| terms.clone()).collect(),
         };
@@ -115,7 +160,7 @@ impl Tenants {
         for _ in 0..=2 * terms.wallets.len() {
             let lent = shared.borrow(&borrow).await?;
             let Lent::Seed(index) = lent else { return Ok(lent) };
-            let ((subject, kept, _), wallet) = terms.wallets.get(index).zip(borrow.wallets.get_mut(index)).ok_or(Away)?;
+            let ((whose, kept, _), wallet) = terms.wallets.get(index).zip(borrow.wallets.get_mut(index)).ok_or(Away)?;
             if turn.as_ref().is_none_or(|(of, _)| *of != index) {
                 drop(turn.take());
                 if let Ok(first) = kept.seeding().try_lock() {
@@ -125,13 +170,8 @@ impl Tenants {
                     continue;
                 }
             }
-            let (project, key) = match subject {
-                Subject::Organization => (None, None),
-                Subject::Project(project) => (Some(project.as_str()), None),
-                Subject::Key(key) => (None, Some(key.as_str())),
-            };
             let [_, month, _, day, _] = wallet.own;
-            let spent = timeout_at(until, spent_by_node(self.database(), project, key, (day, month))).await.map_err(|_| {
+            let spent = timeout_at(until, self.spent_by_node(whose, (day, month))).await.map_err(|_| {
                 tracing::warn!(seconds = SEEDING.as_secs(), "the database does not say in time what replicas have spent");
                 Away
             })?;
@@ -139,17 +179,36 @@ impl Tenants {
                 tracing::warn!(%error, "what replicas have spent is not known");
                 Away
             })?;
-            let sums = spent.into_iter().map(|(node, [total, in_month, in_day])| (node, [total, month, in_month, day, in_day]));
+            let sums = spent
+                .into_iter()
+                .map(|(node, Spent { total, month: in_month, day: in_day })| (node, [total, month, in_month, day, in_day]));
             wallet.seeds = Some(sums.collect());
         }
         Err(Away)
     }
+
+    /// What each node has spent, as the ledger says; the running day and month begin at these hours (since 1970).
+    async fn spent_by_node(&self, whose: &Whose, (day, month): (i64, i64)) -> Result<Vec<(String, Spent)>, StoreError> {
+        let (project, key) = match whose {
+            Whose::Subject(Subject::Organization) => (None, None),
+            Whose::Subject(Subject::Project(project)) => (Some(project.as_str()), None),
+            Whose::Subject(Subject::Key(key)) => (None, Some(key.as_str())),
+            Whose::Purse(purse) => return purse.by_node(self.database(), day.saturating_mul(3_600)).await,
+        };
+        let spent = spent_by_node(self.database(), project, key, (day, month)).await?;
+        Ok(spent.into_iter().map(|(node, [total, month, day])| (node, Spent { total, month, day })).collect())
+    }
+}
+
+/// What a request may take of limits of tokens.
+const fn tokens(ask: Ask<'_>) -> u64 {
+    ask.input.saturating_add(ask.most_output)
 }
 
 fn over(account: &Account, ask: Ask<'_>, (short, meter, used, wait): (Short, usize, u64, Option<u64>)) -> Refusal {
     let (measure, asked) = match short {
         Short::Places => (Measure::Concurrency, 1),
-        Short::Tokens => (Measure::Tokens, ask.input.saturating_add(ask.most_output)),
+        Short::Tokens => (Measure::Tokens, tokens(ask)),
         Short::Requests => (Measure::Requests, 1),
     };
     // The script's answer was checked against what it was asked.
@@ -193,14 +252,13 @@ mod tests {
 
     use super::*;
     use crate::store::{Database, Location};
+    use crate::tenants::Sync;
     use crate::tenants::budget::{Budget, Enforcement};
     use crate::tenants::price::Tokens;
     use crate::tenants::shared::tests::Real;
-    use crate::tenants::wallet::Spent;
     use crate::tenants::{
         CacheConsent, CacheUse, Done, ModelAccess, Office, Opening, Outcome, Principal, Priority, Reach, Requested,
     };
-    use crate::tenants::{Sync, clock};
 
     /// For what would otherwise wait for ever, or as long as a setting says; nothing is measured.
     const GUARD: Duration = Duration::from_secs(20);
@@ -269,7 +327,7 @@ mod tests {
     async fn one_request_tells_a_wallet_of_its_past_and_the_others_wait_a_moment_only() {
         let Some(real) = Real::start().await else { return };
         let dir = tempfile::tempdir().unwrap();
-        let (tenants, caller) = (tenants(dir.path(), &real).await, caller());
+        let tenants = tenants(dir.path(), &real).await;
         let shared = tenants.shared().unwrap();
         let wallet = Arc::new(Wallet::new(Spent::default(), clock::unix()));
         let budget = Budget {
@@ -284,20 +342,20 @@ mod tests {
         wallet.set_budgets(1, vec![budget]);
         let own = wallet.sums(clock::unix());
         let told = WalletTerms { name: "w:o".to_owned(), most: 10, own, budgets: wallet.hard(), seeds: None };
-        let terms = Terms { meters: Vec::new(), wallets: vec![(Subject::Organization, Arc::clone(&wallet), told)] };
-        let ask = Ask { caller: &caller, model: "base", input: 1, most_output: 1, prices: &[] };
+        let terms =
+            Terms { meters: Vec::new(), wallets: vec![(Whose::Subject(Subject::Organization), Arc::clone(&wallet), told)] };
         // Somebody is at it, and the database does not answer.
         let turn = wallet.seeding().lock().await;
         let mut loan = Loan::new(shared.clone(), terms.against(clock::now()));
-        let asked = timeout(GUARD, tenants.ask(shared, &mut loan, &terms, ask)).await;
+        let asked = timeout(GUARD, tenants.ask(shared, &mut loan, &terms, 2)).await;
         assert_eq!(asked.expect("it waits a moment"), Err(Away));
         drop(turn);
         assert!(shared.connection().is_some(), "Redis is not the one that is away");
         // Now it does: two at the same time.
         let (mut first, mut second) = (Loan::new(shared.clone(), terms.against(clock::now())), loan);
         let both = async {
-            let asking = tenants.ask(shared, &mut first, &terms, ask);
-            tokio::join!(asking, tenants.ask(shared, &mut second, &terms, ask))
+            let asking = tenants.ask(shared, &mut first, &terms, 2);
+            tokio::join!(asking, tenants.ask(shared, &mut second, &terms, 2))
         };
         let (first, second) = timeout(GUARD, both).await.unwrap();
         assert!(matches!((&first, &second), (Ok(Lent::Yes { .. }), Ok(Lent::Yes { .. }))), "{first:?} {second:?}");

@@ -235,15 +235,14 @@ def check(image, work):
     image.environment["SWITCHYARD_ADMIN_KEY"] = key = "sk-sy-only-for-this-check"
     command = image.facts["ENTRYPOINT"] + image.facts["CMD"]
     server = subprocess.Popen(inside(image, state, command), stdout=subprocess.DEVNULL)
-    pid = None
     try:
         for _ in range(120):
-            pid = next((int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit() and serves(entry)), None)
             if subprocess.run(inside(image, state, image.facts["HEALTHCHECK"]), capture_output=True).returncode == 0:
                 break
             assert server.poll() is None, "the server has ended"
             time.sleep(0.5)
         print("health", subprocess.run(inside(image, state, image.facts["HEALTHCHECK"]), capture_output=True, text=True, check=True).stdout.strip())
+        pid = serving()
         status = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
         root = next(line for line in Path(f"/proc/{pid}/mountinfo").read_text().splitlines() if line.split()[4] == "/")
         options = root.split()[5].split(",")
@@ -253,9 +252,14 @@ def check(image, work):
         body = {"model": "pirate", "max_tokens": 32, "messages": [{"role": "user", "content": "good morning, how are you?"}]}
         print("answer", ask("/v1/chat/completions", key, body)["choices"][0]["message"]["content"])
     finally:
-        if pid:
+        if pid := serving():
             os.kill(pid, signal.SIGTERM)
         print("ended with", server.wait())
+
+
+def serving():
+    """The server's process as this machine sees it; None where there is none."""
+    return next((int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit() and serves(entry)), None)
 
 
 def serves(entry):

@@ -267,11 +267,10 @@ def faults(postgres, redis, replicas, other, objects):
     away = objects.with_name("objects-away")
 
     def fill():
-        with open(replicas[0].disk / "filler", "wb") as filler:
+        with open(replicas[0].disk / "filler", "wb", buffering=0) as filler:
             try:
                 while True:
                     filler.write(b"\0" * 65536)
-                    filler.flush()
             except OSError:
                 pass
 

@@ -228,6 +228,10 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
     if let Err(error) = shadows.flush().await {
         tracing::warn!(%error, "the last shadow answers are not kept");
     }
+    // Those who look at the database again and again need not complain of its end.
+    for looking in [&upkeep, &adapters, &deployments, &ramp, &forgetting, &expiry, &responses] {
+        looking.abort();
+    }
     tenants.database().close().await;
     outcome
 }

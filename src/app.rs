@@ -229,7 +229,7 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
         tracing::warn!(%error, "the last shadow answers are not kept");
     }
     // Those who look at the database again and again need not complain of its end.
-    for looking in [&upkeep, &adapters, &deployments, &ramp, &forgetting, &expiry, &responses] {
+    for looking in [&upkeep, &adapters, &deployments, &ramp, &webhooks, &forgetting, &expiry, &corrections, &responses] {
         looking.abort();
     }
     tenants.database().close().await;

@@ -140,11 +140,16 @@ fn bind<'q>(query: Query<'q, Any, AnyArguments>, row: &LedgerRow) -> Query<'q, A
 
 async fn count(connection: &mut AnyConnection, rows: impl Iterator<Item = &LedgerRow>) -> Result<(), StoreError> {
     let mut hours: BTreeMap<(&str, i64, &str, &str, &str), [i64; 5]> = BTreeMap::new();
+    let mut upstreams: BTreeMap<(&str, i64, &str, &str), [i64; 3]> = BTreeMap::new();
     for row in rows {
         let hour = row.at_micros.div_euclid(3_600_000_000);
         let sums = hours.entry((&row.node, hour, &row.project_id, &row.key_id, &row.model)).or_default();
         let of_row = [1, row.input_tokens, row.cached_tokens, row.output_tokens, row.cost_nanos];
         sums.iter_mut().zip(of_row).for_each(|(sum, value)| *sum = sum.saturating_add(value));
+        if row.version.starts_with(UPSTREAM) {
+            let sums = upstreams.entry((&row.node, hour, &row.version, &row.model)).or_default();
+            sums.iter_mut().zip(&of_row[1..]).for_each(|(sum, value)| *sum = sum.saturating_add(*value));
+        }
     }
     for ((node, hour, project, key, model), sums) in hours {
         let query = sqlx::query(
@@ -158,6 +163,18 @@ async fn count(connection: &mut AnyConnection, rows: impl Iterator<Item = &Ledge
              cost_nanos = usage_hours.cost_nanos + excluded.cost_nanos",
         );
         let query = query.bind(node.to_owned()).bind(hour).bind(project.to_owned()).bind(key.to_owned()).bind(model.to_owned());
+        let query = sums.into_iter().fold(query, Query::bind);
+        query.execute(&mut *connection).await.map_err(StoreError::sql("count usage"))?;
+    }
+    for ((node, hour, version, model), sums) in upstreams {
+        let query = sqlx::query(
+            "INSERT INTO upstream_hours (node, hour, version, model, input_tokens, cached_tokens, output_tokens) \
+             VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT (version, hour, model, node) DO UPDATE SET \
+             input_tokens = upstream_hours.input_tokens + excluded.input_tokens, \
+             cached_tokens = upstream_hours.cached_tokens + excluded.cached_tokens, \
+             output_tokens = upstream_hours.output_tokens + excluded.output_tokens",
+        );
+        let query = query.bind(node.to_owned()).bind(hour).bind(version.to_owned()).bind(model.to_owned());
         let query = sums.into_iter().fold(query, Query::bind);
         query.execute(&mut *connection).await.map_err(StoreError::sql("count usage"))?;
     }
@@ -231,21 +248,19 @@ pub struct Used {
     pub output: i64,
 }
 
-/// What each node has used of another server (`version` begins with [`UPSTREAM`]), under this name or under all, since a moment
-/// (microseconds since 1970).
+/// What each node has used of another server (`version` begins with [`UPSTREAM`]), under this name or under all, since an hour
+/// (since 1970).
 pub async fn used_by_node(
     database: &Database,
     version: &str,
     model: Option<&str>,
-    since_micros: i64,
+    since_hour: i64,
 ) -> Result<Vec<(String, Used)>, StoreError> {
-    // The second condition is that of the index.
     let sql = "SELECT node, CAST(SUM(input_tokens) AS BIGINT), CAST(SUM(cached_tokens) AS BIGINT), CAST(SUM(output_tokens) AS BIGINT) \
-               FROM ledger WHERE version = $1 AND version LIKE 'upstream/%' AND at_micros >= $2 AND ($3 = '' OR model = $3) \
-               GROUP BY node";
+               FROM upstream_hours WHERE version = $1 AND hour >= $2 AND ($3 = '' OR model = $3) GROUP BY node";
     let doing = "read what was used";
     // An empty text is no model's name.
-    let query = sqlx::query(sql).bind(version.to_owned()).bind(since_micros).bind(model.unwrap_or_default().to_owned());
+    let query = sqlx::query(sql).bind(version.to_owned()).bind(since_hour).bind(model.unwrap_or_default().to_owned());
     let rows = query.fetch_all(database.pool()).await.map_err(StoreError::sql(doing))?;
     let row = |row: &sqlx::any::AnyRow| {
         Ok((row.try_get(0)?, Used { input: row.try_get(1)?, cached: row.try_get(2)?, output: row.try_get(3)? }))
@@ -296,6 +311,28 @@ mod tests {
             cost_nanos: 7,
             ..LedgerRow::default()
         }
+    }
+
+    #[tokio::test]
+    async fn what_is_used_of_another_server_is_counted_once_by_node() {
+        let dir = tempfile::tempdir().unwrap();
+        let database = Database::open(&Location::File(dir.path().join("a.db"))).await.unwrap();
+        let asked = |index: usize, node: &str, model: &str| {
+            let (node, version) = (node.to_owned(), format!("{UPSTREAM}big"));
+            LedgerRow { node, version, model: model.to_owned(), ..row(index) }
+        };
+        // Hours 0, 1, 2, 0, and one of the base.
+        let rows = [asked(0, "n1", "big"), asked(1, "n1", "big"), asked(2, "n2", "answers"), asked(3, "n1", "big"), row(4)];
+        for _ in 0..2 {
+            append(&database, &rows).await.unwrap();
+        }
+        let used = async |model, since| used_by_node(&database, "upstream/big", model, since).await.unwrap();
+        let times = |n: i64| Used { input: 10 * n, cached: 4 * n, output: n };
+        let mut all = used(None, 0).await;
+        all.sort_by(|a, b| a.0.cmp(&b.0));
+        assert_eq!(all, [("n1".to_owned(), times(3)), ("n2".to_owned(), times(1))]);
+        assert_eq!(used(Some("big"), 1).await, [("n1".to_owned(), times(1))]);
+        assert_eq!(used(Some("answers"), 0).await, [("n2".to_owned(), times(1))]);
     }
 
     #[tokio::test]

@@ -28,8 +28,6 @@ const LOOK_EVERY: Duration = Duration::from_millis(250);
 const GRACE: Duration = Duration::from_secs(60);
 /// Every so many looks it is also asked what other processes have spent.
 const ASK_OTHERS_EVERY: u64 = 4;
-/// What they have spent on other servers is in many rows of the ledger: asked every so many looks.
-const ASK_OF_PURSES_EVERY: u64 = 20;
 /// Names the data directory in the ledger.
 const NODE_FILE: &str = "node";
 
@@ -149,15 +147,6 @@ impl Tenants {
         let (day, month) = (Period::Day.first_hour(now), Period::Month.first_hour(now));
         let others = spent(&self.0.office.database, Nodes::Except(&self.0.node), day, month).await?;
         self.0.books.set_others(by_subject(&others), now);
-        Ok(())
-    }
-
-    /// From now on it is told what other processes spend, for as long as somebody has it.
-    pub(super) fn keep(&self, purse: &Arc<Purse>) {
-        self.0.purses.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::downgrade(purse));
-    }
-
-    async fn ask_of_purses(&self) -> Result<(), TenantError> {
         let purses: Vec<Arc<Purse>> = {
             let mut purses = self.0.purses.lock().unwrap_or_else(PoisonError::into_inner);
             purses.retain(|purse| purse.strong_count() > 0);
@@ -167,6 +156,11 @@ impl Tenants {
             purse.ask_others(&self.0.office.database, &self.0.node).await?;
         }
         Ok(())
+    }
+
+    /// From now on it is told what other processes spend, for as long as somebody has it.
+    pub(super) fn keep(&self, purse: &Arc<Purse>) {
+        self.0.purses.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::downgrade(purse));
     }
 
     /// The policy in force.
@@ -227,12 +221,6 @@ impl Tenants {
                 && let Err(error) = self.ask_others().await
             {
                 tracing::warn!(%error, "what other processes have spent is not known");
-            }
-            if self.0.office.database.is_shared()
-                && look.is_multiple_of(ASK_OF_PURSES_EVERY)
-                && let Err(error) = self.ask_of_purses().await
-            {
-                tracing::warn!(%error, "what other processes have spent on other servers is not known");
             }
         }
     }

@@ -46,8 +46,9 @@ pub struct CapReached {
 
 /// Money for one server, or for several.
 pub struct Purse {
-    /// The same in all processes.
     name: String,
+    /// The same in all processes that are configured alike.
+    shared_name: String,
     wallet: Arc<Wallet>,
     period: Period,
     bills: Vec<Bill>,
@@ -66,7 +67,7 @@ impl Purse {
         let by_node = spent_by_node(tenants.database(), &bills, cap.period, now).await?;
         let own = by_node.iter().find(|(node, _)| node == tenants.node()).map_or(0, |(_, spent)| *spent);
         let purse = Self::new(name, cap, bills, (own, now));
-        purse.set_others(tenants.node(), &by_node);
+        purse.set_others(tenants.node(), &by_node, now);
         let purse = Arc::new(purse);
         tenants.keep(&purse);
         Ok(purse)
@@ -84,7 +85,13 @@ impl Purse {
             notification: None,
         };
         wallet.set_budgets(0, vec![budget]);
-        Self { name: name.to_owned(), wallet: Arc::new(wallet), period: cap.period, bills }
+        let terms = bills.iter().map(|Bill { version, model, price }| {
+            let Price { input, cached_input, output, .. } = price;
+            format!("{version} {model:?} {input} {cached_input} {output}\n")
+        });
+        let terms = super::sha256_hex(terms.collect::<String>().as_bytes());
+        let shared_name = format!("w:u:{name}:{}:{}", cap.period.name(), terms.get(..16).unwrap_or(&terms));
+        Self { name: name.to_owned(), shared_name, wallet: Arc::new(wallet), period: cap.period, bills }
     }
 
     /// What was spent of it in the running period, nano-dollars.
@@ -96,9 +103,10 @@ impl Purse {
         &self.wallet
     }
 
-    /// Its name where replicas keep it together.
-    pub(super) fn shared_name(&self) -> String {
-        format!("w:u:{}", self.name)
+    /// Its name where replicas keep it together. One with another period or other prices is another one there: sums of the one say
+    /// nothing of the other, which is told by the ledger.
+    pub(super) fn shared_name(&self) -> &str {
+        &self.shared_name
     }
 
     /// What each node has spent of it in the period that runs at `now` (seconds since 1970), as the ledger says.
@@ -109,13 +117,14 @@ impl Purse {
 
     /// Takes over what other processes than `node` have spent.
     pub(super) async fn ask_others(&self, database: &Database, node: &str) -> Result<(), StoreError> {
-        self.set_others(node, &spent_by_node(database, &self.bills, self.period, clock::unix()).await?);
+        let now = clock::unix();
+        self.set_others(node, &spent_by_node(database, &self.bills, self.period, now).await?, now);
         Ok(())
     }
 
-    fn set_others(&self, own: &str, by_node: &[(String, i64)]) {
+    fn set_others(&self, own: &str, by_node: &[(String, i64)], asked: i64) {
         let others = by_node.iter().filter(|(node, _)| node != own).fold(0i64, |sum, (_, spent)| sum.saturating_add(*spent));
-        self.wallet.set_others(in_period(self.period, others));
+        self.wallet.set_others(in_period(self.period, others), asked);
     }
 
     /// Takes the most that a request can cost, nano-dollars, at a time (seconds since 1970).
@@ -140,7 +149,7 @@ const fn in_period(period: Period, spent: i64) -> Spent {
 }
 
 async fn spent_by_node(database: &Database, bills: &[Bill], period: Period, now: i64) -> Result<Vec<(String, i64)>, StoreError> {
-    let since = period.first_hour(now).saturating_mul(3_600_000_000);
+    let since = period.first_hour(now);
     let count = |tokens: i64| u64::try_from(tokens).unwrap_or(0);
     let mut spent: BTreeMap<String, i64> = BTreeMap::new();
     for Bill { version, model, price } in bills {
@@ -206,7 +215,7 @@ mod tests {
         let cap = Cap { period: Period::Day, nanos: 100 };
         let now = clock::unix();
         let purse = Arc::new(Purse::new("upstream/big", cap, Vec::new(), (10, now)));
-        purse.set_others("n1", &[("n1".to_owned(), 10), ("n2".to_owned(), 15), ("n3".to_owned(), 5)]);
+        purse.set_others("n1", &[("n1".to_owned(), 10), ("n2".to_owned(), 15), ("n3".to_owned(), 5)], now);
         let promise = |most| purse.promise(now, most, Bound::Whole);
         let first = promise(60).unwrap();
         assert_eq!(promise(11).unwrap_err().period, Period::Day);
@@ -215,5 +224,17 @@ mod tests {
         promise(50).unwrap().settle(50);
         assert!(promise(0).is_err(), "a cap that is reached lets nothing through");
         assert_eq!(purse.spent(), 100);
+    }
+
+    #[test]
+    fn another_period_or_another_price_is_another_purse_where_replicas_keep_it() {
+        let name = |period, output| {
+            let price = Price { id: "p".into(), valid_from: 0, input: 1, cached_input: 1, output, training: 0 };
+            let bill = Bill { version: "upstream/big".to_owned(), model: None, price };
+            Purse::new("upstream/big", Cap { period, nanos: 100 }, vec![bill], (0, clock::unix())).shared_name().to_owned()
+        };
+        assert_eq!(name(Period::Day, 5), name(Period::Day, 5));
+        assert_ne!(name(Period::Day, 5), name(Period::Total, 5));
+        assert_ne!(name(Period::Day, 5), name(Period::Day, 4));
     }
 }

@@ -204,7 +204,7 @@ impl Books {
     pub(super) fn set_others(&self, spent: impl IntoIterator<Item = (Subject, Spent)>, now: i64) {
         for (subject, spent) in spent {
             let mut wallets = self.wallets.lock().unwrap_or_else(PoisonError::into_inner);
-            wallets.entry(subject).or_insert_with(|| Arc::new(Wallet::new(Spent::default(), now))).set_others(spent);
+            wallets.entry(subject).or_insert_with(|| Arc::new(Wallet::new(Spent::default(), now))).set_others(spent, now);
         }
     }
 }

@@ -11,6 +11,9 @@ use super::policy::Subject;
 use super::shared::admit::number;
 use super::shared::wire::Sums;
 
+/// Nobody comes with a time that is older than this, seconds, for having waited.
+const LATE: i64 = 60;
+
 /// A budget is spent.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OverBudget {
@@ -73,6 +76,8 @@ struct State {
     /// First hours of the running day and month.
     day: i64,
     month: i64,
+    /// The latest time that was heard of, seconds since 1970.
+    latest: i64,
     others: Spent,
     /// Nano-dollars that running requests may still cost.
     promised: i64,
@@ -95,6 +100,7 @@ impl Wallet {
                 spent,
                 day,
                 month,
+                latest: now,
                 others: Spent::default(),
                 promised: 0,
                 budgets: Vec::new(),
@@ -131,9 +137,14 @@ impl Wallet {
             .collect();
     }
 
-    /// What other processes have spent.
-    pub(super) fn set_others(&self, others: Spent) {
-        self.state().others = others;
+    /// What other processes have spent, as was `asked` at a time (seconds since 1970).
+    pub(super) fn set_others(&self, others: Spent, asked: i64) {
+        let mut state = self.state();
+        // What was asked yesterday says nothing of today.
+        if Period::Day.first_hour(asked) >= state.day {
+            state.roll(asked);
+            state.others = others;
+        }
     }
 
     /// What was spent by this process and the others.
@@ -232,6 +243,11 @@ impl State {
     /// A new day or month begins with nothing spent. Where the clock was put back, the earlier one goes on with all that was
     /// counted since: too much rather than nothing.
     fn roll(&mut self, now: i64) {
+        if now < self.latest && self.latest - now <= LATE {
+            // The time of somebody who has waited, not a clock that was put back.
+            return;
+        }
+        self.latest = now;
         let (day, month) = (Period::Day.first_hour(now), Period::Month.first_hour(now));
         if day > self.day {
             self.spent.day = 0;
@@ -316,7 +332,7 @@ mod tests {
         assert!(wallet.promise(NOW, 0, Bound::Whole).is_err(), "a spent budget lets nothing through");
         wallet.settle(NOW, NOW, 60, 10);
         wallet.promise(NOW, 50, Bound::Whole).unwrap();
-        wallet.set_others(Spent { total: 1, month: 1, day: 1 });
+        wallet.set_others(Spent { total: 1, month: 1, day: 1 }, NOW);
         wallet.settle(NOW, NOW, 50, 0);
         assert!(wallet.promise(NOW, 50, Bound::Whole).is_err(), "another process has spent one");
         assert!(wallet.promise(NOW, 49, Bound::Whole).is_ok());
@@ -334,6 +350,29 @@ mod tests {
         assert_eq!(wallet.spent(NOW + DAY), Spent { total: 90, month: 90, day: 0 });
         wallet.settle(NOW + DAY, NOW + DAY, 10, 10);
         assert_eq!(wallet.spent(NOW + DAY), Spent { total: 100, month: 100, day: 10 });
+    }
+
+    #[test]
+    fn what_others_have_spent_is_of_the_day_in_which_it_was_asked() {
+        let wallet = Wallet::new(Spent::default(), NOW);
+        let others = |day| Spent { total: 100, month: 100, day };
+        // Nobody has asked here since midnight.
+        wallet.set_others(others(7), NOW + DAY);
+        assert_eq!(wallet.spent(NOW + DAY).day, 7);
+        // An answer from before midnight comes after it.
+        wallet.set_others(others(93), NOW);
+        assert_eq!(wallet.spent(NOW + DAY).day, 7);
+    }
+
+    #[test]
+    fn who_has_waited_over_midnight_does_not_bring_yesterday_back() {
+        let midnight = (NOW / DAY + 1) * DAY;
+        let wallet = Wallet::new(Spent::default(), NOW);
+        wallet.promise(midnight + 1, 10, Bound::Whole).unwrap();
+        wallet.settle(midnight + 1, midnight + 1, 10, 10);
+        wallet.promise(midnight - 1, 10, Bound::Whole).unwrap();
+        wallet.settle(midnight - 1, midnight + 2, 10, 5);
+        assert_eq!(wallet.spent(midnight + 2), Spent { total: 15, month: 15, day: 10 });
     }
 
     #[test]

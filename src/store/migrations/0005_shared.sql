@@ -14,5 +14,18 @@ ALTER TABLE jobs ADD COLUMN holder TEXT NOT NULL DEFAULT '';    -- the process t
 ALTER TABLE jobs ADD COLUMN beat BIGINT NOT NULL DEFAULT 0;     -- counts the holder's signs of life
 ALTER TABLE jobs ADD COLUMN state TEXT;                         -- SHA-256 of the object that it goes on from
 
--- What was spent on a server that bills us is asked for again and again.
-CREATE INDEX ledger_of_upstreams ON ledger (version, at_micros) WHERE version LIKE 'upstream/%';
+-- What was used of other servers, which bill us: a rollup of the ledger's rows, for caps that are asked for again and again.
+CREATE TABLE upstream_hours (
+    node TEXT NOT NULL,
+    hour BIGINT NOT NULL,               -- hours since 1970
+    version TEXT NOT NULL,              -- upstream/NAME
+    model TEXT NOT NULL,                -- as asked
+    input_tokens BIGINT NOT NULL,
+    cached_tokens BIGINT NOT NULL,
+    output_tokens BIGINT NOT NULL,
+    PRIMARY KEY (version, hour, model, node)
+);
+INSERT INTO upstream_hours (node, hour, version, model, input_tokens, cached_tokens, output_tokens)
+    SELECT node, at_micros / 3600000000, version, model, CAST(SUM(input_tokens) AS BIGINT), CAST(SUM(cached_tokens) AS BIGINT),
+        CAST(SUM(output_tokens) AS BIGINT)
+    FROM ledger WHERE version LIKE 'upstream/%' GROUP BY node, at_micros / 3600000000, version, model;

@@ -51,8 +51,13 @@ impl Terms {
 
     fn of_purse(purse: &Arc<Purse>, most: i64, now: Now) -> Self {
         let wallet = purse.wallet();
-        let terms =
-            WalletTerms { name: purse.shared_name(), most, own: wallet.sums(now.unix()), budgets: wallet.hard(), seeds: None };
+        let terms = WalletTerms {
+            name: purse.shared_name().to_owned(),
+            most,
+            own: wallet.sums(now.unix()),
+            budgets: wallet.hard(),
+            seeds: None,
+        };
         Self { meters: Vec::new(), wallets: vec![(Whose::Purse(Arc::clone(purse)), Arc::clone(wallet), terms)] }
     }
 
@@ -133,6 +138,7 @@ impl Tenants {
             Ok(Lent::Seed(_)) | Err(Away) => {
                 // As in an admission.
                 drop(loan);
+                shared.0.alone.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
                 let mut promise = purse.promise(now.unix(), most, Bound::Share(shared.0.settings.share))?;
                 promise.lend(Loan::new(shared.clone(), terms.against(now)));
                 Ok(promise)

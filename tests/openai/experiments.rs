@@ -47,7 +47,7 @@ fn metric<'a>(results: &'a Value, arm: &str, metric: &str) -> &'a Value {
 
 #[tokio::test]
 async fn answers_and_what_is_said_of_them_are_found_in_the_results() {
-    let goal = json!({"control": "stable", "goal": {"metric": "thumbs", "samples": 50}, "min_samples": 5});
+    let goal = json!({"control": "stable", "goal": {"metric": "thumbs", "samples": 50}, "min_samples": 3});
     let server = deployed(goal).await;
     let mut counted = [0, 0];
     for unit in 0..24 {

@@ -7,7 +7,7 @@ use super::StoreError;
 use super::list::{Listed, Page, Paging, Query, first, number};
 
 /// A job.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct JobRow {
     /// `ftjob-...`
     pub id: String,

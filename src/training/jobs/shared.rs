@@ -247,42 +247,7 @@ mod tests {
     use super::*;
 
     fn held(by: &str, beat: i64, version: i64) -> JobRow {
-        JobRow {
-            id: "ftjob-1".to_owned(),
-            project_id: "p".to_owned(),
-            key_id: "k".to_owned(),
-            node: "everybody".to_owned(),
-            status: Status::Running.name().to_owned(),
-            phase: "training".to_owned(),
-            base: "b".to_owned(),
-            suffix: String::new(),
-            model: "ft:b:p::1".to_owned(),
-            seed: 1,
-            training_file: "file-1".to_owned(),
-            validation_file: None,
-            method: "{}".to_owned(),
-            settings: None,
-            metadata: None,
-            max_seconds: 1,
-            max_nanos: None,
-            created_at: 1,
-            started_at: None,
-            finished_at: None,
-            estimated_finish: None,
-            published: 0,
-            result_file: None,
-            steps: None,
-            steps_done: 0,
-            trained_tokens: 0,
-            trained_millis: 0,
-            error_code: None,
-            error_message: None,
-            error_param: None,
-            version,
-            holder: by.to_owned(),
-            beat,
-            state: None,
-        }
+        JobRow { id: "ftjob-1".to_owned(), holder: by.to_owned(), beat, version, ..JobRow::default() }
     }
 
     /// Whether each look, so many seconds after the first, finds the job free.

@@ -10,7 +10,6 @@ from tokenizers import Tokenizer
 
 INTENTS = ["add_task", "set_reminder", "create_event", "complete_task", "delete_task", "list_tasks", "unknown"]
 EDGES = "\"'“”‘’([{<)]}>,.!?;:…-"
-DEPTH = 16  # No token of the vocabulary is longer.
 
 
 def bounds(text: str) -> tuple[list[int], set[int]]:
@@ -61,7 +60,7 @@ class Form:
 
     def opened(self, what: str) -> list[tuple]:
         """A string begins, where there is a word to put in."""
-        return [("literal", '"', 0, f"{what} run")] if self.starts else []
+        return [("literal", quote, 0, f"{what} run") for quote in ('"', '" ')] if self.starts else []
 
     def ready(self, states) -> frozenset:
         """The same with every finished literal and every word's end followed."""
@@ -114,30 +113,6 @@ class Form:
         """Where no word follows: a run cannot go on."""
         return {max(self.ends)} if self.ends else set()
 
-    def tails(self, state: tuple, room: int) -> set[str]:
-        """What can follow a state, cut at `room` characters."""
-        key = (state, room)
-        if key in self.known:
-            return self.known[key]
-        out: set[str] = set()
-        if state[0] == "literal":
-            rest = state[1][state[2] :]
-            if len(rest) >= room:
-                out.add(rest[:room])
-            else:
-                for after in self.after(state) or [("end",)]:
-                    out |= {rest + tail for tail in (self.tails(after, room - len(rest)) if after[0] != "end" else {""})}
-        elif state[0] == "run":
-            at = state[2]
-            out.add(self.text[at : min(at + room, max(self.ends))])
-            for end in self.ends:
-                if at < end < at + room or (at == end and state[3]):
-                    said = self.text[at:end]
-                    for closing in self.closings(state[1], end):
-                        out |= {said + tail for tail in self.tails(closing, room - len(said))}
-        self.known[key] = out
-        return out
-
     def closings(self, kind: str, end: int) -> list[tuple]:
         """What may follow the end of a run."""
         if kind == "task":
@@ -154,17 +129,24 @@ class Vocabulary:
         said = [tokenizer.decode([i], skip_special_tokens=False) for i in range(tokenizer.get_vocab_size())]
         special = {i for i, token in enumerate(said) if token.startswith("<|") and token.endswith("|>")}
         self.said = said
-        self.ids = {text: i for i, text in enumerate(said) if text and "\ufffd" not in text and i not in special}
+        self.tree: dict = {}
+        for i, text in enumerate(said):
+            if text and "\ufffd" not in text and i not in special:
+                branch = self.tree
+                for character in text:
+                    branch = branch.setdefault(character, {})
+                branch["id"] = i
 
     def allowed(self, form: Form, states: frozenset) -> list[int]:
         """Tokens that keep the answer in its form."""
-        out = set()
-        for state in states:
-            for text in form.tails(state, DEPTH) if state[0] != "end" else ():
-                for end in range(1, len(text) + 1):
-                    token = self.ids.get(text[:end])
-                    if token is not None:
-                        out.add(token)
+        out, todo = [], [(states, self.tree)]
+        while todo:
+            reached, branch = todo.pop()
+            for character in form.characters(reached):
+                if further := branch.get(character):
+                    todo.append((form.step(reached, character), further))
+                    if "id" in further:
+                        out.append(further["id"])
         return sorted(out)
 
     def choices(self, text: str, answer: list[int]) -> list[tuple[int, list[int]]] | None:

@@ -5,6 +5,7 @@ Turns requests, replies and prose into token rows. Knows nothing of networks.
 
 import random
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -69,6 +70,16 @@ def document(rng: random.Random, stage: int = 1) -> str:
 def train_tokenizer(path: Path, documents: int = 40000, seed: int = 11) -> Tokenizer:
     """Learns the byte-level BPE from the base's own corpus and saves it."""
     rng = random.Random(seed)
+    return learn_tokens((plain(document(rng)) for _ in range(documents)), VOCAB, path)
+
+
+def plain(text: str) -> str:
+    """A document without its signs of turns."""
+    return text.replace(IM_START, "").replace(IM_END, "")
+
+
+def learn_tokens(texts: Iterable[str], size: int, path: Path) -> Tokenizer:
+    """A byte-level BPE of `size` tokens, saved at `path`."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.normalizer = normalizers.NFC()
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence([
@@ -76,11 +87,10 @@ def train_tokenizer(path: Path, documents: int = 40000, seed: int = 11) -> Token
         pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
     ])
     tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(vocab_size=VOCAB - len(SPECIALS), special_tokens=[], initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False)
-    plain = (document(rng).replace(IM_START, "").replace(IM_END, "") for _ in range(documents))
-    tokenizer.train_from_iterator(plain, trainer)
+    trainer = trainers.BpeTrainer(vocab_size=size - len(SPECIALS), special_tokens=[], initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False)
+    tokenizer.train_from_iterator(texts, trainer)
     tokenizer.add_special_tokens(SPECIALS)
-    assert tokenizer.get_vocab_size() == VOCAB, tokenizer.get_vocab_size()
+    assert tokenizer.get_vocab_size() == size, tokenizer.get_vocab_size()
     tokenizer.save(str(path))
     return tokenizer
 

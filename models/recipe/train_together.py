@@ -13,6 +13,7 @@ import argparse
 import copy
 import json
 import math
+import multiprocessing
 import random
 import time
 from pathlib import Path
@@ -28,12 +29,12 @@ from transformers import LlamaForCausalLM
 import convert_rows
 import spoken
 from convert_grammar import Vocabulary
-from corpus import END_OF_TEXT, VOCAB
+from corpus import END_OF_TEXT
 from evaluate import load
 from train_base import Workers, rows, weights
 
 RANK, ALPHA = 48, 96
-TEXT_SHARE = 0.5  # Of the loss, beside the choices'.
+TEXT_SHARE = 0.35  # Of the loss, beside the choices'.
 TEXT_LENGTH = 256
 
 
@@ -111,8 +112,8 @@ def save(model: LlamaForCausalLM, work: Path, adapter_config: dict) -> None:
     (target / "adapter_config.json").write_text(json.dumps(adapter_config, indent=2, sort_keys=True) + "\n")
 
 
-def choices(batch: list[dict]) -> tuple:
-    """Rows of `convert_rows` as tensors: tokens, where something is learnt, what, how much, and what else stood to choose."""
+def choices(batch: list[dict], words: int) -> tuple:
+    """Rows of `convert_rows` as tensors: tokens, where something is learnt, what, how much, and what else of all `words` stood to choose."""
     tokens = torch.zeros(len(batch), max(len(row["tokens"]) for row in batch), dtype=torch.long)
     which, at, right, weight, places, allowed = [], [], [], [], [], []
     for index, row in enumerate(batch):
@@ -120,14 +121,14 @@ def choices(batch: list[dict]) -> tuple:
         among = dict(row.get("among", []))
         for place, share in enumerate(row["weights"]):
             if share > 0:
-                options = among.get(place, range(VOCAB))
+                options = among.get(place, range(words))
                 places += [len(at)] * len(options)
                 allowed += options
                 which.append(index)
                 at.append(place - 1)
                 right.append(row["tokens"][place])
                 weight.append(float(share))
-    mask = torch.full((len(at), VOCAB), -1e9)
+    mask = torch.full((len(at), words), -1e9)
     mask[torch.tensor(places), torch.tensor(allowed)] = 0
     return torch.tensor(which), torch.tensor(at), torch.tensor(right), torch.tensor(weight), mask, tokens
 
@@ -144,8 +145,25 @@ def loss_of(model: LlamaForCausalLM, batch: tuple) -> torch.Tensor:
             return -(torch.log_softmax(logits.float() + mask, -1)[torch.arange(len(right)), right] * weight).sum()
         tokens, weight = rest
         logits = model(input_ids=tokens[:, :-1], use_cache=False).logits
-    losses = cross_entropy(logits.float().reshape(-1, VOCAB), tokens[:, 1:].reshape(-1), reduction="none")
+    losses = cross_entropy(logits.float().flatten(0, 1), tokens[:, 1:].reshape(-1), reduction="none")
     return (losses * weight.reshape(-1)).sum()
+
+
+def rows_made(into: multiprocessing.Queue, tokenizer: Path, batch: int, seed: int) -> None:
+    """Eight steps' rows again and again, those of similar length together."""
+    rng = random.Random(seed)
+    sentences, vocabulary = convert_rows.Sentences(False, rng), Vocabulary(Tokenizer.from_file(str(tokenizer)))
+    while True:
+        made = []
+        while len(made) < 8 * batch:
+            whole = rng.random() < 0.05
+            row = convert_rows.tokenized(sentences.draw(convert_rows.WEIGHTS), vocabulary, whole)
+            if row:
+                made.append(row)
+        made.sort(key=lambda row: len(row["tokens"]))
+        steps = [made[at : at + batch] for at in range(0, len(made), batch)]
+        rng.shuffle(steps)
+        into.put(steps)
 
 
 def main() -> None:
@@ -171,7 +189,7 @@ def main() -> None:
     end = tokenizer.token_to_id(END_OF_TEXT)
     base = load(args.base, None)
     model = with_loras(grown(base) if args.grow else base, args.adapter, args.grow).train()
-    model.set_attn_implementation("sdpa")
+    model.set_attn_implementation("eager")
     adapter_config = json.loads((args.adapter / "adapter_config.json").read_text())
     workers = Workers(model, args.threads)
     named = list(model.named_parameters())
@@ -179,14 +197,15 @@ def main() -> None:
     inner = [p for n, p in named if p.ndim == 2 and "embed" not in n and not n.endswith((".a", ".b"))]
     known = {id(p) for p in loras + inner}
     optimisers = [
-        torch.optim.Muon(inner, lr=args.lr, weight_decay=0.05, momentum=0.95, adjust_lr_fn="match_rms_adamw"),
+        *(torch.optim.Muon(inner[at :: args.threads], lr=args.lr, weight_decay=0.05, momentum=0.95, adjust_lr_fn="match_rms_adamw")
+          for at in range(args.threads)),
         torch.optim.AdamW([p for _, p in named if id(p) not in known], lr=0.6 * args.lr, betas=(0.9, 0.97), weight_decay=0.0),
         torch.optim.AdamW(loras, lr=0.5 * args.lr, betas=(0.9, 0.98), weight_decay=0.0),
     ]
 
     old = np.load(args.work / "corpus3.npy")
     streams = [(old, weights(old, tokenizer))]
-    sentences, vocabulary = convert_rows.Sentences(False, rng), Vocabulary(tokenizer)
+    sentences = convert_rows.Sentences(False, rng)
 
     def new_text(count: int) -> tuple[np.ndarray, np.ndarray]:
         stream, ids = [], 0
@@ -197,7 +216,8 @@ def main() -> None:
         stream = np.array(stream, dtype=np.uint16)
         return stream, weights(stream, tokenizer)
 
-    places = [rng.sample(list(rows(old, TEXT_LENGTH, end)), 40_000), []]
+    places = [list(rows(old, TEXT_LENGTH, end)), []]
+    rng.shuffle(places[0])
     streams.append(new_text(10))
 
     def text(count: int) -> list[tuple]:
@@ -218,40 +238,31 @@ def main() -> None:
         total = sum(weight.sum() for _, weight in out)
         return [("text", torch.from_numpy(tokens), torch.from_numpy(weight * (TEXT_SHARE / total))) for tokens, weight in out]
 
-    def learnt() -> list[list[dict]]:
-        """Eight steps' rows, those of similar length together."""
-        made = []
-        while len(made) < 8 * args.batch:
-            row = convert_rows.tokenized(sentences.draw(convert_rows.WEIGHTS), vocabulary, rng.random() < 0.1)
-            if row:
-                made.append(row)
-        made.sort(key=lambda row: len(row["tokens"]))
-        steps = [made[at : at + args.batch] for at in range(0, len(made), args.batch)]
-        rng.shuffle(steps)
-        return steps
-
+    spawning = multiprocessing.get_context("spawn")
+    made = spawning.Queue(2)
+    spawning.Process(target=rows_made, args=(made, args.work / "tokenizer.json", args.batch, args.seed), daemon=True).start()
     begun, step, smooth, waiting = time.time(), 0, None, []
     while (done := step / args.steps if args.steps else (time.time() - begun) / 60 / args.minutes) < 1:
         share = min(1.0, (step + 1) / args.warm) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * done)))
         for optimiser in optimisers:
             for group in optimiser.param_groups:
                 group["lr"] = group.setdefault("peak", group["lr"]) * share
-        waiting = waiting or learnt()
+        waiting = waiting or made.get()
         batch = waiting.pop()
-        small = [choices(batch[at : at + args.batch // 2]) for at in range(0, args.batch, args.batch // 2)]
+        small = [choices(batch[at : at + args.batch // 2], model.config.vocab_size) for at in range(0, args.batch, args.batch // 2)]
         total = sum(float(part[3].sum()) for part in small)
         todo = [("choices", which, at, right, weight / total, mask, tokens) for which, at, right, weight, mask, tokens in small]
         loss = workers.gradients(todo + text(args.text_tokens // TEXT_LENGTH), loss_of)
         torch.nn.utils.clip_grad_norm_([p for _, p in named], 1.0)
+        list(workers.pool.map(lambda optimiser: optimiser.step(), optimisers))
         for optimiser in optimisers:
-            optimiser.step()
             optimiser.zero_grad(set_to_none=True)
         step += 1
         smooth = loss if smooth is None else 0.97 * smooth + 0.03 * loss
         if step % 20 == 0:
             elapsed = time.time() - begun
             print(f"step {step} minutes {elapsed / 60:.2f} rows/s {step * args.batch / elapsed:.0f} lr {args.lr * share:.5f} loss {smooth:.4f}", flush=True)
-        if step % 400 == 0:
+        if step % 200 == 0:
             save(model, args.work, adapter_config)
     save(model, args.work, adapter_config)
     print({"steps": step, "minutes": round((time.time() - begun) / 60, 1), "loss": round(smooth, 4)})

@@ -110,9 +110,20 @@ pub fn answer(reading: &Reading, schema: &Schema) -> String {
     Value::Object(fields).to_string()
 }
 
-/// A row of a training file: the text as the model reads it, and the answer. One line.
-pub fn training_row(text: &str, answer: &str) -> String {
-    json!({"messages": [{"role": "user", "content": text}, {"role": "assistant", "content": answer}]}).to_string()
+/// A row of a training file: the text as the model reads it, and the answer as it writes it. One line.
+pub fn training_row(text: &str, answer: &str, schema: &Schema) -> String {
+    let answer = match serde_json::from_str(answer) {
+        Ok(Value::Object(mut fields)) if schema.repeats_text => {
+            for entity in schema.entities.iter().filter(|entity| matches!(entity.kind, Kind::Span | Kind::Time)) {
+                if let Some(Value::String(value)) = fields.get_mut(&entity.name) {
+                    value.insert_str(0, schema.margin());
+                }
+            }
+            Value::Object(fields).to_string()
+        }
+        _ => answer.to_owned(),
+    };
+    json!({"messages": [{"role": "user", "content": schema.asked(text)}, {"role": "assistant", "content": answer}]}).to_string()
 }
 
 #[cfg(test)]
@@ -164,10 +175,17 @@ mod tests {
 
     #[test]
     fn a_row_is_a_conversation_on_one_line() {
-        let row = training_row("say \"hi\"\nnow", r#"{"intent":"unknown","task":null,"when":null}"#);
-        assert!(!row.contains('\n'));
-        let row: Value = serde_json::from_str(&row).unwrap();
-        assert_eq!(row["messages"][0], json!({"role": "user", "content": "say \"hi\"\nnow"}));
-        assert_eq!(row["messages"][1]["role"], "assistant");
+        let row = |schema: &Schema| {
+            let row = training_row("say \"hi\" now", r#"{"intent":"add_task","task":"say \"hi\"","when":null}"#, schema);
+            assert!(!row.contains('\n'));
+            serde_json::from_str::<Value>(&row).unwrap()["messages"].clone()
+        };
+        let built_in = Schema::built_in();
+        let once = Schema { repeats_text: false, ..(*built_in).clone() };
+        let messages =
+            |asked: &str, answer: &str| json!([{"role": "user", "content": asked}, {"role": "assistant", "content": answer}]);
+        assert_eq!(row(&once), messages("say \"hi\" now", r#"{"intent":"add_task","task":"say \"hi\"","when":null}"#));
+        let twice = messages("say \"hi\" now\n say \"hi\" now", r#"{"intent":"add_task","task":" say \"hi\"","when":null}"#);
+        assert_eq!(row(&built_in), twice);
     }
 }

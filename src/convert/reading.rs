@@ -36,7 +36,11 @@ impl Reading {
         for (index, entity) in schema.entities.iter().enumerate() {
             let value = match fields.get(&entity.name)? {
                 Value::Null => None,
-                Value::String(value) => Some(value.clone()),
+                Value::String(value) => {
+                    let copied = matches!(entity.kind, Kind::Span | Kind::Time);
+                    let margin = if copied { schema.margin() } else { "" };
+                    Some(value.strip_prefix(margin).unwrap_or(value).to_owned())
+                }
                 _ => return None,
             };
             let is_allowed = value.as_ref().is_none_or(|value| {
@@ -67,6 +71,13 @@ mod tests {
         let read = |answer: &str| Reading::of(answer, text, &schema);
         let good = read(r#"{"intent":"set_reminder","task":"call mum","when":"tomorrow at six"}"#).unwrap();
         assert_eq!((good.intent.as_str(), good.values[0].as_deref()), ("set_reminder", Some("call mum")));
+        // As the bundled adapter writes it, with one space; more of them do not stand in the text.
+        assert_eq!(read(r#"{"intent":"set_reminder","task":" call mum","when":" tomorrow at six"}"#), Some(good));
+        assert_eq!(read(r#"{"intent":"set_reminder","task":"   call mum","when":null}"#), None);
+        let own = Schema { repeats_text: false, ..(*schema).clone() };
+        assert_eq!(Reading::of(r#"{"intent":"add_task","task":"  call mum","when":null}"#, text, &own), None);
+        let once = Reading::of(r#"{"intent":"set_reminder","task":"call mum","when":null}"#, text, &own).unwrap();
+        assert_eq!(once.values[0].as_deref(), Some("call mum"));
         for wrong in [
             "",
             "{}",

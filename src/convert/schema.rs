@@ -38,6 +38,10 @@ pub struct Schema {
     pub entities: Vec<Entity>,
     /// Intents; one of them is [`UNKNOWN`], which has no entities.
     pub intents: Vec<Intent>,
+    /// Whether the model reads the text twice, and writes a space before what it copies. The second time each word is read by a model that
+    /// knows what follows ("Repetition Improves Language Model Embeddings", <https://arxiv.org/abs/2402.15449>), and with the space the
+    /// first token of a copy is the one that stands in the text.
+    pub repeats_text: bool,
 }
 
 /// The intent of what is none of the others.
@@ -57,10 +61,21 @@ static BUILT_IN: LazyLock<Arc<Schema>> = LazyLock::new(|| {
             intent("list_tasks", &[1]),
             intent(UNKNOWN, &[]),
         ],
+        repeats_text: true,
     })
 });
 
 impl Schema {
+    /// A cleaned text as the model reads it.
+    pub fn asked(&self, text: &str) -> String {
+        if self.repeats_text { format!("{text}\n {text}") } else { text.to_owned() }
+    }
+
+    /// What may stand before the words that the model copies.
+    pub fn margin(&self) -> &'static str {
+        if self.repeats_text { " " } else { "" }
+    }
+
     /// Tasks, reminders and events: what the bundled adapter knows.
     pub fn built_in() -> Arc<Self> {
         Arc::clone(&BUILT_IN)

@@ -83,10 +83,11 @@ impl Gateway {
                 let sure = if had_words { 0.0 } else { 1.0 };
                 return Ok(Meaning { probability: sure, confidence: sure, ..Meaning::nothing(&schema) });
             }
-            let said = Message::new(Role::User, text.clone());
+            let said = Message::new(Role::User, schema.asked(&text));
             let prompt = Prompt::Chat { messages: vec![said], tools: Vec::new(), turn: Turn::Open, special: SpecialTokens::Omit };
             let tokens = self.render(prompt.clone()).await?.tokens;
-            let most = COPIES * tokens.len() + ANSWER_FORM;
+            let times_read = if schema.repeats_text { 2 } else { 1 };
+            let most = COPIES * tokens.len().div_ceil(times_read) + ANSWER_FORM;
             if tokens.len() + most <= self.context_length() || text.len() < 2 {
                 break (prompt, tokens, most);
             }
@@ -180,12 +181,20 @@ fn pattern(schema: &Schema, text: &str) -> Pattern {
                 let mut options = vec![builder.literal("null", next)];
                 if intent.entities.contains(&index) && intent.name != UNKNOWN {
                     let quoted = builder.literal("\"", next);
-                    let values = match &entity.kind {
-                        Kind::Span => vec![builder.run(runs, quoted)],
-                        Kind::Time => vec![builder.run_or_two(runs, quoted)],
-                        Kind::OneOf(words) => words.iter().map(|word| builder.literal(&spelled(word), quoted)).collect(),
+                    let copied = match &entity.kind {
+                        Kind::Span => Some(builder.run(runs, quoted)),
+                        Kind::Time => Some(builder.run_or_two(runs, quoted)),
+                        Kind::OneOf(words) => {
+                            let words = words.iter().map(|word| builder.literal(&format!("\"{}", spelled(word)), quoted));
+                            options.extend(words);
+                            None
+                        }
                     };
-                    options.extend(values.into_iter().map(|value| builder.literal("\"", value)));
+                    if let Some(copied) = copied {
+                        // A model that was taught without the space may leave it out.
+                        let margins = if schema.repeats_text { &["\"", "\" "][..] } else { &["\""] };
+                        options.extend(margins.iter().map(|margin| builder.literal(margin, copied)));
+                    }
                 }
                 let value = builder.any(&options);
                 builder.literal(&format!(",\"{}\":", spelled(&entity.name)), value)

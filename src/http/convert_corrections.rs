@@ -28,7 +28,7 @@ use crate::experiments::settings::Metric;
 use crate::experiments::{Opinion, Saying};
 use crate::tenants::Principal;
 use crate::training::jobs::JobsError;
-use crate::training::jobs::corrections::{CorrectionRow, Policy, PolicyRow, Right, Said, TextRow};
+use crate::training::jobs::corrections::{CorrectionRow, Policy, PolicyRow, Right, Said};
 use crate::training::jobs::desk::JobRow;
 
 /// Most new corrections that a policy waits for.
@@ -85,7 +85,7 @@ async fn learn(server: &Server, sender: &Sender, id: &str, body: Value) -> Resul
     let corrections = server.jobs().corrections();
     let tenant = &sender.caller.tenant;
     let of = corrections.text(tenant, id).await.map_err(|error| unknown_answer(server, error))?;
-    let schema = schema_of(server, &sender.caller, &of)?;
+    let schema = schema_named(server, &sender.caller, &of.schema_name)?;
     let change = change(body, &schema)?;
     let reading = Reading::of(&of.answer, &of.text, &schema).unwrap_or_else(|| Reading::unknown(&schema));
     let right = corrected(&reading, &change, &of.text, &schema).map_err(|error| {
@@ -143,9 +143,9 @@ fn unknown_answer(server: &Server, error: JobsError) -> ApiError {
     ApiError { message: how, ..error }
 }
 
-/// The schema of an answer, as it is now.
-fn schema_of(server: &Server, caller: &Principal, of: &TextRow) -> Result<Arc<Schema>, ApiError> {
-    match of.schema_name.as_str() {
+/// A schema as it is now; the built-in one has no name.
+fn schema_named(server: &Server, caller: &Principal, name: &str) -> Result<Arc<Schema>, ApiError> {
+    match name {
         "" => Ok(Schema::built_in()),
         name => Ok(Arc::new(schemas::named(server, caller, "schema", name)?.schema)),
     }
@@ -201,7 +201,7 @@ pub async fn export(
 ) -> Result<Response, ApiError> {
     may_look_at_training(&caller)?;
     let schema = schema_in(&server, &caller, &parts)?;
-    let mut text = lines(&server, &caller.tenant, &schema).await?.join("\n");
+    let mut text = lines(&server, &caller, &schema).await?.join("\n");
     if !text.is_empty() {
         text.push('\n');
     }
@@ -214,9 +214,10 @@ pub async fn export(
     Ok(response)
 }
 
-async fn lines(server: &Server, tenant: &str, schema: &str) -> Result<Vec<String>, ApiError> {
-    let rows = server.jobs().corrections().all(tenant, schema).await?;
-    Ok(rows.iter().map(|row| training_row(&row.text, &row.answer)).collect())
+async fn lines(server: &Server, caller: &Principal, schema: &str) -> Result<Vec<String>, ApiError> {
+    let rows = server.jobs().corrections().all(&caller.tenant, schema).await?;
+    let schema = schema_named(server, caller, schema)?;
+    Ok(rows.iter().map(|row| training_row(&row.text, &row.answer, &schema)).collect())
 }
 
 /// `DELETE /v1/convert/corrections/{correction_id}`
@@ -294,7 +295,7 @@ async fn start(server: &Server, caller: &Principal, order: Order, at_least: i64)
 }
 
 async fn make(server: &Server, caller: &Principal, order: &Order) -> Result<JobRow, ApiError> {
-    let lines = lines(server, &caller.tenant, &order.schema).await?;
+    let lines = lines(server, caller, &order.schema).await?;
     if lines.is_empty() {
         let message = "There are no corrections yet; POST /convert/{id}/correction adds one.";
         return Err(ApiError::new(StatusCode::BAD_REQUEST, "invalid_request_error", Some("no_corrections"), message));

@@ -105,6 +105,8 @@ pub(super) fn schemas() -> Value {
             "name": {"type": "string", "pattern": "^[a-z][a-z0-9_]{0,63}$"},
             "entities": {"type": "array", "items": {"type": "string"}},
         }}},
+        "repeat_text": {"type": "boolean", "default": false,
+            "description": "Whether the model reads the text twice and writes a space before what it copies; its training rows have that form."},
     });
     let mut kept = set.clone();
     for (name, schema) in [("object", "string"), ("name", "string"), ("created_at", "integer"), ("version", "integer")] {

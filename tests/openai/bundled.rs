@@ -68,8 +68,8 @@ async fn sixteen_adapters_and_the_bundled_base_share_steps_and_answer_as_alone()
     together_as_alone(&server, BUNDLED, gate).await;
 }
 
-/// What the reference gets is 58 %; rounding may cost a few rows here.
-const PLAIN_EXACT_FLOOR: f64 = 0.53;
+/// What the reference gets is 72 %; rounding may cost a few rows here.
+const PLAIN_EXACT_FLOOR: f64 = 0.67;
 
 /// An adapter that answers as a chat model, without a grammar; it stays as it is, so that a change of the engine shows.
 #[tokio::test]
@@ -93,10 +93,10 @@ async fn an_adapter_answers_requests_that_its_training_never_saw() {
     assert!(share >= PLAIN_EXACT_FLOOR, "{exact} of {} are exact", rows.len());
 }
 
-/// Least shares of 480 sentences that were written by hand before the adapter was trained. The model card gives what it gets;
-/// rounding may cost a few sentences here.
-const INTENT_FLOOR: f64 = 0.85;
-const EXACT_FLOOR: f64 = 0.68;
+/// Least shares of 480 sentences that were written by hand before the adapter was trained: what was promised. The model card says what it
+/// gets.
+const INTENT_FLOOR: f64 = 0.95;
+const EXACT_FLOOR: f64 = 0.85;
 
 #[tokio::test]
 async fn convert_understands_requests_that_its_training_never_saw() {

@@ -36,7 +36,7 @@ async fn what_would_have_been_right_is_a_row_to_train_on_and_the_last_word_count
     assert_eq!(second["structured_data"], json!({"intent": "unknown", "task": null, "when": null}));
     assert_eq!((&second["id"], &second["corrections"]["total"]), (&first["id"], &json!(1)));
     let taught = json!({"messages": [
-        {"role": "user", "content": TEXT},
+        {"role": "user", "content": format!("{TEXT}\n {TEXT}")},
         {"role": "assistant", "content": r#"{"intent":"unknown","task":null,"when":null}"#},
     ]});
     assert_eq!(rows(&server).await, [taught]);

@@ -108,7 +108,7 @@ fn write(spec: &Spec) -> Value {
         Kind::Time => json!({"name": entity.name, "type": "time"}),
         Kind::OneOf(values) => json!({"name": entity.name, "type": "one_of", "values": values}),
     };
-    let Schema { entities, intents } = &spec.schema;
+    let Schema { entities, intents, repeats_text } = &spec.schema;
     let intent = |intent: &Intent| {
         let names: Vec<&str> = intent.entities.iter().filter_map(|index| Some(entities.get(*index)?.name.as_str())).collect();
         json!({"name": intent.name, "entities": names})
@@ -117,12 +117,14 @@ fn write(spec: &Spec) -> Value {
         "model": spec.model,
         "entities": entities.iter().map(entity).collect::<Vec<_>>(),
         "intents": intents.iter().map(intent).collect::<Vec<_>>(),
+        "repeat_text": repeats_text,
     })
 }
 
 /// Reads a schema.
 fn read(mut fields: Fields) -> Result<Spec, ApiError> {
     let model = fields.string("model")?;
+    let repeats_text = fields.boolean("repeat_text")?.unwrap_or(false);
     let entities = list_of(&mut fields, "entities", 0..=MOST_ENTITIES)?;
     let entities = entities.into_iter().enumerate();
     let entities = entities.map(|(index, value)| entity(format!("entities[{index}]"), value)).collect::<Result<Vec<_>, _>>()?;
@@ -135,7 +137,7 @@ fn read(mut fields: Fields) -> Result<Spec, ApiError> {
     if intents.iter().all(|intent| intent.name != UNKNOWN) {
         intents.push(Intent { name: UNKNOWN.to_owned(), entities: Vec::new() });
     }
-    Ok(Spec { model, schema: Schema { entities, intents } })
+    Ok(Spec { model, schema: Schema { entities, intents, repeats_text } })
 }
 
 fn list_of(fields: &mut Fields, name: &str, range: std::ops::RangeInclusive<usize>) -> Result<Vec<Value>, ApiError> {
@@ -245,9 +247,13 @@ mod tests {
     #[test]
     fn a_schema_is_read_as_it_was_written() {
         let spec = read(Fields::body(coffee()).unwrap()).unwrap();
-        assert_eq!(spec.schema.intents[0].entities, [0, 1, 2]);
+        assert_eq!((spec.schema.intents[0].entities.as_slice(), spec.schema.repeats_text), (&[0, 1, 2][..], false));
         assert_eq!(spec.schema.intents.last().unwrap().name, UNKNOWN);
         assert_eq!(read(Fields::body(write(&spec)).unwrap()).unwrap(), spec);
+        let mut twice = coffee();
+        twice["repeat_text"] = true.into();
+        let spec = read(Fields::body(twice).unwrap()).unwrap();
+        assert!(spec.schema.repeats_text && read(Fields::body(write(&spec)).unwrap()).unwrap() == spec);
     }
 
     #[test]

@@ -45,9 +45,7 @@ impl TrainingBase {
     pub fn sample(&self, each: &mut dyn FnMut(&[u8])) {
         let linears = self.weights.layers.iter().flat_map(|layer| &layer.linears).chain([&self.weights.head]);
         for linear in linears {
-            let (quants, scales) = linear.weight().tile(0);
-            each(quants);
-            each(scales);
+            each(linear.weight().tile(0));
         }
     }
 

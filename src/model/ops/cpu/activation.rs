@@ -171,7 +171,7 @@ impl<'a> Row<'a> {
     }
 }
 
-/// Rows to be written, each by one thread.
+/// Rows to be written, each block by one thread.
 pub struct Writer {
     rows: usize,
     blocks: usize,
@@ -179,15 +179,15 @@ pub struct Writer {
 }
 
 impl Writer {
-    /// Quantizes a row, each block by `quantize`.
+    /// Quantizes a row's values from block `first` on, each block by `quantize`.
     ///
     /// # Safety
-    /// No other thread writes this row.
+    /// No other thread writes these blocks of this row.
     #[inline(always)]
-    pub unsafe fn row(&self, row: usize, x: &[f32], quantize: impl Fn(&[f32; BLOCK]) -> Block) {
-        assert!(row < self.rows && x.len() == self.blocks * BLOCK, "row of the wrong size: this is a bug");
+    pub unsafe fn blocks(&self, row: usize, first: usize, x: &[f32], quantize: impl Fn(&[f32; BLOCK]) -> Block) {
+        assert!(row < self.rows && x.len() / BLOCK <= self.blocks - first, "row of the wrong size: this is a bug");
         let (place, words) = (place(self.rows, self.blocks, row), self.words.pointer());
-        for (index, x) in x.as_chunks::<BLOCK>().0.iter().enumerate() {
+        for (index, x) in (first..).zip(x.as_chunks::<BLOCK>().0) {
             let block = quantize(x);
             let [low, high] = block.sums;
             let put = |field, word| {

@@ -25,6 +25,13 @@ pub struct Shape {
     pub cap: Option<f32>,
 }
 
+impl Shape {
+    /// First element of a block's head, of so many blocks.
+    const fn at(&self, blocks: usize, layer: usize, block: usize, head: usize) -> usize {
+        ((layer * blocks + block) * self.kv_heads + head) * self.head_dim * BLOCK_TOKENS
+    }
+}
+
 /// Keys and values of all layers.
 pub struct Kv<E> {
     shape: Shape,
@@ -88,24 +95,15 @@ impl<E: Element> Kv<E> {
         self.blocks
     }
 
-    /// First element of a block's head.
-    fn at(&self, layer: usize, block: usize, head: usize) -> usize {
-        ((layer * self.blocks + block) * self.shape.kv_heads + head) * self.shape.head_dim * BLOCK_TOKENS
+    /// For writing rows from several threads.
+    pub fn writer(&mut self) -> Writer<E> {
+        let (shape, blocks) = (self.shape, self.blocks);
+        Writer { shape, blocks, keys: Parts::new(&mut self.keys), values: Parts::new(&mut self.values) }
     }
 
-    /// Stores a row's key and value, all heads, in `slot`.
-    pub fn write(&mut self, layer: usize, slot: usize, key: &[f32], value: &[f32]) {
-        let (block, offset, dim) = (slot / BLOCK_TOKENS, slot % BLOCK_TOKENS, self.shape.head_dim);
-        for head in 0..self.shape.kv_heads {
-            let at = self.at(layer, block, head);
-            let (key, value) = (&key[head * dim..(head + 1) * dim], &value[head * dim..(head + 1) * dim]);
-            for (d, key) in key.iter().enumerate() {
-                self.keys[at + d * BLOCK_TOKENS + offset] = E::store(*key);
-            }
-            for (out, value) in self.values[at + offset * dim..at + (offset + 1) * dim].iter_mut().zip(value) {
-                *out = E::store(*value);
-            }
-        }
+    /// First element of a block's head.
+    fn at(&self, layer: usize, block: usize, head: usize) -> usize {
+        self.shape.at(self.blocks, layer, block, head)
     }
 
     /// Attends for one item. `q` holds rotated and scaled queries, `rows x heads x head_dim`; `out` has the same shape.
@@ -209,6 +207,35 @@ impl<E: Element> Kv<E> {
             for (out, (acc, inverse)) in out.chunks_exact_mut(dim).zip(acc) {
                 out.iter_mut().zip(acc).for_each(|(out, acc)| *out = acc * inverse);
             }
+        }
+    }
+}
+
+/// Keys and values to be written, each slot by one thread.
+pub struct Writer<E> {
+    shape: Shape,
+    blocks: usize,
+    keys: Parts<E>,
+    values: Parts<E>,
+}
+
+impl<E: Element> Writer<E> {
+    /// Stores a row's key and value, all heads, in `slot`.
+    ///
+    /// # Safety
+    /// Nobody else touches the slot.
+    pub unsafe fn write(&self, layer: usize, slot: usize, key: &[f32], value: &[f32]) {
+        let (block, offset, dim) = (slot / BLOCK_TOKENS, slot % BLOCK_TOKENS, self.shape.head_dim);
+        assert!(layer < self.shape.layers && block < self.blocks, "slot outside the storage: this is a bug");
+        for (head, (key, value)) in key.chunks_exact(dim).zip(value.chunks_exact(dim)).enumerate().take(self.shape.kv_heads) {
+            let at = self.shape.at(self.blocks, layer, block, head);
+            for (d, key) in key.iter().enumerate() {
+                // SAFETY: inside the block's head, which is inside the storage as asserted; the caller's contract.
+                unsafe { self.keys.pointer().add(at + d * BLOCK_TOKENS + offset).write(E::store(*key)) };
+            }
+            // SAFETY: a slot's values lie together, and are the caller's alone.
+            let values = unsafe { self.values.slice(at + offset * dim..at + (offset + 1) * dim) };
+            values.iter_mut().zip(value).for_each(|(out, value)| *out = E::store(*value));
         }
     }
 }

@@ -30,8 +30,8 @@ pub(super) use unroll;
 /// How the kernel reads one quantized format.
 trait Coding {
     const FORMAT: Format;
-    /// Eight groups of 64 unsigned values.
-    unsafe fn quants(block: *const u8) -> [__m512i; 8];
+    /// Eight groups of 64 unsigned values; `IN_ORDER` as of [`load`].
+    unsafe fn quants<const IN_ORDER: bool>(block: *const u8) -> [__m512i; 8];
     /// What a super-block's blocks share.
     #[inline(always)]
     unsafe fn superblock(scales: *const u8) -> Superblock {
@@ -64,10 +64,20 @@ struct Q6K;
 struct Q5K;
 struct Q4K;
 
-#[inline(always)]
-unsafe fn load(p: *const u8) -> __m512i {
+/// 64 bytes. Compilers mix loads as they like; where the memory is waited for, the processor's own fetching wants them `IN_ORDER`.
+#[inline]
+#[target_feature(enable = "avx512f")]
+unsafe fn load<const IN_ORDER: bool>(p: *const u8) -> __m512i {
     // SAFETY: the caller's pointer covers 64 bytes.
-    unsafe { _mm512_loadu_si512(p.cast()) }
+    unsafe {
+        if IN_ORDER {
+            let value: __m512i;
+            std::arch::asm!("vmovdqu64 {}, [{}]", out(zmm_reg) value, in(reg) p, options(readonly, nostack, preserves_flags));
+            value
+        } else {
+            _mm512_loadu_si512(p.cast())
+        }
+    }
 }
 
 /// Sixteen `f16` as `f32`.
@@ -82,13 +92,13 @@ pub unsafe fn halves(p: *const u8) -> __m512 {
 }
 
 #[inline(always)]
-unsafe fn low_nibbles(block: *const u8) -> [__m512i; 8] {
+unsafe fn low_nibbles<const IN_ORDER: bool>(block: *const u8) -> [__m512i; 8] {
     // SAFETY: a block begins with 256 bytes of nibbles.
     unsafe {
         let mask = _mm512_set1_epi8(0x0F);
         let mut out = [_mm512_setzero_si512(); 8];
         for g in 0..4 {
-            let pair = load(block.add(64 * g));
+            let pair = load::<IN_ORDER>(block.add(64 * g));
             out[g] = _mm512_and_si512(pair, mask);
             out[g + 4] = _mm512_and_si512(_mm512_srli_epi16::<4>(pair), mask);
         }
@@ -97,10 +107,10 @@ unsafe fn low_nibbles(block: *const u8) -> [__m512i; 8] {
 }
 
 #[inline(always)]
-unsafe fn five_bits(block: *const u8) -> [__m512i; 8] {
+unsafe fn five_bits<const IN_ORDER: bool>(block: *const u8) -> [__m512i; 8] {
     // SAFETY: a block has 256 bytes of nibbles and a plane of 64.
     unsafe {
-        let (mut out, plane, bit) = (low_nibbles(block), load(block.add(256)), _mm512_set1_epi8(0x10));
+        let (mut out, plane, bit) = (low_nibbles::<IN_ORDER>(block), load::<IN_ORDER>(block.add(256)), _mm512_set1_epi8(0x10));
         let shifted = [
             _mm512_slli_epi16::<4>(plane),
             _mm512_slli_epi16::<3>(plane),
@@ -133,12 +143,12 @@ unsafe fn min_scales(superblock: &Superblock, sub: usize) -> [__m512; 3] {
 impl Coding for Q8_0 {
     const FORMAT: Format = Format::Q8_0;
     #[inline(always)]
-    unsafe fn quants(block: *const u8) -> [__m512i; 8] {
+    unsafe fn quants<const IN_ORDER: bool>(block: *const u8) -> [__m512i; 8] {
         // SAFETY: a block is 512 bytes.
         unsafe {
             let mut out = [_mm512_setzero_si512(); 8];
             for (g, out) in out.iter_mut().enumerate() {
-                *out = load(block.add(64 * g));
+                *out = load::<IN_ORDER>(block.add(64 * g));
             }
             out
         }
@@ -152,9 +162,9 @@ impl Coding for Q8_0 {
 impl Coding for Q5_0 {
     const FORMAT: Format = Format::Q5_0;
     #[inline(always)]
-    unsafe fn quants(block: *const u8) -> [__m512i; 8] {
+    unsafe fn quants<const IN_ORDER: bool>(block: *const u8) -> [__m512i; 8] {
         // SAFETY: as the caller's.
-        unsafe { five_bits(block) }
+        unsafe { five_bits::<IN_ORDER>(block) }
     }
     #[inline(always)]
     unsafe fn scales(superblock: &Superblock, _sub: usize) -> [__m512; 3] {
@@ -165,9 +175,9 @@ impl Coding for Q5_0 {
 impl Coding for Q4_0 {
     const FORMAT: Format = Format::Q4_0;
     #[inline(always)]
-    unsafe fn quants(block: *const u8) -> [__m512i; 8] {
+    unsafe fn quants<const IN_ORDER: bool>(block: *const u8) -> [__m512i; 8] {
         // SAFETY: as the caller's.
-        unsafe { low_nibbles(block) }
+        unsafe { low_nibbles::<IN_ORDER>(block) }
     }
     #[inline(always)]
     unsafe fn scales(superblock: &Superblock, _sub: usize) -> [__m512; 3] {
@@ -178,12 +188,12 @@ impl Coding for Q4_0 {
 impl Coding for Q6K {
     const FORMAT: Format = Format::Q6K;
     #[inline(always)]
-    unsafe fn quants(block: *const u8) -> [__m512i; 8] {
+    unsafe fn quants<const IN_ORDER: bool>(block: *const u8) -> [__m512i; 8] {
         // SAFETY: a block has 256 bytes of nibbles and two planes of 64.
         unsafe {
-            let (mut out, bits) = (low_nibbles(block), _mm512_set1_epi8(0x30));
+            let (mut out, bits) = (low_nibbles::<IN_ORDER>(block), _mm512_set1_epi8(0x30));
             for half in 0..2 {
-                let plane = load(block.add(256 + 64 * half));
+                let plane = load::<IN_ORDER>(block.add(256 + 64 * half));
                 let shifted =
                     [_mm512_slli_epi16::<4>(plane), _mm512_slli_epi16::<2>(plane), plane, _mm512_srli_epi16::<2>(plane)];
                 for g in 0..4 {
@@ -208,9 +218,9 @@ impl Coding for Q6K {
 impl Coding for Q5K {
     const FORMAT: Format = Format::Q5K;
     #[inline(always)]
-    unsafe fn quants(block: *const u8) -> [__m512i; 8] {
+    unsafe fn quants<const IN_ORDER: bool>(block: *const u8) -> [__m512i; 8] {
         // SAFETY: as the caller's.
-        unsafe { five_bits(block) }
+        unsafe { five_bits::<IN_ORDER>(block) }
     }
     #[inline(always)]
     unsafe fn scales(superblock: &Superblock, sub: usize) -> [__m512; 3] {
@@ -222,9 +232,9 @@ impl Coding for Q5K {
 impl Coding for Q4K {
     const FORMAT: Format = Format::Q4K;
     #[inline(always)]
-    unsafe fn quants(block: *const u8) -> [__m512i; 8] {
+    unsafe fn quants<const IN_ORDER: bool>(block: *const u8) -> [__m512i; 8] {
         // SAFETY: as the caller's.
-        unsafe { low_nibbles(block) }
+        unsafe { low_nibbles::<IN_ORDER>(block) }
     }
     #[inline(always)]
     unsafe fn scales(superblock: &Superblock, sub: usize) -> [__m512; 3] {
@@ -344,12 +354,12 @@ unsafe fn row_block<C: Coding, const R: usize>(
 /// As [`super::activation::quantize_block`], bit for bit.
 ///
 /// # Safety
-/// The processor has AVX-512F, BW and VL.
+/// The processor has AVX-512F, BW, VL and VNNI.
 #[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
 pub fn quantize_block(x: &[f32; BLOCK]) -> Block {
     let mut block = Block { q: [0; BLOCK], scale: 0.0, sums: [0; 2] };
-    // SAFETY: both halves of `x` and of `q` are read and written whole.
+    // SAFETY: both halves of `x` are read, and `q` is written, whole.
     unsafe {
         let halves = [_mm512_loadu_ps(x.as_ptr()), _mm512_loadu_ps(x.as_ptr().add(16))];
         let magnitude = |x| _mm512_and_si512(_mm512_castps_si512(x), _mm512_set1_epi32(0x7FFF_FFFF));
@@ -357,19 +367,24 @@ pub fn quantize_block(x: &[f32; BLOCK]) -> Block {
         let peak = f32::from_bits(peak);
         let inverse = _mm512_set1_ps(if peak > 0.0 { 127.0 / peak } else { 0.0 });
         block.scale = peak / 127.0;
-        for (half, x) in halves.into_iter().enumerate() {
-            // To the nearest integer, ties to even.
-            let q = _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(_mm512_mul_ps(x, inverse)));
-            _mm_storeu_si128(block.q.as_mut_ptr().add(16 * half).cast(), q);
-            block.sums[half] = _mm512_reduce_add_epi32(_mm512_cvtepi8_epi32(q));
-        }
+        // To the nearest integer, ties to even.
+        let [low, high] = halves.map(|x| _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(_mm512_mul_ps(x, inverse))));
+        let q = _mm256_set_m128i(high, low);
+        _mm256_storeu_si256(block.q.as_mut_ptr().cast(), q);
+        // Sums of four, of eight, of sixteen.
+        let sums = _mm256_dpbusd_epi32(_mm256_setzero_si256(), _mm256_set1_epi8(1), q);
+        let sums = _mm256_add_epi32(sums, _mm256_shuffle_epi32::<0b01_00_11_10>(sums));
+        let sums = _mm256_add_epi32(sums, _mm256_shuffle_epi32::<0b10_11_00_01>(sums));
+        block.sums = [_mm256_extract_epi32::<0>(sums), _mm256_extract_epi32::<4>(sums)];
     }
     block
 }
 
-/// How far ahead of the products a tile's quants are fetched, bytes: the hardware's own fetching stays behind a stream that it can
-/// compute on as fast as this.
-pub const AHEAD: usize = 4096;
+/// How far ahead of the products of `rows` rows weights are fetched, bytes: the hardware's own fetching stays behind a stream that it can
+/// compute on as fast as this. A few rows are done before the memory answers.
+pub const fn ahead(rows: usize) -> usize {
+    if rows < GROUP { 8 << 10 } else { 4 << 10 }
+}
 
 /// Asks for `bytes` bytes that will be read soon; where there are none nothing happens.
 #[inline(always)]
@@ -399,23 +414,20 @@ unsafe fn tile<C: Coding, const R: usize, const FETCH: bool>(
     unsafe {
         let format = C::FORMAT;
         let mut acc = [_mm512_setzero_ps(); R];
-        let Tile { mut quants, mut scales, .. } = tile;
-        // Behind the quants lie the scales, which are fetched a tile ahead, and the next tile.
-        let (end, gap) =
-            (quants.wrapping_add(tile.blocks * format.quant_bytes()), tile.bytes - tile.blocks * format.quant_bytes());
-        for _ in 0..tile.blocks / format.blocks_per_super() {
+        let Tile { start: mut scales, blocks } = tile;
+        for _ in 0..blocks / format.blocks_per_super() {
             if FETCH {
-                // Of the next tile.
-                fetch(scales.wrapping_add(tile.bytes), format.scale_bytes());
+                fetch(scales.wrapping_add(ahead(R)), format.scale_bytes());
             }
             let superblock = C::superblock(scales);
+            let mut quants = scales.add(format.scale_bytes());
             for sub in 0..format.blocks_per_super() {
                 if FETCH {
-                    let at = quants.wrapping_add(AHEAD);
-                    fetch(if at < end { at } else { at.wrapping_add(gap) }, format.quant_bytes());
+                    // Behind the last block lies the next tile.
+                    fetch(quants.wrapping_add(ahead(R)), format.quant_bytes());
                     aside.fetch();
                 }
-                let w = C::quants(quants);
+                let w = if R < GROUP { C::quants::<true>(quants) } else { C::quants::<false>(quants) };
                 let s = C::scales(&superblock, sub);
                 unroll!(r < R, {
                     acc[r] = row_block::<C, R>(acc[r], &w, s, x.add(BLOCK / 4 * r), x.add(BLOCK / 4 * R + r));
@@ -423,7 +435,7 @@ unsafe fn tile<C: Coding, const R: usize, const FETCH: bool>(
                 quants = quants.add(format.quant_bytes());
                 x = x.add(WORDS * R);
             }
-            scales = scales.add(format.scale_bytes());
+            scales = quants;
         }
         acc
     }
@@ -432,11 +444,8 @@ unsafe fn tile<C: Coding, const R: usize, const FETCH: bool>(
 /// A tile's bytes.
 #[derive(Clone, Copy)]
 struct Tile {
-    quants: *const u8,
-    scales: *const u8,
+    start: *const u8,
     blocks: usize,
-    /// To the next one.
-    bytes: usize,
 }
 
 /// Writes a tile's results for `R` rows, bias added.
@@ -463,9 +472,7 @@ unsafe fn quantized<C: Coding>(
     (out, aside): (OutRows, &mut Aside<'_>),
 ) {
     for t in tiles {
-        let (quants, scales) = w.tile(t);
-        let it =
-            Tile { quants: quants.as_ptr(), scales: scales.as_ptr(), blocks: w.k / BLOCK, bytes: quants.len() + scales.len() };
+        let it = Tile { start: w.tile(t).as_ptr(), blocks: w.k / BLOCK };
         let mut row = 0;
         // SAFETY: the tile's slices hold its blocks; `x` and `out` cover `rows` rows by the caller's contract, in these groups.
         unsafe {

@@ -10,10 +10,9 @@ mod tests;
 
 use std::ops::Range;
 
-use memmap2::MmapMut;
-
 use super::Isa;
 use super::activation::Quantized;
+use super::memory::Piece;
 use super::packed::BLOCK;
 use super::pool::Parts;
 use crate::model::ModelError;
@@ -61,7 +60,7 @@ const fn input(site: LinearSite) -> u8 {
 /// An adapter's weights.
 pub struct CpuLora {
     layers: Vec<[Option<Module>; 7]>,
-    data: MmapMut,
+    data: Piece,
 }
 
 /// One linear's update.
@@ -127,9 +126,7 @@ impl CpuLora {
             }
         }
         let no_memory = |error| ModelError::Device(format!("cannot allocate an adapter: {error}"));
-        let mut data = MmapMut::map_anon(len.max(1)).map_err(no_memory)?;
-        #[cfg(target_os = "linux")]
-        drop(data.advise(memmap2::Advice::HugePage));
+        let mut data = Piece::alone(len).map_err(no_memory)?;
         for weights in &modules {
             let Some(module) = &places[weights.layer][weights.site as usize] else { continue };
             let (front, b) = data.split_at_mut(module.b);

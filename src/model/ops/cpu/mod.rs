@@ -10,6 +10,7 @@ pub mod avx512;
 pub mod element;
 pub mod elementwise;
 pub mod lora;
+pub mod memory;
 pub mod packed;
 pub mod pool;
 pub mod portable;
@@ -20,10 +21,11 @@ mod tests;
 use std::cell::RefCell;
 use std::sync::Arc;
 
-use activation::{Matrix, Quantized, WORDS, Writer};
+use activation::{GROUP, Matrix, Quantized, WORDS, Writer};
 use attention::{Item, Kv, Scratch, Shape};
 use half::f16;
 use lora::CpuLora;
+use memory::Arena;
 use packed::{BLOCK, Packed, TILE};
 use pool::{Parts, Pool};
 use products::Aside;
@@ -143,10 +145,17 @@ enum KvStorage {
     F16(Kv<f16>),
 }
 
+enum KvWriter {
+    F32(attention::Writer<f32>),
+    F16(attention::Writer<f16>),
+}
+
 /// The CPU.
 pub struct CpuOps {
     isa: Isa,
     pool: Pool,
+    /// Of the weights.
+    arena: Arena,
     config: ModelConfig,
     exact: bool,
     /// Rotary embeddings, and of each the cosine and sine of each row's angles in the current step, `rows x rotary_dim / 2`.
@@ -162,6 +171,8 @@ thread_local! {
 
 /// Rows that one chunk of an elementwise operation takes.
 const ROWS_PER_CHUNK: usize = 8;
+/// Blocks that one chunk of quantizing takes, of all its rows together, about.
+const BLOCKS_PER_CHUNK: usize = 256;
 /// Logits that one chunk of capping takes: whole registers.
 const LOGITS_PER_CHUNK: usize = 1 << 14;
 /// Rows of a prefill chunk that one attention item takes.
@@ -174,6 +185,7 @@ impl CpuOps {
         Ok(Self {
             isa,
             pool,
+            arena: Arena::default(),
             config: config.clone(),
             exact,
             rotary: Rotary::all(config).into_iter().map(|rotary| (rotary, Vec::new())).collect(),
@@ -187,10 +199,16 @@ impl CpuOps {
         let (rows, k) = (x.rows(), x.width);
         self.quantized.shape(rows, k);
         let (isa, writer) = (self.isa, self.quantized.writer());
-        self.pool.run(rows.div_ceil(ROWS_PER_CHUNK), &|chunk| {
-            for row in chunk * ROWS_PER_CHUNK..rows.min((chunk + 1) * ROWS_PER_CHUNK) {
-                // SAFETY: chunks differ in rows.
-                unsafe { quantize(isa, &writer, row, x.row(row)) };
+        // A group's rows share lines of memory, which two threads had better not write by turns.
+        let blocks = k / BLOCK;
+        let pieces = (blocks * rows.min(GROUP)).div_ceil(BLOCKS_PER_CHUNK).min(blocks);
+        let step = blocks.div_ceil(pieces.max(1));
+        self.pool.run(rows.div_ceil(GROUP) * pieces, &|chunk| {
+            let (group, first) = (chunk / pieces * GROUP, (chunk % pieces * step).min(blocks));
+            let values = first * BLOCK..(first + step).min(blocks) * BLOCK;
+            for row in group..rows.min(group + GROUP) {
+                // SAFETY: chunks differ in rows or blocks.
+                unsafe { quantize(isa, &writer, row, first, &x.row(row)[values.clone()]) };
             }
         });
     }
@@ -207,20 +225,20 @@ fn shape(config: &ModelConfig) -> Shape {
 }
 
 /// # Safety
-/// No other thread writes this row.
-unsafe fn quantize(isa: Isa, out: &Writer, row: usize, x: &[f32]) {
+/// No other thread writes these blocks of this row.
+unsafe fn quantize(isa: Isa, out: &Writer, row: usize, first: usize, x: &[f32]) {
     #[cfg(target_arch = "x86_64")]
-    #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
-    unsafe fn wide(out: &Writer, row: usize, x: &[f32]) {
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+    unsafe fn wide(out: &Writer, row: usize, first: usize, x: &[f32]) {
         // SAFETY: the caller's contract.
-        unsafe { out.row(row, x, |x| avx512::quantize_block(x)) }
+        unsafe { out.blocks(row, first, x, |x| avx512::quantize_block(x)) }
     }
     // SAFETY: the caller's contract; the instruction set was detected.
     unsafe {
         match isa {
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx512 => wide(out, row, x),
-            Isa::Portable => out.row(row, x, activation::quantize_block),
+            Isa::Avx512 => wide(out, row, first, x),
+            Isa::Portable => out.blocks(row, first, x, activation::quantize_block),
         }
     }
 }
@@ -250,7 +268,7 @@ impl Ops for CpuOps {
     }
 
     fn linear(&mut self, weight: &RawTensor, bias: Option<&RawTensor>) -> Result<CpuLinear, ModelError> {
-        let packed = Packed::new(weight, self.pool.threads())?;
+        let packed = Packed::new(weight, &mut self.arena, self.pool.threads())?;
         let bias = bias
             .map(|bias| {
                 let mut values = bias.dequantize()?;
@@ -356,14 +374,28 @@ impl Ops for CpuOps {
         let (dim, half) = (self.config.head_dim, self.config.rotary_dim() / 2);
         let (angles, scale) = (&self.rotary[Rotary::of_layer(&self.config, layer)].1, self.config.query_scale());
         let angles = |row: usize| &angles[row * half..(row + 1) * half];
-        for_rows(&mut self.pool, q, |row, q| elementwise::rotate(q, dim, angles(row), scale));
-        for_rows(&mut self.pool, k, |row, k| elementwise::rotate(k, dim, angles(row), 1.0));
-        for (row, slot) in step.slots.iter().enumerate() {
-            match &mut self.kv {
-                KvStorage::F32(kv) => kv.write(layer, *slot, k.row(row), v.row(row)),
-                KvStorage::F16(kv) => kv.write(layer, *slot, k.row(row), v.row(row)),
+        let store = match &mut self.kv {
+            KvStorage::F32(kv) => KvWriter::F32(kv.writer()),
+            KvStorage::F16(kv) => KvWriter::F16(kv.writer()),
+        };
+        let (queries, keys) = (Parts::new(&mut q.values), Parts::new(&mut k.values));
+        let (q_width, k_width) = (q.width, k.width);
+        // Neighbours share lines of their block.
+        let share = step.slots.len().div_ceil(4 * self.pool.threads()).max(ROWS_PER_CHUNK);
+        self.pool.run(step.slots.len().div_ceil(share), &|chunk| {
+            for (row, slot) in step.slots.iter().enumerate().skip(chunk * share).take(share) {
+                // SAFETY: chunks differ in rows, and rows in slots.
+                unsafe {
+                    elementwise::rotate(queries.slice(row * q_width..(row + 1) * q_width), dim, angles(row), scale);
+                    let key = keys.slice(row * k_width..(row + 1) * k_width);
+                    elementwise::rotate(key, dim, angles(row), 1.0);
+                    match &store {
+                        KvWriter::F32(kv) => kv.write(layer, *slot, key, v.row(row)),
+                        KvWriter::F16(kv) => kv.write(layer, *slot, key, v.row(row)),
+                    }
+                }
             }
-        }
+        });
         out.shape(q.rows(), q.width);
         let window = self.config.window(layer).unwrap_or(usize::MAX);
         let mut items = Vec::new();

@@ -2,14 +2,14 @@
 //!
 //! A quantized tile holds, for each block of 32 inputs, 8 groups of 64 bytes: group `g` has inputs `4g..4g+4` of row 0, of
 //! row 1, ... of row 15, the order in which `vpdpbusd` consumes them. Nibbles of group `g` and `g + 4` share a byte; bits
-//! five and six of a value lie in planes behind them. Block scales follow the tile's quants, in their stored precision, so
-//! a Q4_K weight costs 4.63 bits. A dense tile holds 16 rows' elements for each input in turn.
+//! five and six of a value lie in planes behind them. A super-block begins with its scales, in their stored precision, so that a Q4_K
+//! weight costs 4.63 bits and a matrix is read from its first byte to its last. A dense tile holds 16 rows' elements for each input in turn.
 //! Block formats: GGML's `ggml-quants`, as documented by its reference dequantization.
 
 use half::{bf16, f16};
-use memmap2::MmapMut;
 
 use super::ModelError;
+use super::memory::{Arena, Piece};
 use crate::model::loader::{DType, RawTensor};
 
 /// Output rows of a tile: the 32-bit lanes of a 512-bit register.
@@ -85,6 +85,16 @@ impl Format {
         }
     }
 
+    /// Inputs of a super-block.
+    pub const fn super_inputs(self) -> usize {
+        BLOCK * self.blocks_per_super()
+    }
+
+    /// Bytes of a super-block, 16 rows: its scales, then its blocks' quants.
+    pub const fn super_bytes(self) -> usize {
+        self.blocks_per_super() * self.quant_bytes() + self.scale_bytes()
+    }
+
     /// What is subtracted from a stored value.
     pub const fn offset(self) -> i32 {
         match self {
@@ -106,7 +116,7 @@ pub struct Packed {
     /// Inputs.
     pub k: usize,
     tile_bytes: usize,
-    data: MmapMut,
+    data: Piece,
 }
 
 /// One row's super-block, decoded to what the tile stores.
@@ -120,11 +130,11 @@ struct RowBlock {
 
 impl Packed {
     /// Packs a stored tensor, rows in Hugging Face's order.
-    pub fn new(tensor: &RawTensor, threads: usize) -> Result<Self, ModelError> {
+    pub fn new(tensor: &RawTensor, arena: &mut Arena, threads: usize) -> Result<Self, ModelError> {
         let format = Format::of(tensor.dtype);
         let row_bytes = tensor.bytes().len() / tensor.rows.max(1);
         let bytes = tensor.bytes();
-        Self::from_rows(format, tensor.rows, tensor.cols, threads, |row| {
+        Self::from_rows(format, (tensor.rows, tensor.cols), arena, threads, |row| {
             let start = tensor.source_row(row) * row_bytes;
             &bytes[start..start + row_bytes]
         })
@@ -133,26 +143,21 @@ impl Packed {
     /// Packs rows of stored blocks given by index.
     fn from_rows<'a>(
         format: Format,
-        n: usize,
-        k: usize,
+        (n, k): (usize, usize),
+        arena: &mut Arena,
         threads: usize,
         row: impl Fn(usize) -> &'a [u8] + Sync,
     ) -> Result<Self, ModelError> {
-        let unit = if format.is_quantized() { BLOCK * format.blocks_per_super() } else { 1 };
+        let unit = if format.is_quantized() { format.super_inputs() } else { 1 };
         if n == 0 || k == 0 || !k.is_multiple_of(unit) {
             return Err(ModelError::Invalid(format!(
                 "a {format:?} matrix of {n} x {k}: the inputs must be a multiple of {unit}"
             )));
         }
-        let quants = if format.is_quantized() { k / BLOCK * format.quant_bytes() } else { k * format.quant_bytes() / BLOCK };
-        let scales = k / unit * format.scale_bytes();
-        let tile_bytes = (quants + scales).next_multiple_of(64);
+        let bytes = if format.is_quantized() { k / unit * format.super_bytes() } else { k * format.quant_bytes() / BLOCK };
+        let tile_bytes = bytes.next_multiple_of(64);
         let tiles = n.div_ceil(TILE);
-        let mut data =
-            MmapMut::map_anon(tile_bytes * tiles).map_err(|e| ModelError::Device(format!("cannot allocate weights: {e}")))?;
-        // Large pages spare the address translation of a stream of hundreds of megabytes; a kernel without them says no.
-        #[cfg(target_os = "linux")]
-        drop(data.advise(memmap2::Advice::HugePage));
+        let mut data = arena.take(tile_bytes * tiles).map_err(|e| ModelError::Device(format!("cannot allocate weights: {e}")))?;
         let per_thread = tiles.div_ceil(threads.max(1)) * tile_bytes;
         std::thread::scope(|scope| {
             for (index, part) in data.chunks_mut(per_thread).enumerate() {
@@ -161,7 +166,7 @@ impl Packed {
                     for (tile, bytes) in part.chunks_exact_mut(tile_bytes).enumerate() {
                         let first = (index * per_thread / tile_bytes + tile) * TILE;
                         for lane in 0..TILE.min(n - first) {
-                            pack_row(format, k, lane, row(first + lane), bytes, quants);
+                            pack_row(format, k, lane, row(first + lane), bytes);
                         }
                     }
                 });
@@ -180,14 +185,21 @@ impl Packed {
         self.data.len()
     }
 
-    /// Quants and scales of a tile.
-    pub fn tile(&self, tile: usize) -> (&[u8], &[u8]) {
-        let quants = self.k * self.format.quant_bytes() / BLOCK;
-        self.data[tile * self.tile_bytes..(tile + 1) * self.tile_bytes].split_at(quants)
+    /// All bytes of a tile.
+    pub fn tile(&self, tile: usize) -> &[u8] {
+        &self.data[tile * self.tile_bytes..(tile + 1) * self.tile_bytes]
+    }
+
+    /// Quants of a quantized tile's block, and the scales of its super-block.
+    pub fn block(&self, tile: usize, block: usize) -> (&[u8], &[u8]) {
+        let (format, per) = (self.format, self.format.blocks_per_super());
+        let whole = &self.tile(tile)[block / per * format.super_bytes()..][..format.super_bytes()];
+        let (scales, quants) = whole.split_at(format.scale_bytes());
+        (&quants[block % per * format.quant_bytes()..][..format.quant_bytes()], scales)
     }
 }
 
-fn pack_row(format: Format, k: usize, lane: usize, row: &[u8], tile: &mut [u8], quants_len: usize) {
+fn pack_row(format: Format, k: usize, lane: usize, row: &[u8], tile: &mut [u8]) {
     if !format.is_quantized() {
         let size = format.quant_bytes() / (TILE * BLOCK);
         for (i, element) in row.chunks_exact(size).enumerate() {
@@ -196,17 +208,14 @@ fn pack_row(format: Format, k: usize, lane: usize, row: &[u8], tile: &mut [u8], 
         }
         return;
     }
-    let (quants, scales) = tile.split_at_mut(quants_len);
-    let supers = k / (BLOCK * format.blocks_per_super());
-    let stored = row.len() / supers;
+    let stored = row.len() / (k / format.super_inputs());
     let mut block = RowBlock { q: [0; 256], scales: [0; 16], mins: [0; 8], d: [0; 2], dmin: [0; 2] };
-    for (index, bytes) in row.chunks_exact(stored).enumerate() {
+    for (bytes, tile) in row.chunks_exact(stored).zip(tile.chunks_exact_mut(format.super_bytes())) {
         decode(format, bytes, &mut block);
-        for sub in 0..format.blocks_per_super() {
-            let at = (index * format.blocks_per_super() + sub) * format.quant_bytes();
-            place(format, &block.q[sub * BLOCK..(sub + 1) * BLOCK], lane, &mut quants[at..at + format.quant_bytes()]);
+        let (out, quants) = tile.split_at_mut(format.scale_bytes());
+        for (values, quants) in block.q.chunks_exact(BLOCK).zip(quants.chunks_exact_mut(format.quant_bytes())) {
+            place(format, values, lane, quants);
         }
-        let out = &mut scales[index * format.scale_bytes()..(index + 1) * format.scale_bytes()];
         let halves = match format {
             Format::Q6K => {
                 (0..16).for_each(|i| out[i * TILE + lane] = block.scales[i]);

@@ -16,14 +16,12 @@ pub unsafe fn matmul_quantized(w: &Packed, tiles: std::ops::Range<usize>, rows: 
     let (format, blocks) = (w.format, w.k / BLOCK);
     let mut values = [0u8; 512];
     for t in tiles {
-        let (quants, scales) = w.tile(t);
         for first in (0..rows).step_by(R) {
             let count = R.min(rows - first);
             let mut acc = [[0f32; TILE]; R];
             for b in 0..blocks {
-                unpack_block(format, &quants[b * format.quant_bytes()..][..format.quant_bytes()], &mut values);
-                let (superblock, sub) = (b / format.blocks_per_super(), b % format.blocks_per_super());
-                let scales = &scales[superblock * format.scale_bytes()..][..format.scale_bytes()];
+                let ((quants, scales), sub) = (w.block(t, b), b % format.blocks_per_super());
+                unpack_block(format, quants, &mut values);
                 let mut lanes = [(0f32, 0f32, 0f32); TILE];
                 lanes.iter_mut().enumerate().for_each(|(lane, out)| *out = unpack_scales(format, scales, sub, lane));
                 for (r, acc) in acc.iter_mut().enumerate().take(count) {
@@ -72,7 +70,7 @@ pub unsafe fn matmul_quantized(w: &Packed, tiles: std::ops::Range<usize>, rows: 
 #[inline(always)]
 pub unsafe fn matmul_dense(w: &Packed, tiles: std::ops::Range<usize>, rows: usize, x: *const f32, out: OutRows) {
     for t in tiles {
-        let (tile, _) = w.tile(t);
+        let tile = w.tile(t);
         for row in 0..rows {
             // SAFETY: `x` covers `rows` rows of `k` values.
             let x = unsafe { std::slice::from_raw_parts(x.add(row * w.k), w.k) };

@@ -122,7 +122,7 @@ fn eight_bit_inputs_are_within_half_a_step() {
     quantized.shape(rows, k);
     let writer = quantized.writer();
     // SAFETY: one thread.
-    x.chunks_exact(k).enumerate().for_each(|(row, x)| unsafe { quantize(Isa::detect(), &writer, row, x) });
+    x.chunks_exact(k).enumerate().for_each(|(row, x)| unsafe { quantize(Isa::detect(), &writer, row, 0, x) });
     let mut seen = vec![false; quantized.words().len()];
     for (row, x) in x.chunks_exact(k).enumerate() {
         let place = activation::place(rows, k / 32, row);

@@ -12,11 +12,8 @@ use crate::model::train::kernels::{COLS, GROUP};
 /// `out` covers that; tile and block are the matrix's; the processor has the features.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,f16c")]
 pub unsafe fn decode(weight: &Packed, tile: usize, block: usize, out: *mut f32, step: usize) {
-    let (format, (quants, scales)) = (weight.format, weight.tile(tile));
-    let per = format.blocks_per_super();
-    let scales = &scales[block / per * format.scale_bytes()..(block / per + 1) * format.scale_bytes()];
-    let quants = &quants[block * format.quant_bytes()..(block + 1) * format.quant_bytes()];
-    let sub = block % per;
+    let (format, (quants, scales)) = (weight.format, weight.block(tile, block));
+    let sub = block % format.blocks_per_super();
     // SAFETY: offsets are inside the block's quants and scales by the format; `out` by the caller's contract.
     unsafe {
         let half = |at: usize| _mm512_cvtph_ps(_mm256_loadu_si256(scales.as_ptr().add(at).cast()));

@@ -166,32 +166,30 @@ fn decode(isa: Isa, weight: &Packed, tile: usize, block: usize, out: &mut [f32])
 
 #[inline(always)]
 fn decode_plain(weight: &Packed, tile: usize, block: usize, out: &mut [f32]) {
-    let (format, (quants, scales)) = (weight.format, weight.tile(tile));
+    let format = weight.format;
     let out = &mut out[..BLOCK * TILE];
     if !format.is_quantized() {
         let inputs = BLOCK.min(weight.k - block * BLOCK);
         out[inputs * TILE..].fill(0.0);
         let out = &mut out[..inputs * TILE];
-        let from = block * BLOCK * TILE;
+        let (stored, from) = (weight.tile(tile), block * BLOCK * TILE);
         match format {
             Format::F16 => {
-                let stored = &quants[2 * from..2 * (from + out.len())].as_chunks::<2>().0;
+                let stored = &stored[2 * from..2 * (from + out.len())].as_chunks::<2>().0;
                 out.iter_mut().zip(*stored).for_each(|(out, b)| *out = half::f16::from_le_bytes(*b).to_f32());
             }
             Format::BF16 => {
-                let stored = &quants[2 * from..2 * (from + out.len())].as_chunks::<2>().0;
+                let stored = &stored[2 * from..2 * (from + out.len())].as_chunks::<2>().0;
                 out.iter_mut().zip(*stored).for_each(|(out, b)| *out = half::bf16::from_le_bytes(*b).to_f32());
             }
             _ => {
-                let stored = &quants[4 * from..4 * (from + out.len())].as_chunks::<4>().0;
+                let stored = &stored[4 * from..4 * (from + out.len())].as_chunks::<4>().0;
                 out.iter_mut().zip(*stored).for_each(|(out, b)| *out = f32::from_le_bytes(*b));
             }
         }
         return;
     }
-    let per = format.blocks_per_super();
-    let scales = &scales[block / per * format.scale_bytes()..(block / per + 1) * format.scale_bytes()];
-    let quants = &quants[block * format.quant_bytes()..(block + 1) * format.quant_bytes()];
+    let ((quants, scales), per) = (weight.block(tile, block), format.blocks_per_super());
     let mut unpacked = [0u8; 512];
     unpack(format, quants, &mut unpacked);
     let (mut low, mut high, mut min) = ([0f32; TILE], [0f32; TILE], [0f32; TILE]);

@@ -26,7 +26,7 @@ unsafe fn dense<const E: u8, const R: usize, const T: usize>(w: &Packed, t: usiz
         let size = if E == 0 { 4 } else { 2 };
         let mut tiles = [std::ptr::null(); T];
         for (i, tile) in tiles.iter_mut().enumerate() {
-            *tile = w.tile(t + i).0.as_ptr();
+            *tile = w.tile(t + i).as_ptr();
         }
         let mut acc = [[_mm512_setzero_ps(); R]; T];
         for i in 0..w.k {

@@ -3,9 +3,8 @@
 //! Blocks of 32 weights share a scale, of `A` along the inputs, of `B` along the ranks. A scale is an f16 times the module's unit, so
 //! that small ones keep their precision; with one scale for each 16 lanes' block, a weight costs 8.5 bits (9 of `B` at rank 16).
 //!
-//! `A` is `[rank tile][k / 32]` blocks of [`lanes`] groups, each 64 bytes for `vpdpbusd`: sixteen lanes of four inputs, as many lanes
-//! in turn of one rank as [`lanes`] says, so that small ranks are not padded to sixteen. The f16 scales of all lanes, `[rank
-//! tile][k / 32][16]`, follow. `B` is `[n / 16]` tiles: `[rank / 4]` groups of sixteen outputs of four ranks, then the scales
+//! `A` is `[rank tile][k / 32]` blocks: groups of 64 bytes for `vpdpbusd`, sixteen lanes of four inputs, as many lanes in turn of one
+//! rank as [`lanes`] says, so that small ranks are not padded to sixteen; then the f16 scales of the lanes. `B` is `[n / 16]` tiles: `[rank / 4]` groups of sixteen outputs of four ranks, then the scales
 //! `[rank / 32][16]`. Values are stored plus 128.
 //!
 //! Between the halves a row is `[rank / 4]` words of ranks in 8 bits, then for each 32 of them their scale (f32, times `B`'s unit)
@@ -52,13 +51,12 @@ impl Down {
         BLOCK / 4 / self.lanes
     }
 
-    const fn tile_bytes(self) -> usize {
-        self.blocks * self.groups() * GROUP
+    const fn block_bytes(self) -> usize {
+        self.groups() * GROUP + SCALES
     }
 
-    /// First byte of a tile's scales.
-    const fn scales(self, tile: usize) -> usize {
-        self.tiles * self.tile_bytes() + tile * self.blocks * SCALES
+    const fn tile_bytes(self) -> usize {
+        self.blocks * self.block_bytes()
     }
 
     /// Where a value is, and its scale.
@@ -67,8 +65,8 @@ impl Down {
         let (tile, block, within) = (r / per_tile, input / BLOCK, input % BLOCK);
         let lane = r % per_tile * self.lanes + within % (4 * self.lanes) / 4;
         let group = within / (4 * self.lanes);
-        let value = tile * self.tile_bytes() + (block * self.groups() + group) * GROUP + 4 * lane + within % 4;
-        (value, self.scales(tile) + block * SCALES + 2 * lane)
+        let start = tile * self.tile_bytes() + block * self.block_bytes();
+        (start + group * GROUP + 4 * lane + within % 4, start + self.groups() * GROUP + 2 * lane)
     }
 }
 
@@ -100,7 +98,7 @@ impl Up {
 
 pub(super) const fn a_bytes(rank: usize, k: usize) -> usize {
     let down = Down::new(rank, k);
-    down.scales(down.tiles)
+    down.tiles * down.tile_bytes()
 }
 
 pub(super) const fn b_bytes(rank: usize, n: usize) -> usize {
@@ -262,7 +260,7 @@ mod avx512 {
     use std::ops::Range;
 
     use super::{BLOCK, Down, Field, GROUP, Module, Parts, Quantized, SCALES, TILE, Up, Update, keep, lanes, second_half, words};
-    use crate::model::ops::cpu::avx512::{AHEAD, fetch, halves, quantize_block, unroll};
+    use crate::model::ops::cpu::avx512::{ahead, fetch, halves, quantize_block, unroll};
 
     /// Rows whose sums are kept in registers together.
     const R: usize = 4;
@@ -299,17 +297,16 @@ mod avx512 {
         unsafe {
             let a = update.a();
             let mut quants = a[tile * down.tile_bytes()..][..down.tile_bytes()].as_ptr();
-            let mut scales = a[down.scales(tile)..][..down.blocks * SCALES].as_ptr();
             let (mut acc, offset) = ([_mm512_setzero_ps(); N], _mm512_set1_epi8(i8::MIN));
             for block in 0..down.blocks {
                 if N == 1 {
-                    fetch(quants.wrapping_add(AHEAD), BLOCK / 4 / LANES * GROUP);
+                    fetch(quants.wrapping_add(ahead(N)), BLOCK / 4 / LANES * GROUP + SCALES);
                 }
                 let mut w = [_mm512_setzero_si512(); TILE];
                 unroll!(g < BLOCK / 4 / LANES, {
                     w[g] = _mm512_loadu_si512(quants.add(g * GROUP).cast());
                 });
-                let scale = halves(scales);
+                let scale = halves(quants.add(BLOCK / 4 / LANES * GROUP));
                 unroll!(r < N, {
                     let Words { values, fields, rows, step } = x[r];
                     let (values, fields) = (values.add(block * step), fields.add(block * step));
@@ -333,8 +330,7 @@ mod avx512 {
                     let d = _mm512_set1_ps(f32::from_bits(*fields.add(rows * Field::Scale as usize)));
                     acc[r] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum), _mm512_mul_ps(scale, d), acc[r]);
                 });
-                quants = quants.add(BLOCK / 4 / LANES * GROUP);
-                scales = scales.add(SCALES);
+                quants = quants.add(BLOCK / 4 / LANES * GROUP + SCALES);
             }
             if LANES > 1 {
                 unroll!(r < N, {
@@ -414,6 +410,9 @@ mod avx512 {
         unsafe {
             let scales = b.add(up.groups * GROUP);
             let mut acc = [_mm512_setzero_ps(); N];
+            unroll!(r < N, {
+                acc[r] = _mm512_maskz_loadu_ps(mask, out[r]);
+            });
             for block in 0..up.blocks {
                 let mut sum = [_mm512_setzero_si512(); N];
                 unroll!(r < N, {
@@ -432,8 +431,40 @@ mod avx512 {
                 });
             }
             unroll!(r < N, {
-                _mm512_mask_storeu_ps(out[r], mask, _mm512_add_ps(_mm512_maskz_loadu_ps(mask, out[r]), acc[r]));
+                _mm512_mask_storeu_ps(out[r], mask, acc[r]);
             });
+        }
+    }
+
+    /// Adds tiles' updates to one row, whose `G` words stay in registers from tile to tile. The same sums in the same order.
+    #[inline(always)]
+    unsafe fn row<const G: usize>(b: &[u8], t: *const u32, out: &mut [f32]) {
+        // SAFETY: `t` has the row's words; tiles have `G` groups and one block of scales, and the outputs end with the last of them.
+        unsafe {
+            let mut q = [_mm512_setzero_si512(); G];
+            unroll!(g < G, {
+                q[g] = _mm512_set1_epi32((*t.add(g)).cast_signed());
+            });
+            let (d, offset) = (_mm512_set1_ps(f32::from_bits(*t.add(G))), _mm512_set1_epi32((*t.add(G + 1)).cast_signed()));
+            let tile = |b: *const u8, before: __m512| {
+                let mut sum = offset;
+                unroll!(g < G, {
+                    sum = _mm512_dpbusd_epi32(sum, _mm512_loadu_si512(b.add(g * GROUP).cast()), q[g]);
+                });
+                _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum), _mm512_mul_ps(halves(b.add(G * GROUP)), d), before)
+            };
+            let (whole, rest) = out.as_chunks_mut::<TILE>();
+            let mut b = b.as_ptr();
+            for out in whole {
+                let sum = tile(b, _mm512_loadu_ps(out.as_ptr()));
+                _mm512_storeu_ps(out.as_mut_ptr(), sum);
+                b = b.add(G * GROUP + SCALES);
+            }
+            if !rest.is_empty() {
+                let mask = (1u16 << rest.len()) - 1;
+                let sum = tile(b, _mm512_maskz_loadu_ps(mask, rest.as_ptr()));
+                _mm512_mask_storeu_ps(rest.as_mut_ptr(), mask, sum);
+            }
         }
     }
 
@@ -442,6 +473,27 @@ mod avx512 {
         let Module { rank, n, .. } = *update.module;
         let (up, words) = (Up::new(rank, n), words(rank));
         let b = second_half(update, tiles.clone());
+        // A few rows come one by one: most have an adapter of their own.
+        let together = if up.blocks == 1 { of.len() / R * R } else { of.len() };
+        for (of, t) in of[together..].iter().zip(t[together * words..].chunks_exact(words)) {
+            // SAFETY: the outputs are the caller's alone; `t` has the row's words, and `b` the tiles.
+            unsafe {
+                let out = out.slice(of * n + tiles.start * TILE..of * n + (tiles.end * TILE).min(n));
+                match up.groups {
+                    1 => row::<1>(b, t.as_ptr(), out),
+                    2 => row::<2>(b, t.as_ptr(), out),
+                    3 => row::<3>(b, t.as_ptr(), out),
+                    4 => row::<4>(b, t.as_ptr(), out),
+                    5 => row::<5>(b, t.as_ptr(), out),
+                    6 => row::<6>(b, t.as_ptr(), out),
+                    7 => row::<7>(b, t.as_ptr(), out),
+                    _ => row::<8>(b, t.as_ptr(), out),
+                }
+            }
+        }
+        if together == 0 {
+            return;
+        }
         for (at, b) in tiles.zip(b.chunks_exact(up.tile_bytes())) {
             let (first, left) = (at * TILE, (n - at * TILE).min(TILE));
             let mask = if left == TILE { 0xFFFF } else { (1u16 << left) - 1 };
@@ -450,12 +502,12 @@ mod avx512 {
                 let out = |row: usize| out.slice(of[row] * n + first..of[row] * n + first + left).as_mut_ptr();
                 let words = |row: usize| t[row * words..].as_ptr();
                 let mut row = 0;
-                while of.len() - row >= R {
+                while together - row >= R {
                     let (t, out) = (std::array::from_fn(|r| words(row + r)), std::array::from_fn(|r| out(row + r)));
                     tile::<R>(up, b.as_ptr(), t, out, mask);
                     row += R;
                 }
-                while row < of.len() {
+                while row < together {
                     tile::<1>(up, b.as_ptr(), [words(row)], [out(row)], mask);
                     row += 1;
                 }
